@@ -14,8 +14,10 @@ from megatron_octo.errors import OctoError, run_command
 
 COMMANDS = {
     "preprocess": "jsonl to an indexed dataset of tokens, with the loss mask beside them",
-    "inspect": "counts, lengths and a sample document of a dataset",
+    "inspect": "what a dataset holds, or how a run stands, with a page of plots",
+    "plan": "memory, time and disk that a recipe needs on a cluster, and layouts that fit",
     "train": "train a recipe, or resume it where it stopped",
+    "submit": "a recipe's stages under SLURM, queued again until it is finished; how runs stand",
     "convert": "to and from Hugging Face, and the proof that both compute the same",
 }
 

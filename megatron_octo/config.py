@@ -5,54 +5,35 @@ Nothing here imports torch, so that ``--help`` and bad input answer at once.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from megatron_octo.config_model import (
+    Count,
+    Fraction,
+    LoraConfig,
+    ModelConfig,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys and wrong types are errors, and it never changes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ModelConfig(Section):
-    """Shape of a GPTBigCode model: multi-query attention, learned positions, LayerNorm, tied embeddings."""
-
-    architecture: Literal["gpt_bigcode"] = "gpt_bigcode"
-    num_layers: PositiveInt
-    hidden_size: PositiveInt
-    num_attention_heads: PositiveInt
-    num_query_groups: Literal[1] = 1  # one key/value head for all queries
-    ffn_hidden_size: PositiveInt
-    max_position_embeddings: PositiveInt
-    vocab_size: PositiveInt  # real tokens; the weights are padded to a multiple of vocab_multiple
-    vocab_multiple: PositiveInt = 128  # does not depend on the parallel layout, so neither does the model
-    activation: Literal["gelu_tanh"] = "gelu_tanh"
-    layernorm_epsilon: PositiveFloat = 1e-5
-    hidden_dropout: Fraction = 0.0
-    attention_dropout: Fraction = 0.0
-    init_std: PositiveFloat = 0.02
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def padded_vocab_size(self) -> int:
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
-            )
-        return self
+__all__ = [
+    "BatchConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "EvalConfig",
+    "GuardConfig",
+    "LogConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "Recipe",
+    "ScheduleConfig",
+    "SystemConfig",
+    "TrainConfig",
+]
 
 
 class ParallelConfig(Section):
@@ -131,6 +112,7 @@ class TrainConfig(Section):
     steps: PositiveInt
     seed: Count = 1234
     precision: Literal["fp32", "bf16"] = "bf16"
+    fp8: Literal["none", "current"] = "none"  # linear layers in fp8, scaled by each tensor's present maximum
     loss_on: Literal["targets", "all"] = "targets"  # all: context tokens are learned, too
     norm_target_loss: bool = False  # every document weighs the same, not every token
     recompute: Literal["none", "mlp", "full"] = "none"  # fused attention never stores its scores
@@ -144,24 +126,51 @@ class EvalConfig(Section):
 class CheckpointConfig(Section):
     interval: Count = 1000  # steps between checkpoints; 0: never, not even at the end
     keep: PositiveInt = 3  # newest checkpoints that stay
+    keep_every: Count = 0  # those of steps that are multiples of this stay, too
+    # Train on while a copy in host memory is written. None: on CPUs; on GPUs it has to be asked for, until it has been
+    # measured there.
+    asynchronous: bool | None = None
+    weights_every: Count = 0  # steps between saves of the weights alone, into RUN/weights; 0: never
+    weights_dtype: Literal["fp32", "bf16"] | None = None  # of these; default: train.precision
     init_from: str | None = (
-        None  # weights to start from: a run, a checkpoint, or the output of convert from-hf
+        None  # weights to start from: a run, a checkpoint, a Hugging Face or a BigCode directory
+    )
+
+
+class GuardConfig(Section):
+    """What is done about numbers that should not be, before they touch the weights."""
+
+    nonfinite: Literal["stop", "skip"] = "stop"  # a loss or gradient norm that is no number
+    spike: Literal["ignore", "skip", "stop"] = "ignore"  # one far above those of the last steps
+    window: Annotated[int, Field(ge=4)] = 128  # good steps that a spike is compared with
+    sigmas: PositiveFloat = 6.0  # standard deviations above their mean
+    max_skips: PositiveInt = 10  # in a row; then the run stops
+    replica_interval: Count = (
+        100  # steps between comparisons of replicated weights, and before saving; 0: never
     )
 
 
 class LogConfig(Section):
     interval: PositiveInt = 1  # steps
     tensorboard: bool = True
-    wandb_project: str | None = None  # Weights & Biases; honours WANDB_MODE=offline
+    wandb_project: str | None = None  # Weights & Biases; offline unless WANDB_MODE says otherwise
 
 
 class SystemConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    layers: Literal["auto", "fused", "mcore"] = "auto"  # fused: our own kernels (gpt_bigcode)
+    tensor_transport: Literal["auto", "peer", "collective"] = (
+        "auto"  # peer: copies between GPUs of one machine
+    )
     attention: Literal["auto", "te", "torch", "unfused"] = "auto"  # te: Transformer Engine
-    cross_entropy: Literal["auto", "reference", "te"] = "auto"
+    cross_entropy: Literal["auto", "reference", "fused", "te"] = "auto"  # of megatron-core's layers
     overlap: bool = True  # GPU: hide gradient reduction and parameter gathering behind compute
     deterministic: bool = False  # GPU: bitwise the same from run to run; slower
-    timeout_minutes: PositiveInt = 10  # of a collective
+    # Look at every node before the model is built. Bad ones: stop, warn; auto: stop on GPUs, warn on a CPU.
+    preflight: Literal["auto", "stop", "warn", "none"] = "auto"
+    timeout_minutes: PositiveFloat = 10.0  # without progress of a rank: the run is taken to hang
+    wall_minutes: PositiveFloat | None = None  # save and leave before; SLURM's own limit counts, too
+    reserve_minutes: PositiveFloat = 2.0  # of the wall clock, for saving
 
 
 class Recipe(Section):
@@ -175,8 +184,10 @@ class Recipe(Section):
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig
+    lora: LoraConfig | None = None  # None: all weights are trained
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
     system: SystemConfig = SystemConfig()
 
@@ -202,12 +213,17 @@ class Recipe(Section):
             "model.num_attention_heads": model.num_attention_heads,
             "model.ffn_hidden_size": model.ffn_hidden_size,
             "the padded vocabulary (see model.vocab_multiple)": model.padded_vocab_size,
-            # Megatron-core shards the fused rows [queries | key | value] evenly.
-            "model.hidden_size + 2 * head_dim": model.hidden_size + 2 * model.head_dim,
+            # Megatron-core shards the fused rows of queries, keys and values evenly.
+            "model.hidden_size + 2 * num_query_groups * head_dim": model.qkv_size,
         }
         for name, size in divided.items():
             if size % tensor:
                 raise ValueError(f"parallel.tensor {tensor} does not divide {name}, {size}")
+        if model.num_query_groups % tensor and tensor % model.num_query_groups:
+            raise ValueError(
+                f"parallel.tensor {tensor} is neither a divisor nor a multiple of "
+                f"model.num_query_groups {model.num_query_groups}"
+            )
         if model.num_layers % self.parallel.pipeline:
             raise ValueError(
                 f"parallel.pipeline {self.parallel.pipeline} does not divide model.num_layers {model.num_layers}"
@@ -220,6 +236,10 @@ class Recipe(Section):
             )
         if self.warmup_steps >= self.decay_steps and self.schedule.style != "constant":
             raise ValueError(f"warm-up takes all of the {self.decay_steps} decay steps")
+        if self.lora:
+            self.lora.modules(model)
+            if not self.checkpoint.init_from:
+                raise ValueError("lora trains adapters of a model that is there: set checkpoint.init_from")
         if self.eval.interval and not self.data.valid:
             raise ValueError("eval.interval is set but data.valid is not")
         return self

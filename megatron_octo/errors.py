@@ -9,6 +9,7 @@ from typing import NoReturn
 
 USER_ERROR = 2  # the user's mistake: bad input, bad recipe, no disk space
 REQUEUE = 75  # EX_TEMPFAIL: state is saved, start the same command again
+FAULT = 76  # a rank died or hung: start the same command again, it resumes from the last checkpoint
 
 
 class OctoError(Exception):
@@ -18,7 +19,13 @@ class OctoError(Exception):
         what: what was found.
         where: the place: a file, ``file:line``, a recipe key, a document number.
         hint: what to do about it.
+
+    ``code`` is what the command exits with.
     """
+
+    code = USER_ERROR
+    kind = "error"  # of the record that a run keeps
+    lone = False  # known to this rank alone, though the ranks have not met
 
     def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None):
         super().__init__(what)
@@ -31,6 +38,16 @@ class OctoError(Exception):
         if self.hint is not None:
             lines.append(f"  hint:  {self.hint}")
         return "\n".join(lines)
+
+
+class MachineError(OctoError):
+    """A failure of a machine, a link or a peer: starting again from the last checkpoint may well succeed."""
+
+    code = FAULT
+
+
+class BadNodeError(MachineError):
+    """A node that is not fit for the run: the same command may be started again, on others."""
 
 
 def disk_full(error: OSError) -> OctoError:
@@ -70,10 +87,10 @@ def _fail(error: OctoError) -> NoReturn:
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     distributed = sys.modules.get("torch.distributed")
     talking = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    if rank == "0" or talking:
+    if rank == "0" or talking or error.lone:
         prefix = f"[rank {rank}] " if rank != "0" else ""
         print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
-    raise SystemExit(USER_ERROR)
+    raise SystemExit(error.code)
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:

@@ -52,15 +52,15 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise OctoError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from None
 
 
-def _lines(text: str) -> dict[str, int]:
-    """Line number of every dotted key."""
-    found: dict[str, int] = {}
+def _lines(text: str, where: str) -> dict[str, str]:
+    """``FILE:LINE`` of every dotted key."""
+    found: dict[str, str] = {}
 
     def walk(node: yaml.Node | None, prefix: str) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 name = f"{prefix}{key.value}"
-                found[name] = key.start_mark.line + 1
+                found[name] = f"{where}:{key.start_mark.line + 1}"
                 walk(value, f"{name}.")
 
     walk(yaml.compose(text, Loader=_Loader), "")
@@ -70,17 +70,25 @@ def _lines(text: str) -> dict[str, int]:
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     """The class of the section at a dotted path."""
     for part in path:
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        section = section_class(model.model_fields[part].annotation)
+        assert section is not None
+        model = section
     return model
+
+
+def section_class(annotation: Any) -> type[BaseModel] | None:
+    """The class of a key that is a section, also of one that may be null."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
 
 
 def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _all_keys(field.annotation, f"{prefix}{name}.")
+        if section := section_class(field.annotation):
+            yield from _all_keys(section, f"{prefix}{name}.")
 
 
 def _nearest(path: list[str]) -> str | None:
@@ -94,7 +102,7 @@ def _nearest(path: list[str]) -> str | None:
     return near[0] if near else None
 
 
-def _explain(error: ValidationError, where: str, lines: dict[str, int], overridden: set[str]) -> OctoError:
+def _explain(error: ValidationError, where: str, lines: dict[str, str], overridden: set[str]) -> OctoError:
     problems = []
     first_line = ""
     for item in error.errors():
@@ -104,7 +112,7 @@ def _explain(error: ValidationError, where: str, lines: dict[str, int], overridd
         given = key in overridden or (
             key not in lines and any(name.startswith(f"{key}.") for name in overridden)
         )
-        origin = "command line" if given else f"{where}:{lines[key]}" if key in lines else where
+        origin = "command line" if given else lines.get(key, where)
         first_line = first_line or origin
         if item["type"] == "extra_forbidden":
             near = _nearest(path)
@@ -151,13 +159,12 @@ def build_recipe(tree: Any, where: str = "recipe") -> Recipe:
         raise _explain(error, where, {}, set()) from None
 
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and apply ``section.key=value`` overrides (values are YAML).
+def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The mapping of a recipe file laid over its base's, and where each key stands.
 
-    Raises:
-        OctoError: the file is missing or no YAML mapping, or the recipe is wrong; names file and line.
+    Args:
+        above: the files whose bases led here.
     """
-    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -167,11 +174,46 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise OctoError(
             "a recipe is a YAML mapping of sections", where=path, hint="start from recipes/demo.yaml"
         )
+    lines = _lines(text, str(path))
+    if "base" not in tree:
+        return tree, lines
+    where, base = lines["base"], tree.pop("base")
+    if not isinstance(base, str):
+        raise OctoError(f"base: expected a recipe file, found {base!r}", where=where)
+    chain, target = (*above, path.resolve()), path.parent / base
+    if target.resolve() in chain:
+        shown = " -> ".join(file.name for file in (*chain, target.resolve()))
+        raise OctoError(f"bases go in a circle: {shown}", where=where)
+    if not target.is_file():
+        raise OctoError(
+            f"no recipe at {target}", where=where, hint="base is relative to the file that names it"
+        )
+    under, under_lines = _read_tree(target, chain)
+    return _merge(under, tree), {**under_lines, **lines}
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Sections are merged key by key; everything else is replaced."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe, with what it has from its ``base``, and apply ``section.key=value`` overrides (values are YAML).
+
+    Raises:
+        OctoError: a file is missing or no YAML mapping, bases go in a circle, or the recipe is wrong; names file and
+            line.
+    """
+    tree, lines = _read_tree(Path(path), ())
     overridden = {_apply_override(tree, override) for override in overrides}
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, str(path), _lines(text), overridden) from None
+        raise _explain(error, str(path), lines, overridden) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -181,3 +223,37 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_digest(recipe: Recipe) -> str:
     return digest_json(recipe.model_dump())
+
+
+def replicas_of(recipe: Recipe, world: int) -> int:
+    """Replicas of the model that ``world`` processes hold: the data-parallel size.
+
+    Raises:
+        OctoError: they cannot hold whole ones.
+    """
+    model_ranks = recipe.parallel.tensor * recipe.parallel.pipeline
+    if world % model_ranks:
+        raise OctoError(
+            f"{world} process{'es' if world > 1 else ''} cannot hold tensor {recipe.parallel.tensor} x "
+            f"pipeline {recipe.parallel.pipeline} = {model_ranks} ranks a model",
+            where="parallel.tensor, parallel.pipeline",
+            hint="start a multiple of that many processes (--nproc, srun --ntasks) or change the layout",
+        )
+    return world // model_ranks
+
+
+def check_batch(recipe: Recipe, data_size: int) -> int:
+    """Micro-batches a step and rank.
+
+    Raises:
+        OctoError: the global batch cannot be shared out evenly.
+    """
+    together = recipe.batch.micro_size * data_size
+    if recipe.batch.global_size % together:
+        raise OctoError(
+            f"batch.global_size {recipe.batch.global_size} is no multiple of micro_size {recipe.batch.micro_size} "
+            f"x {data_size} data-parallel ranks",
+            where="batch.global_size",
+            hint=f"use a multiple of {together}",
+        )
+    return recipe.batch.global_size // together

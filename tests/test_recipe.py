@@ -210,3 +210,48 @@ def test_round_trip(file: Path, tmp_path: Path) -> None:
 def test_a_recipe_never_changes(file: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_recipe(file).train.steps = 7  # type: ignore[misc]
+
+
+def test_base_is_relative_to_the_file_and_sections_are_merged(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "variants"
+    folder.mkdir()
+    (folder / "middle.yaml").write_text(
+        "base: ../recipe.yaml\noptimizer: {lr: 1e-4}\nparallel: {tensor: 2}\n"
+    )
+    (folder / "top.yaml").write_text("base: middle.yaml\noptimizer: {weight_decay: 0.0}\ntrain: {steps: 7}\n")
+    recipe, below = load_recipe(folder / "top.yaml", ["train.steps=8"]), load_recipe(file)
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay, recipe.train.steps) == (1e-4, 0.0, 8)
+    assert recipe.parallel.tensor == 2
+    assert (recipe.model, recipe.data, recipe.batch) == (below.model, below.data, below.batch)
+    assert "base" not in yaml.safe_load(dump_recipe(recipe))
+
+
+def test_mistakes_name_the_file_that_made_them(file: Path, tmp_path: Path) -> None:
+    top = tmp_path / "top.yaml"
+    top.write_text("base: recipe.yaml\ntrain:\n  stepz: 3\n")
+    error = refused(file, "hidden_size: 32", "hiden_size: 32")
+    with pytest.raises(OctoError) as both:
+        load_recipe(top)
+    assert f"({file}:4)" in error.what and f"({file}:4)" in both.value.what
+    assert f"unknown key 'train.stepz'; did you mean 'train.steps'?  ({top}:3)" in both.value.what
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nothing.yaml", "no recipe at"),
+        ("top.yaml", "bases go in a circle: top.yaml -> top.yaml"),
+        ("ring.yaml", "bases go in a circle: top.yaml -> ring.yaml -> top.yaml"),
+        ("[recipe.yaml]", "base: expected a recipe file"),
+        ("list.yaml", "a recipe is a YAML mapping of sections"),
+    ],
+)
+def test_bases_that_cannot_be(file: Path, tmp_path: Path, base: str, message: str) -> None:
+    (tmp_path / "ring.yaml").write_text("base: top.yaml\n")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    top = tmp_path / "top.yaml"
+    top.write_text(f"# a variant\nbase: {base}\n")
+    with pytest.raises(OctoError) as error:
+        load_recipe(top)
+    assert message in error.value.what
+    assert error.value.where in (f"{top}:2", str(tmp_path / "ring.yaml") + ":1", tmp_path / "list.yaml")

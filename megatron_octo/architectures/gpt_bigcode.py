@@ -1,0 +1,84 @@
+"""GPTBigCode (SantaCoder, StarCoder): learned positions, one key and value for all queries or one for each.
+
+The fused rows of query, key and value are in the same order on both sides: [queries | key | value] for multi-query
+attention, and a [query | key | value] for each head otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from megatron_octo.architectures.base import OUTPUT_LAYER, POSITION_EMBEDDINGS, WORD_EMBEDDINGS, Architecture
+
+if TYPE_CHECKING:
+    from megatron_octo.config import ModelConfig
+
+
+class GPTBigCode(Architecture):
+    name = "gpt_bigcode"
+    hf_class = "GPTBigCodeForCausalLM"
+    models = "StarCoder, SantaCoder"
+    learned_positions = True
+    top: ClassVar[Mapping[str, str]] = {
+        WORD_EMBEDDINGS: "transformer.wte.weight",
+        POSITION_EMBEDDINGS: "transformer.wpe.weight",
+        "decoder.final_layernorm.weight": "transformer.ln_f.weight",
+        "decoder.final_layernorm.bias": "transformer.ln_f.bias",
+        OUTPUT_LAYER: "lm_head.weight",
+    }
+    layer: ClassVar[Mapping[str, str]] = {
+        "input_layernorm": "transformer.h.{}.ln_1",
+        "self_attention.linear_qkv": "transformer.h.{}.attn.c_attn",
+        "self_attention.linear_proj": "transformer.h.{}.attn.c_proj",
+        "pre_mlp_layernorm": "transformer.h.{}.ln_2",
+        "mlp.linear_fc1": "transformer.h.{}.mlp.c_fc",
+        "mlp.linear_fc2": "transformer.h.{}.mlp.c_proj",
+    }
+    fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        "vocab_size": ("vocab_size", None),
+        "max_position_embeddings": ("n_positions", None),
+        "hidden_size": ("n_embd", None),
+        "num_layers": ("n_layer", None),
+        "num_attention_heads": ("n_head", None),
+        "layernorm_epsilon": ("layer_norm_epsilon", 1e-5),
+        "hidden_dropout": ("resid_pdrop", 0.0),
+        "attention_dropout": ("attn_pdrop", 0.0),
+        "init_std": ("initializer_range", 0.02),
+    }
+    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        # Spellings of the tanh approximation of gelu; they differ in how they are computed, not in what.
+        "activation_function": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
+        "scale_attn_weights": (True,),
+        "attention_softmax_in_fp32": (True, False),  # a choice of precision, not of the function
+        "scale_attention_softmax_in_fp32": (True, False),
+        "add_cross_attention": (False,),
+    }
+
+    def check(self, model: ModelConfig) -> None:
+        if model.rotary_base is not None or model.sliding_window is not None:
+            key = "rotary_base" if model.rotary_base is not None else "sliding_window"
+            raise ValueError(
+                f"gpt_bigcode has learned positions and full attention: model.{key} must be null"
+            )
+        if model.num_query_groups not in (1, model.num_attention_heads):
+            raise ValueError(
+                f"gpt_bigcode has one key/value head, or one for each of the {model.num_attention_heads} heads: "
+                f"model.num_query_groups {model.num_query_groups} is neither"
+            )
+
+    def write_extra(self, model: ModelConfig) -> dict[str, Any]:
+        return {
+            "n_inner": model.ffn_hidden_size,
+            "embd_pdrop": model.hidden_dropout,
+            "multi_query": model.num_query_groups == 1,
+        }
+
+    def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "ffn_hidden_size": tree.get("n_inner") or 4 * tree["n_embd"],
+            "num_query_groups": 1 if tree.get("multi_query", True) else tree["n_head"],
+        }
+
+
+ARCHITECTURE = GPTBigCode()

@@ -1,0 +1,119 @@
+"""Starcoder2 (arXiv 2402.19173): rotary positions, grouped queries, a sliding window.
+
+Hugging Face keeps query, key and value apart, each with its heads in order; ours are fused, group by group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from megatron_octo.architectures.base import (
+    LAYER_PREFIX,
+    OUTPUT_LAYER,
+    WORD_EMBEDDINGS,
+    Architecture,
+    HfTensor,
+    ParameterSpec,
+    Rows,
+)
+
+if TYPE_CHECKING:
+    from megatron_octo.config import ModelConfig
+
+
+class Starcoder2(Architecture):
+    name = "starcoder2"
+    hf_class = "Starcoder2ForCausalLM"
+    models = "StarCoder2"
+    learned_positions = False
+    top: ClassVar[Mapping[str, str]] = {
+        WORD_EMBEDDINGS: "model.embed_tokens.weight",
+        "decoder.final_layernorm.weight": "model.norm.weight",
+        "decoder.final_layernorm.bias": "model.norm.bias",
+        OUTPUT_LAYER: "lm_head.weight",
+    }
+    layer: ClassVar[Mapping[str, str]] = {
+        "input_layernorm": "model.layers.{}.input_layernorm",
+        "self_attention.linear_qkv": "model.layers.{}.self_attn.q_proj",
+        "self_attention.linear_proj": "model.layers.{}.self_attn.o_proj",
+        "pre_mlp_layernorm": "model.layers.{}.post_attention_layernorm",
+        "mlp.linear_fc1": "model.layers.{}.mlp.c_fc",
+        "mlp.linear_fc2": "model.layers.{}.mlp.c_proj",
+    }
+    fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        "vocab_size": ("vocab_size", None),
+        "max_position_embeddings": ("max_position_embeddings", None),
+        "hidden_size": ("hidden_size", None),
+        "num_layers": ("num_hidden_layers", None),
+        "num_attention_heads": ("num_attention_heads", None),
+        "num_query_groups": ("num_key_value_heads", None),
+        "ffn_hidden_size": ("intermediate_size", None),
+        "layernorm_epsilon": ("norm_epsilon", 1e-5),
+        "hidden_dropout": ("residual_dropout", 0.0),
+        "attention_dropout": ("attention_dropout", 0.0),
+        "init_std": ("initializer_range", 0.018042),
+    }
+    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        # Spellings of the tanh approximation of gelu; they differ in how they are computed, not in what.
+        "hidden_act": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
+        "use_bias": (True,),
+        "mlp_type": ("default",),  # these two are in the published files, transformers does not read them
+        "norm_type": ("layer_norm",),
+    }
+
+    def check(self, model: ModelConfig) -> None:
+        if model.rotary_base is None:
+            raise ValueError(
+                "starcoder2 has rotary positions: model.rotary_base is missing (10000.0 is common; the published "
+                "models have 999999.4420358813, 1000000.0 and 100000.0)"
+            )
+        if model.head_dim % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of numbers: head dimension {model.head_dim} is odd"
+            )
+
+    def write_extra(self, model: ModelConfig) -> dict[str, Any]:
+        return {
+            "embedding_dropout": model.hidden_dropout,
+            "sliding_window": model.sliding_window,
+            "rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base},
+            "rope_theta": model.rotary_base,  # where transformers looked before version 5
+        }
+
+    def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        rope = tree.get("rope_parameters") or tree.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise ValueError(f"rotary positions of type {kind!r} are not supported, only 'default'")
+        if rope.get("partial_rotary_factor", tree.get("partial_rotary_factor", 1.0)) != 1.0:
+            raise ValueError("partial_rotary_factor is not supported, only 1.0")
+        head_dim = tree["hidden_size"] // tree["num_attention_heads"]
+        if (tree.get("head_dim") or head_dim) != head_dim:
+            raise ValueError(
+                f"head_dim {tree['head_dim']} is not supported, only hidden size / heads, {head_dim}"
+            )
+        base = rope.get("rope_theta", tree.get("rope_theta", 10000.0))
+        return {"rotary_base": float(base), "sliding_window": tree.get("sliding_window")}
+
+    def split(self, spec: ParameterSpec, model: ModelConfig) -> list[HfTensor]:
+        """Query, key and value are three tensors there, each of them the same part of every group."""
+        if ".self_attention.linear_qkv." not in spec.name:
+            return super().split(spec, model)
+        queries = model.hidden_size // model.num_query_groups  # rows of a group's queries
+        group = queries + 2 * model.head_dim
+        parts = {"q_proj": (0, queries), "k_proj": (queries, queries + model.head_dim)}
+        parts["v_proj"] = (queries + model.head_dim, group)
+        number, kind = spec.name.removeprefix(LAYER_PREFIX).split(".")[0], spec.name.rpartition(".")[2]
+        tensors = []
+        for module, (start, stop) in parts.items():
+            rows = tuple(
+                Rows(spec.name, index * group + start, index * group + stop)
+                for index in range(model.num_query_groups)
+            )
+            shape = ((stop - start) * model.num_query_groups, *spec.shape[1:])
+            tensors.append(HfTensor(f"model.layers.{number}.self_attn.{module}.{kind}", shape, rows))
+        return tensors
+
+
+ARCHITECTURE = Starcoder2()

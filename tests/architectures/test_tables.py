@@ -1,0 +1,202 @@
+"""The tables of architectures: complete, one file each, and clear about what they do not have."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import megatron_octo.architectures as package
+from megatron_octo.architectures import architectures, find_architecture
+from megatron_octo.config import ModelConfig
+from megatron_octo.errors import OctoError
+from megatron_octo.model.layout import count_parameters, parameter_specs
+from megatron_octo.recipe import build_recipe, load_recipe
+from tests.conftest import recipe_tree
+
+SHAPE: dict[str, Any] = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 96,
+    "max_position_embeddings": 48,
+    "vocab_size": 251,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "bigcode": {},
+    "bigcode-heads": {"num_query_groups": 4},
+    "bigcode-untied": {"tied_embeddings": False},
+    "starcoder2": {
+        "architecture": "starcoder2",
+        "num_query_groups": 2,
+        "rotary_base": 1e4,
+        "sliding_window": 8,
+    },
+    "starcoder2-untied": {
+        "architecture": "starcoder2",
+        "num_query_groups": 4,
+        "rotary_base": 1e4,
+        "tied_embeddings": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_hugging_face_has_every_row_once(name: str) -> None:
+    model = ModelConfig.model_validate({**SHAPE, **MODELS[name]})
+    architecture = find_architecture(model.architecture)
+    rows: Counter[tuple[str, int]] = Counter()
+    for tensor in architecture.hf_tensors(model).values():
+        assert tensor.shape[0] == sum(part.stop - part.start for part in tensor.rows)
+        for part in tensor.rows:
+            assert tensor.shape[1:] == parameter_specs(model)[part.parameter].shape[1:]
+            rows.update((part.parameter, row) for row in range(part.start, part.stop))
+    expected = {(spec.name, row) for spec in parameter_specs(model).values() for row in range(spec.rows)}
+    assert rows.keys() == expected
+    assert set(rows.values()) == {1}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_config_comes_back(name: str) -> None:
+    model = ModelConfig.model_validate({**SHAPE, **MODELS[name], "hidden_dropout": 0.1, "init_std": 0.03})
+    architecture = find_architecture(model.architecture)
+    tree = architecture.hf_config(model, 7, "float32")
+    assert (tree["bos_token_id"], tree["eos_token_id"]) == (7, 7)
+    assert ModelConfig.model_validate(architecture.model_section(tree)) == model
+
+
+# What the published files say (huggingface.co/bigcode/starcoder2-*), in the words of transformers 4.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "starcoder2-3b": {
+        "hidden_size": 3072,
+        "initializer_range": 0.018042,
+        "intermediate_size": 12288,
+        "num_attention_heads": 24,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 2,
+        "rope_theta": 999999.4420358813,
+    },
+    "starcoder2-15b": {
+        "hidden_size": 6144,
+        "initializer_range": 0.01275,
+        "intermediate_size": 24576,
+        "num_attention_heads": 48,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 4,
+        "rope_theta": 100000,
+        "tie_word_embeddings": False,
+    },
+}
+for _published in PUBLISHED.values():
+    _published |= {
+        "attention_dropout": 0.1,
+        "residual_dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "max_position_embeddings": 16384,
+        "mlp_type": "default",
+        "model_type": "starcoder2",
+        "norm_epsilon": 1e-05,
+        "norm_type": "layer_norm",
+        "sliding_window": 4096,
+        "use_bias": True,
+        "use_cache": True,
+        "vocab_size": 49152,
+    }
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_files_are_understood(name: str) -> None:
+    tree = PUBLISHED[name]
+    model = ModelConfig.model_validate(find_architecture("starcoder2").model_section(tree))
+    assert (model.rotary_base, model.sliding_window) == (tree["rope_theta"], 4096)
+    assert model.tied_embeddings == (name == "starcoder2-3b")
+    written = find_architecture("starcoder2").hf_config(model, 0, "bfloat16")
+    assert tree.items() <= written.items()
+    if name == "starcoder2-3b":
+        recipe = load_recipe(Path(__file__).parents[2] / "recipes/starcoder2_3b_finetune.yaml")
+        assert recipe.model == model.model_copy(update={"attention_dropout": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"use_bias": False}, "use_bias False is not supported"),
+        ({"hidden_act": "silu"}, "hidden_act 'silu' is not supported"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary positions of type 'linear'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary positions of type 'yarn'"),
+        ({"head_dim": 64}, "head_dim 64 is not supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ],
+)
+def test_variants_that_we_do_not_compute(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        find_architecture("starcoder2").model_section({**PUBLISHED["starcoder2-3b"], **change})
+
+
+def test_tensor_ranks_share_groups_evenly() -> None:
+    tree = recipe_tree(Path("corpus"), Path("run"), parallel={"tensor": 6})
+    tree["model"] |= {
+        **MODELS["starcoder2"],
+        "hidden_size": 144,
+        "num_attention_heads": 12,
+        "num_query_groups": 4,
+        "ffn_hidden_size": 384,
+        "vocab_multiple": 96,
+    }
+    with pytest.raises(OctoError, match="neither a divisor nor a multiple of"):
+        build_recipe(tree)
+    for ranks in (1, 2, 4, 12):
+        assert build_recipe({**tree, "parallel": {"tensor": ranks}}).parallel.tensor == ranks
+
+
+def test_an_output_layer_of_its_own_has_padding_too() -> None:
+    tied, untied = (ModelConfig(**SHAPE, tied_embeddings=tied) for tied in (True, False))
+    assert count_parameters(untied) - count_parameters(tied) == 251 * 32
+    assert count_parameters(untied, padded=True) - count_parameters(tied, padded=True) == 256 * 32
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"architecture": "gpt_bigkode"}, "did you mean 'gpt_bigcode'"),
+        ({"num_query_groups": 3}, "does not divide model.num_attention_heads"),
+        ({"num_query_groups": 2}, "one key/value head, or one for each of the 4"),
+        ({"rotary_base": 10000.0}, "model.rotary_base must be null"),
+        ({"sliding_window": 8}, "model.sliding_window must be null"),
+        ({"architecture": "starcoder2"}, "model.rotary_base is missing"),
+        ({"architecture": "starcoder2", "rotary_base": 1e4, "hidden_size": 12}, "head dimension 3 is odd"),
+    ],
+)
+def test_a_shape_that_there_is_not(section: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        ModelConfig.model_validate({**SHAPE, **section})
+
+
+def test_an_architecture_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.py").write_text(
+        "from megatron_octo.architectures.gpt_bigcode import GPTBigCode\n"
+        "class Other(GPTBigCode):\n"
+        '    name = "other"\n'
+        "ARCHITECTURE = Other()\n"
+    )
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    architectures.cache_clear()
+    try:
+        assert ModelConfig(**SHAPE, architecture="other").architecture == "other"
+    finally:
+        architectures.cache_clear()
+        sys.modules.pop("megatron_octo.architectures.other", None)
+
+
+def test_tables_need_no_torch() -> None:
+    code = (
+        "import sys\nfrom megatron_octo.architectures import architectures\narchitectures()\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
