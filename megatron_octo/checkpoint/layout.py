@@ -18,14 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_octo.config import ModelConfig
+from megatron_octo.checkpoint.digest import FileRecord, differing
+from megatron_octo.config import LoraConfig, ModelConfig
 from megatron_octo.errors import OctoError
-from megatron_octo.files import atomic_write, digest_file, digest_json, read_json, write_json
+from megatron_octo.files import atomic_write, digest_json, read_json, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 LATEST = "latest"
 CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"  # beside it: checkpoints of weights alone, for conversion and evaluation
 _STEP = re.compile(r"^step-(\d{8})$")
 
 
@@ -59,15 +61,17 @@ class Manifest:
     step: int
     precision: str
     tokenizer: str | None  # digest of tokenizer.json
-    files: dict[str, dict[str, Any]]  # name -> {bytes, digest}
+    files: dict[str, FileRecord]
     tensors: dict[str, dict[str, TensorEntry]]
     layout: dict[str, int] = field(default_factory=dict)  # sizes: tensor, pipeline, data
     state: dict[str, Any] = field(default_factory=dict)  # what else training resumes from
     provenance: dict[str, Any] = field(default_factory=dict)
+    lora: LoraConfig | None = None  # the weights are adapters beside those that state.base names
 
     def to_json(self) -> dict[str, Any]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["model"] = self.model.model_dump()
+        fields["lora"] = self.lora.model_dump(mode="json") if self.lora else None
         fields["tensors"] = {
             kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()}
             for kind, entries in self.tensors.items()
@@ -79,14 +83,16 @@ class Manifest:
         tree = dict(tree)
         tree.pop("format")
         tree["model"] = ModelConfig.model_validate(tree["model"])
+        lora = tree.get("lora")  # manifests of earlier versions know none
+        tree["lora"] = LoraConfig.model_validate(lora) if lora else None
         tree["tensors"] = {
-            kind: {name: _entry(entry) for name, entry in entries.items()}
+            kind: {name: entry_from_json(entry) for name, entry in entries.items()}
             for kind, entries in tree["tensors"].items()
         }
         return cls(**tree)
 
 
-def _entry(tree: dict[str, Any]) -> TensorEntry:
+def entry_from_json(tree: dict[str, Any]) -> TensorEntry:
     fragments = tuple(
         Fragment(
             item["file"],
@@ -132,17 +138,19 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 def check_files(directory: Path, manifest: Manifest, names: list[str] | None = None) -> list[str]:
     """Compare sizes and digests of a checkpoint's files with its manifest; returns what is wrong."""
-    problems = []
+    problems, expected = [], {}
     for name in manifest.files if names is None else names:
-        expected = manifest.files[name]
-        path = directory / name
+        record, path = manifest.files[name], directory / name
         if not path.is_file():
             problems.append(f"{name} is missing")
-        elif path.stat().st_size != expected["bytes"]:
-            problems.append(f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}")
-        elif digest_file(path) != expected["digest"]:
-            problems.append(f"{name} has changed since it was written (digest differs)")
-    return problems
+        elif path.stat().st_size != record["bytes"]:
+            problems.append(f"{name} has {path.stat().st_size} bytes, expected {record['bytes']}")
+        else:
+            expected[path] = record["digest"]
+    changed = [
+        f"{path.name} has changed since it was written (digest differs)" for path in differing(expected)
+    ]
+    return problems + changed
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -179,16 +187,22 @@ def discard(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def prune(folder: Path, keep: int, step: int) -> None:
-    """Keep the newest ``keep`` checkpoints up to ``step``; remove older ones and what interrupted saves left.
+def sweep(folder: Path) -> None:
+    """Remove what interrupted saves and removals left."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(folder: Path, keep: int, step: int, every: int = 0) -> None:
+    """Keep the newest ``keep`` checkpoints up to ``step``, and those of steps that are multiples of ``every``.
 
     Checkpoints beyond ``step`` belong to a future that an operator rolled back from; they are not ours to delete.
     """
-    name = step_name(step)
-    for path in [path for path in list_checkpoints(folder) if path.name <= name][:-keep]:
-        discard(path)
-    for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    past = [path for path in list_checkpoints(folder) if path.name <= step_name(step)]
+    for path in past[:-keep]:
+        if not every or int(path.name.removeprefix("step-")) % every:
+            discard(path)
+    sweep(folder)
 
 
 def find_checkpoint(path: str | Path) -> Path:

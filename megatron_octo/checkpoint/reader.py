@@ -1,12 +1,12 @@
 """Reads any box of any tensor of a checkpoint, however it was split when it was written."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from megatron_octo.checkpoint.layout import Fragment, TensorEntry, check_files, read_manifest
+from megatron_octo.checkpoint.layout import Fragment, Manifest, TensorEntry, check_files, read_manifest
 from megatron_octo.checkpoint.tensors import DTYPE_NAMES
 from megatron_octo.errors import OctoError
 
@@ -25,8 +25,27 @@ def _overlap(a: Box, b: Box) -> tuple[slice, ...] | None:
     return tuple(slices)
 
 
+def _region(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(start, start + size) for start, size in zip(*box))
+
+
 def _inside(region: tuple[slice, ...], offset: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(s.start - o, s.stop - o) for s, o in zip(region, offset))
+
+
+class WeightReader(Protocol):
+    """Weights on disk that give any box of any tensor: a checkpoint, or another format (conversion/source.py)."""
+
+    directory: Path
+    manifest: Manifest
+
+    def read(
+        self,
+        name: str,
+        kind: str = "weights",
+        offset: tuple[int, ...] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> torch.Tensor: ...
 
 
 class CheckpointReader:
@@ -78,7 +97,9 @@ class CheckpointReader:
 
     def state(self, file: str, key: str) -> torch.Tensor:
         """A small tensor that belongs to no parameter (a random generator's state)."""
-        return self._open(file).get_tensor(key)
+        # A copy: whoever keeps it must not keep the mapped file, whose place on the disk is freed no earlier.
+        found: torch.Tensor = self._open(file).get_tensor(key).clone()
+        return found
 
     def _entry(self, kind: str, name: str) -> TensorEntry:
         entries = self.manifest.tensors.get(kind, {})
@@ -93,9 +114,17 @@ class CheckpointReader:
         offset: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> torch.Tensor:
-        """A box of a tensor, on the CPU in its stored dtype; the whole tensor by default."""
+        """A box of a tensor, on the CPU in its stored dtype; the whole tensor by default.
+
+        Where one fragment holds it all, the answer is the mapped file itself: copied by whoever uses it, and only then
+        read. Changes to it go nowhere.
+        """
         entry = self._entry(kind, name)
         box = (offset or (0,) * len(entry.shape), shape or entry.shape)
+        for fragment in entry.fragments:
+            source = (fragment.offset, fragment.shape)
+            if fragment.flat is None and (region := _overlap(box, source)) == _region(box):
+                return self._slice(fragment, _inside(region, fragment.offset))
         out = torch.empty(box[1], dtype=_DTYPES[entry.dtype])
         covered = 0
         boxes: dict[Box, list[Fragment]] = {}
@@ -120,11 +149,19 @@ class CheckpointReader:
     def read_flat(
         self, name: str, kind: str, offset: tuple[int, ...], shape: tuple[int, ...], start: int, end: int
     ) -> torch.Tensor:
-        """Elements [start, end) of a box laid flat; reads no more than that when the box was stored as it is."""
+        """Elements [start, end) of a box laid flat; reads no more than that when the box was stored as it is.
+
+        As with :meth:`read`, the answer may be the mapped file itself.
+        """
         entry = self._entry(kind, name)
         same = [f for f in entry.fragments if (f.offset, f.shape) == (offset, shape) and f.flat]
         if not same:
-            return self.read(name, kind, offset, shape).view(-1)[start:end]
+            return self.read(name, kind, offset, shape).reshape(-1)[start:end]
+        for fragment in same:
+            assert fragment.flat is not None
+            low, high = fragment.flat
+            if low <= start < end <= high:
+                return self._slice(fragment, (slice(start - low, end - low),))
         out = torch.empty(end - start, dtype=_DTYPES[entry.dtype])
         self._fill_flat(out, same, start)
         return out

@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import torch
-import xxhash
 
-from megatron_octo.files import DIGEST_NAME
+from megatron_octo.checkpoint.digest import PieceDigest
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -31,11 +30,24 @@ _ALIGNMENT = 8
 TensorSpec = tuple[torch.dtype, tuple[int, ...]]
 
 
-def _bytes(spec: TensorSpec) -> int:
+def spec_bytes(spec: TensorSpec) -> int:
     size = spec[0].itemsize
     for extent in spec[1]:
         size *= extent
     return size
+
+
+def header(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What stands before the tensors' bytes: length and JSON, padded to a multiple of 8 bytes."""
+    tree: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, spec in specs.items():
+        end = offset + spec_bytes(spec)
+        tree[name] = {"dtype": DTYPE_NAMES[spec[0]], "shape": list(spec[1]), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(tree, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
 
 
 class SafetensorsWriter:
@@ -53,26 +65,14 @@ class SafetensorsWriter:
         self.path = Path(path)
         self.specs = dict(specs)
         self._left = list(self.specs)
-        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-        offset = 0
-        for name, spec in self.specs.items():
-            end = offset + _bytes(spec)
-            header[name] = {
-                "dtype": DTYPE_NAMES[spec[0]],
-                "shape": list(spec[1]),
-                "data_offsets": [offset, end],
-            }
-            offset = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)
-        self._hash = xxhash.xxh3_128()
+        self._digest = PieceDigest()
         self._file = open(self.path, "wb")  # noqa: SIM115 - closed by close()
         self.size = 0
-        self._put(struct.pack("<Q", len(text)) + text)
+        self._put(header(self.specs, metadata))
 
     def _put(self, data: bytes | memoryview) -> None:
         self._file.write(data)
-        self._hash.update(data)
+        self._digest.update(data)
         self.size += len(data)
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
@@ -103,7 +103,7 @@ class SafetensorsWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        return f"{DIGEST_NAME}:{self._hash.hexdigest()}"
+        return self._digest.finish()
 
     def __enter__(self) -> Self:
         return self

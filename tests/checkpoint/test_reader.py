@@ -10,17 +10,10 @@ import torch
 from megatron_octo.checkpoint.layout import Fragment, Manifest, TensorEntry, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.tensors import DTYPE_NAMES, SafetensorsWriter
-from megatron_octo.config import ModelConfig
 from megatron_octo.errors import OctoError
+from tests.models import small_model
 
-MODEL = ModelConfig(
-    num_layers=1,
-    hidden_size=8,
-    num_attention_heads=2,
-    ffn_hidden_size=8,
-    max_position_embeddings=8,
-    vocab_size=8,
-)
+MODEL = small_model(num_layers=1)
 Cut = tuple[tuple[int, ...], tuple[int, ...], tuple[int, int] | None]
 
 

@@ -1,0 +1,16 @@
+"""How large a checkpoint is, before there is one. Pure arithmetic, no torch."""
+
+from megatron_octo.config import Recipe
+from megatron_octo.model.adapters import count_adapter_parameters
+from megatron_octo.model.layout import count_parameters
+
+
+def checkpoint_bytes(recipe: Recipe) -> int:
+    """Bytes of a checkpoint that training can resume from: weights, fp32 weights of a bf16 run, two fp32 moments.
+
+    A run of adapters (LoRA) saves adapters alone.
+    """
+    per_parameter = 2 + 4 + 8 if recipe.train.precision == "bf16" else 4 + 8
+    if recipe.lora:
+        return per_parameter * count_adapter_parameters(recipe.model, recipe.lora)
+    return per_parameter * count_parameters(recipe.model, padded=True)
