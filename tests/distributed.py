@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import signal
 import socket
 import sys
 import time
@@ -140,14 +141,18 @@ def start_train(world: int, argv: list[str], log: Path) -> list[BaseProcess]:
 
 
 def exit_codes(processes: list[BaseProcess], timeout: float = 60.0) -> list[int]:
-    """Wait for the ranks; whoever is late is killed and has the code -9."""
+    """Wait for the ranks; whoever is late leaves its stacks in the log, is killed and has the code -9."""
     deadline = time.monotonic() + timeout
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
-    return [process.exitcode if process.exitcode is not None else -9 for process in processes]
+    late = [process for process in processes if process.is_alive()]
+    for process in late:
+        os.kill(process.pid or 0, signal.SIGABRT)  # training has Python's fault handler on
+    for process in late:
+        process.join(2.0)
+        process.kill()
+        process.join()
+    return [-9 if process in late else process.exitcode or 0 for process in processes]
 
 
 def train(world: int, argv: list[str], log: Path) -> tuple[list[int], str]:

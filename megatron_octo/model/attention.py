@@ -1,7 +1,8 @@
 """Attention over packed documents, without Transformer Engine.
 
 Rows are laid end to end and each document attends to itself alone (``thd`` format: tokens, heads, dim, with
-cumulative document lengths), so nothing of size sequence squared is ever stored.
+cumulative document lengths), so nothing of size sequence squared is ever stored. Rotary positions and a sliding window
+are those of the document, too.
 """
 
 import importlib.util
@@ -15,6 +16,8 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+
+from megatron_octo.model.rotary import Rotary, rotate
 
 
 def flash_available() -> bool:
@@ -51,11 +54,15 @@ class _PackedAttention(MegatronModule):
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: Any = None,
+        rotary: Rotary | None = None,
         **_: Any,
     ):
         super().__init__(config=config)
         self.scale = softmax_scale if softmax_scale is not None else config.kv_channels**-0.5
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        self.rotary = rotary
+        # Megatron-core's window counts the tokens before a position, ours the position, too.
+        self.window = config.window_size[0] + 1 if config.window_size else None
 
     def forward(
         self,
@@ -71,13 +78,16 @@ class _PackedAttention(MegatronModule):
 
         Args:
             query_THD: [tokens, heads of this rank, head dim].
-            key_TGD, value_TGD: [tokens, 1, head dim], the one head that all queries share.
+            key_TGD, value_TGD: [tokens, groups of this rank, head dim]; successive queries share a group.
 
         Returns:
             [tokens, heads of this rank, head dim].
         """
         if packed_seq_params is None:
             raise ValueError("this attention takes packed documents only")
+        if self.rotary:
+            tables = self.rotary.tables(packed_seq_params.cu_seqlens_q, query_THD.size(0))
+            query_THD, key_TGD = rotate(query_THD, *tables), rotate(key_TGD, *tables)
         return self._attend(query_THD, key_TGD, value_TGD, packed_seq_params)
 
     def _attend(
@@ -110,17 +120,36 @@ class DocumentAttention(_PackedAttention):
         outputs = []
         for start, end in itertools.pairwise(boundaries):
             q_1HTD, k_1GTD, v_1GTD = (t[start:end].transpose(0, 1).unsqueeze(0) for t in (query, key, value))
-            attended = F.scaled_dot_product_attention(
-                q_1HTD,
-                k_1GTD,
-                v_1GTD,
-                is_causal=end - start > 1,
-                dropout_p=dropout,
-                scale=self.scale,
-                enable_gqa=True,
-            )
+            if self.window and end - start > self.window:
+                attended = self._windows(q_1HTD, k_1GTD, v_1GTD, self.window, dropout)
+            else:
+                attended = self._fused(q_1HTD, k_1GTD, v_1GTD, dropout, is_causal=end - start > 1)
             outputs.append(attended.squeeze(0).transpose(0, 1))
         return torch.cat(outputs)
+
+    def _windows(self, query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float) -> Tensor:
+        """A document longer than the window: as many queries at a time, which see twice as many keys at most."""
+        length = query.size(2)
+        positions = torch.arange(length, device=query.device)
+        outputs = []
+        for start in range(0, length, window):
+            first, stop = max(0, start - window + 1), min(start + window, length)
+            distance = positions[start:stop, None] - positions[None, first:stop]
+            outputs.append(
+                self._fused(
+                    query[:, :, start:stop],
+                    key[:, :, first:stop],
+                    value[:, :, first:stop],
+                    dropout,
+                    attn_mask=(distance >= 0) & (distance < window),
+                )
+            )
+        return torch.cat(outputs, dim=2)
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, dropout: float, **mask: Any) -> Tensor:
+        return F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=self.scale, enable_gqa=True, **mask
+        )
 
 
 class FlashAttention(_PackedAttention):
@@ -132,8 +161,10 @@ class FlashAttention(_PackedAttention):
         from torch.nn.attention.varlen import varlen_attn
 
         # The kernel wants a key and a value for every query head.
-        key_THD = key_TGD.expand(-1, query_THD.size(1), -1)
-        value_THD = value_TGD.expand(-1, query_THD.size(1), -1)
+        shared = query_THD.size(1) // key_TGD.size(1)
+        key_THD, value_THD = (
+            part.unsqueeze(2).expand(-1, -1, shared, -1).flatten(1, 2) for part in (key_TGD, value_TGD)
+        )
         attended = varlen_attn(
             query_THD,
             key_THD,
@@ -143,7 +174,7 @@ class FlashAttention(_PackedAttention):
             packed.max_seqlen_q,
             packed.max_seqlen_q,
             scale=self.scale,
-            window_size=(-1, 0),
+            window_size=(self.window - 1 if self.window else -1, 0),
         )
         assert isinstance(attended, Tensor)
         return attended

@@ -68,6 +68,12 @@ def _torch(recipe: Recipe) -> Backend:
 
 
 def _transformer_engine(recipe: Recipe) -> Backend:
+    if recipe.model.sliding_window and recipe.model.attention_dropout:
+        raise OctoError(
+            "no fused attention has both a sliding window and dropout",
+            where="system.attention",
+            hint="set model.attention_dropout=0.0, or ask for the slow one with system.attention=unfused",
+        )
     # Without this Transformer Engine answers a failing kernel with an s x s softmax that runs out of memory.
     # Megatron-core sets the same three for AttnBackend.fused (gpt.py) and refuses other values.
     os.environ.update(NVTE_FLASH_ATTN="0", NVTE_FUSED_ATTN="1", NVTE_UNFUSED_ATTN="0")
@@ -92,16 +98,18 @@ def _probe_transformer_engine(model: ModelConfig, seq_length: int, tensor: int, 
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     heads = model.num_attention_heads // tensor
+    groups = max(1, model.num_query_groups // tensor)
     attention = DotProductAttention(
         heads,
         model.head_dim,
-        num_gqa_groups=1,
+        num_gqa_groups=groups,
         attention_dropout=model.attention_dropout,
         qkv_format="thd",
         attn_mask_type="padding_causal",
+        window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
     )
     query = torch.randn(seq_length, heads, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
-    key = torch.randn(seq_length, 1, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
+    key = torch.randn(seq_length, groups, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
     boundaries = torch.tensor([0, seq_length // 2, seq_length], dtype=torch.int32, device="cuda")
     try:
         output = attention(

@@ -1,32 +1,48 @@
 """Floating-point operations of training, and the peaks they are held against. Pure arithmetic, no torch."""
 
-from megatron_octo.config import ModelConfig
+from collections.abc import Iterable
+
+from megatron_octo.config import LoraConfig, ModelConfig
+from megatron_octo.model.adapters import count_adapter_parameters
 
 # Dense bf16 peak of one GPU in FLOP/s, from the vendors' datasheets (no sparsity).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "B200": 2250e12}
 
 FORMULA = (
-    "FLOPs = 3 * (T * (L*(2h(h+2d) + 2hh + 4hf) + 2hV) + 2Lh * sum(n_i^2)): forward and twice that backward, "
-    "T positions, L layers, hidden h, head dim d, FFN f, vocabulary V, documents of n_i positions "
-    "with causal attention counted half; recomputation is not counted"
+    "FLOPs = 3 * (T * (L*(2h(h+2Gd) + 2hh + 4hf) + 2hV) + 2Lh * sum(n_i^2)): forward and twice that backward, "
+    "T positions, L layers, hidden h, G key/value heads of dim d, FFN f, vocabulary V, documents of n_i positions "
+    "with causal attention counted half (under a sliding window w, n_i^2 - (n_i-w)^2 for the longer ones); "
+    "recomputation is not counted"
+)
+
+LORA_FORMULA = (
+    "with frozen weights their factor is 2, not 3; adapters add 3 * 2 T for each of their parameters"
 )
 
 
-def training_flops(config: ModelConfig, positions: int, squared_lengths: int) -> int:
+def squared_lengths(lengths: Iterable[int], window: int | None) -> int:
+    """Twice the pairs of positions that attention looks at: a document of n positions has n^2, less what is beyond the
+    window."""
+    return sum(n * n - (max(0, n - window) ** 2 if window else 0) for n in map(int, lengths))
+
+
+def training_flops(
+    config: ModelConfig, positions: int, squared_lengths: int, lora: LoraConfig | None = None
+) -> int:
     """Model FLOPs of forward and backward (see :data:`FORMULA`).
 
     Args:
         positions: T, positions computed, padding included.
-        squared_lengths: sum over documents of their length squared: attention sees one document at a time.
+        squared_lengths: see :func:`squared_lengths`.
+        lora: with adapters, frozen weights have no gradients of their own (see :data:`LORA_FORMULA`).
     """
     hidden = config.hidden_size
-    layer = (
-        2 * hidden * (hidden + 2 * config.head_dim)
-        + 2 * hidden * hidden
-        + 4 * hidden * config.ffn_hidden_size
-    )
+    layer = 2 * hidden * config.qkv_size + 2 * hidden * hidden + 4 * hidden * config.ffn_hidden_size
     linear = positions * (config.num_layers * layer + 2 * hidden * config.vocab_size)
     attention = 2 * config.num_layers * hidden * squared_lengths
+    if lora:
+        adapters = 2 * positions * count_adapter_parameters(config, lora)
+        return 2 * linear + 3 * (adapters + attention)
     return 3 * (linear + attention)
 
 

@@ -1,7 +1,7 @@
 """Builds the network on megatron-core."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_octo.config import Recipe
+from megatron_octo.errors import OctoError
 from megatron_octo.model.backend import Backend
 from megatron_octo.model.grid import Grid
+from megatron_octo.model.lora import attach_adapters, separate_norms
+from megatron_octo.model.rotary import Rotary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -44,6 +47,12 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         }
     elif recipe.train.recompute == "mlp":
         recompute = {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
+    fp8: dict[str, Any] = {}
+    if recipe.train.fp8 == "current":
+        if not backend.transformer_engine:
+            raise OctoError("fp8 needs Transformer Engine on a GPU", where="train.fp8", hint="use none")
+        # Nothing is remembered from step to step, so that a resumed run is the same.
+        fp8 = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -67,6 +76,10 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
         attention_softmax_in_fp32=True,
+        window_size=(model.sliding_window - 1, 0)
+        if model.sliding_window
+        else None,  # tokens before and after
+        apply_rope_fusion=model.rotary_base is not None and backend.transformer_engine,
         masked_softmax_fusion=False,
         attention_backend=AttnBackend.fused,
         gradient_accumulation_fusion=False,
@@ -77,6 +90,7 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         # The loss is divided by the weight of the whole global batch before backward; nothing else may scale it.
         calculate_per_token_loss=True,
         **recompute,
+        **fp8,
     )
 
 
@@ -85,10 +99,15 @@ def build_model(recipe: Recipe, grid: Grid, backend: Backend) -> GPTModel:
     config = transformer_config(recipe, backend, grid.device)
     if backend.transformer_engine:
         spec = get_gpt_layer_with_transformer_engine_spec()
+        if recipe.lora:
+            separate_norms(spec)
     else:
+        assert backend.core_attention is not None
         layer = get_gpt_layer_local_spec()
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = LayerNorm
-        layer.submodules.self_attention.submodules.core_attention = backend.core_attention
+        layer.submodules.self_attention.submodules.core_attention = partial(
+            backend.core_attention, rotary=_rotary(recipe)
+        )
         spec = TransformerBlockSubmodules(
             layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=LayerNorm
         )
@@ -100,13 +119,29 @@ def build_model(recipe: Recipe, grid: Grid, backend: Backend) -> GPTModel:
         pre_process=grid.is_first_stage,
         post_process=grid.is_last_stage,
         parallel_output=True,
-        share_embeddings_and_output_weights=True,
-        position_embedding_type="learned_absolute",
+        share_embeddings_and_output_weights=recipe.model.tied_embeddings,
+        position_embedding_type=_positions(recipe, backend),
+        rotary_base=recipe.model.rotary_base,
     )
     if recipe.train.recompute == "mlp":
         for block in model.decoder.layers:
             block.mlp.register_forward_hook(_fresh_bias)
+    if recipe.lora:
+        attach_adapters(model, recipe, grid)
     return model.to(grid.device)
+
+
+def _positions(recipe: Recipe, backend: Backend) -> Literal["learned_absolute", "rope", "none"]:
+    if recipe.model.rotary_base is None:
+        return "learned_absolute"
+    return "rope" if backend.transformer_engine else "none"  # our own attention turns its queries and keys
+
+
+def _rotary(recipe: Recipe) -> Rotary | None:
+    model = recipe.model
+    if model.rotary_base is None:
+        return None
+    return Rotary(model.rotary_base, model.head_dim, model.max_position_embeddings)
 
 
 def _fresh_bias(module: torch.nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

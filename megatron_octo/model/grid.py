@@ -1,8 +1,10 @@
 """The process grid: who this rank is in tensor, pipeline and data parallelism. One small object, built once."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 import torch
@@ -32,13 +34,20 @@ class Grid:
     data_size: int
 
     @classmethod
-    def build(cls, parallel: ParallelConfig, device: torch.device, seed: int) -> Self:
-        """Make megatron-core's process groups and seed this rank's random generators."""
+    def build(
+        cls,
+        parallel: ParallelConfig,
+        device: torch.device,
+        seed: int,
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> Self:
+        """Make megatron-core's process groups, with their time-out, and seed this rank's random generators."""
         world, model_ranks = dist.get_world_size(), parallel.tensor * parallel.pipeline
         mpu.initialize_model_parallel(
             tensor_model_parallel_size=parallel.tensor,
             pipeline_model_parallel_size=parallel.pipeline,
             create_gloo_process_groups=False,
+            distributed_timeout_minutes=math.ceil(timeout / timedelta(minutes=1)),
         )
         grid = cls(
             rank=dist.get_rank(),

@@ -2,67 +2,115 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.config import ModelConfig, Recipe
+from megatron_octo.checkpoint.reader import WeightReader
+from megatron_octo.config import LoraConfig, ModelConfig, Recipe
 from megatron_octo.errors import OctoError
+from megatron_octo.model.adapters import adapter_parameters
 from megatron_octo.model.grid import Grid
-from megatron_octo.model.layout import WORD_EMBEDDINGS, ParameterSpec, canonical_name, parameter_specs
+from megatron_octo.model.layout import ParameterSpec, canonical_name, parameter_specs
 
 
-def named_parameters(
-    model: torch.nn.Module, recipe: Recipe
-) -> Iterator[tuple[ParameterSpec, torch.nn.Parameter]]:
-    """The parameters of this rank with their entry in the table of the whole model.
+@dataclass(frozen=True)
+class Held:
+    """A parameter of this rank: a box of a tensor of the whole model.
+
+    Attributes:
+        spec: that tensor's entry in the table of the whole model.
+        offset, shape: the box.
+        shared: every tensor rank holds this same box.
+        part: tells boxes of one tensor apart that one rank holds ("" where there is one).
+    """
+
+    spec: ParameterSpec
+    parameter: torch.nn.Parameter
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    shared: bool
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        """A name for the box among those that this rank holds."""
+        return f"{self.spec.name}/{self.part}" if self.part else self.spec.name
+
+    @property
+    def region(self) -> tuple[slice, ...]:
+        return tuple(slice(start, start + extent) for start, extent in zip(self.offset, self.shape))
+
+
+def held_parameters(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> Iterator[Held]:
+    """The parameters of this rank.
 
     The last pipeline stage holds its own copy of the word embeddings for the tied output layer; it comes with the
     same entry as the first stage's.
     """
     specs = parameter_specs(recipe.model)
+    if recipe.lora:
+        specs = {**specs, **adapter_parameters(recipe.model, recipe.lora)}
     unwrapped: Any = model
     while hasattr(unwrapped, "module"):  # data-parallel and mixed-precision wrappers
         unwrapped = unwrapped.module
     layers = unwrapped.decoder.layers
     first_layer = layers[0].layer_number - 1 if len(layers) else 0
     for name, parameter in unwrapped.named_parameters():
-        yield specs[canonical_name(name, first_layer)], parameter
+        spec = specs[canonical_name(name, first_layer, recipe.model.tied_embeddings)]
+        if ".linear_q." in name or ".linear_kv." in name:
+            yield _attention_part(name, spec, parameter, recipe.model, grid)
+        else:
+            offset, shape = spec.box(grid.tensor_rank, grid.tensor_size)
+            yield Held(spec, parameter, offset, shape, shared=spec.axis is None)
+
+
+def _attention_part(
+    name: str, spec: ParameterSpec, parameter: torch.nn.Parameter, config: ModelConfig, grid: Grid
+) -> Held:
+    """Queries are cut over the tensor ranks, the one key and value are on all: rows [queries | key | value]."""
+    trailing = spec.shape[1:]
+    zeros = (0,) * len(trailing)
+    if ".linear_q." in name:
+        rows = config.hidden_size // grid.tensor_size
+        return Held(spec, parameter, (grid.tensor_rank * rows, *zeros), (rows, *trailing), False, "q")
+    return Held(spec, parameter, (config.hidden_size, *zeros), (2 * config.head_dim, *trailing), True, "kv")
 
 
 @torch.no_grad()
-def init_weights(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> None:
+def init_weights(model: torch.nn.Module, recipe: Recipe, grid: Grid, *, only_trained: bool = False) -> None:
     """Give every parameter its start: a function of seed and name alone.
 
     Each whole tensor is drawn and then cut, so that the model is the same under any tensor, pipeline and data
     parallelism and any padding of the vocabulary. CPU and GPU draw different numbers.
-    Normal with ``init_std``; output projections with ``init_std / sqrt(2 * num_layers)`` (GPT-2).
+    Normal with ``init_std``; output projections with ``init_std / sqrt(2 * num_layers)`` (GPT-2). The adapters' A is
+    normal with the variance of a linear layer of torch, ``1 / (3 * in)``; their B is zero.
+
+    Args:
+        only_trained: leave frozen ones as they are.
     """
     config = recipe.model
     std = {"normal": config.init_std, "residual": config.init_std / (2 * config.num_layers) ** 0.5}
-    for spec, parameter in named_parameters(model, recipe):
-        if spec.init in ("ones", "zeros"):
-            parameter.fill_(1.0 if spec.init == "ones" else 0.0)
+    for held in held_parameters(model, recipe, grid):
+        init = held.spec.init
+        if only_trained and not held.parameter.requires_grad:
             continue
-        offset, shape = spec.box(grid.tensor_rank, grid.tensor_size)
-        whole = _draw(spec, recipe, grid.device, std[spec.init])
-        region = tuple(slice(start, start + extent) for start, extent in zip(offset, shape))
-        parameter.copy_(whole[region])
+        if init in ("ones", "zeros"):
+            held.parameter.fill_(1.0 if init == "ones" else 0.0)
+        else:
+            scale = std[init] if init in std else (3 * held.spec.shape[1]) ** -0.5
+            held.parameter.copy_(_draw(held.spec, recipe, grid.device, scale)[held.region])
 
 
 def _draw(spec: ParameterSpec, recipe: Recipe, device: torch.device, std: float) -> Tensor:
     key = hashlib.blake2b(f"{recipe.train.seed}/{spec.name}".encode(), digest_size=7).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(key, "little"))
-    shape = spec.shape
-    if spec.name == WORD_EMBEDDINGS:
-        shape = (recipe.model.vocab_size, *shape[1:])  # padding is drawn from nothing: it is zero
-    drawn = torch.empty(shape, dtype=torch.float32, device=device).normal_(0.0, std, generator=generator)
-    if shape == spec.shape:
-        return drawn
-    return torch.cat([drawn, drawn.new_zeros(spec.shape[0] - shape[0], *shape[1:])])
+    drawn = torch.zeros(spec.shape, dtype=torch.float32, device=device)
+    drawn[: spec.rows].normal_(0.0, std, generator=generator)  # padding is drawn from nothing
+    return drawn
 
 
 def check_shape(ours: ModelConfig, theirs: ModelConfig, where: Path) -> None:
@@ -82,15 +130,32 @@ def check_shape(ours: ModelConfig, theirs: ModelConfig, where: Path) -> None:
         )
 
 
+def check_adapters(ours: LoraConfig | None, theirs: LoraConfig | None, where: Path) -> None:
+    """Raises:
+    OctoError: the run's checkpoint has other adapters than the recipe, or only one of them has any.
+    """
+    mine, other = (lora.model_dump(exclude={"dropout"}) if lora else None for lora in (ours, theirs))
+    if mine != other:
+        raise OctoError(
+            f"the run's adapters are {other or 'none'}, the recipe's {mine or 'none'}",
+            where=where,
+            hint="restore the recipe's lora section, or start a new run_dir",
+        )
+
+
 @torch.no_grad()
-def load_weights(reader: CheckpointReader, model: torch.nn.Module, recipe: Recipe, grid: Grid) -> None:
+def load_weights(reader: WeightReader, model: torch.nn.Module, recipe: Recipe, grid: Grid) -> None:
     """Fill this rank's parameters from a checkpoint of any layout and precision.
+
+    One of adapters fills these, one of whole weights fills everything else.
 
     Raises:
         OctoError: it is of another shape, incomplete or damaged.
     """
     check_shape(recipe.model, reader.manifest.model, reader.directory)
-    for spec, parameter in named_parameters(model, recipe):
-        offset, shape = spec.box(grid.tensor_rank, grid.tensor_size)
+    adapters = reader.manifest.lora is not None
+    for held in held_parameters(model, recipe, grid):
+        if recipe.lora and held.parameter.requires_grad != adapters:
+            continue
         # copy_ rounds to the parameter's dtype.
-        parameter.copy_(reader.read(spec.name, "weights", offset, shape))
+        held.parameter.copy_(reader.read(held.spec.name, "weights", held.offset, held.shape))

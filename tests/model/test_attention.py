@@ -13,52 +13,105 @@ from megatron_octo.model.mcore import load_mcore
 from tests.distributed import run_ranks
 
 HEADS, HEAD_DIM = 4, 8
+# Two layers of a window of 8: what a token changes reaches 14 positions further, and no more.
+STARCODER2 = {"architecture": "starcoder2", "num_query_groups": 2, "rotary_base": 1e4, "sliding_window": 8}
 
 
-def dense(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, boundaries: list[int]) -> Tensor:
+def turned(states_THD: Tensor, positions_T: Tensor, base: float) -> Tensor:
+    """Rotary positions as complex numbers: (i, i + dim / 2) is one of them."""
+    half = HEAD_DIM // 2
+    angles_TE = positions_T[:, None] * base ** (-torch.arange(half) / half)
+    first, second = states_THD.split(half, dim=-1)
+    product = torch.complex(first, second) * torch.exp(1j * angles_TE)[:, None]
+    return torch.cat((product.real, product.imag), dim=-1)
+
+
+def dense(
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    boundaries: list[int],
+    window: int | None,
+    base: float | None,
+) -> Tensor:
+    """Softmax over all pairs of positions, each head with a key of its own, what is not visible masked."""
     tokens = query_THD.size(0)
     document_T = torch.zeros(tokens, dtype=torch.long)
     for number, (start, end) in enumerate(itertools.pairwise(boundaries)):
         document_T[start:end] = number
-    visible_TT = (document_T[:, None] == document_T[None, :]) & torch.tril(torch.ones(tokens, tokens)).bool()
-    scores_HTT = torch.einsum("qhd,kd->hqk", query_THD, key_TGD[:, 0]) / HEAD_DIM**0.5
+    position_T = torch.arange(tokens) - torch.tensor(boundaries)[document_T]
+    distance_TT = torch.arange(tokens)[:, None] - torch.arange(tokens)[None, :]
+    visible_TT = (document_T[:, None] == document_T[None, :]) & (distance_TT >= 0)
+    if window:
+        visible_TT &= distance_TT < window
+    if base:
+        query_THD, key_TGD = turned(query_THD, position_T, base), turned(key_TGD, position_T, base)
+    key_THD, value_THD = (part.repeat_interleave(HEADS // part.size(1), 1) for part in (key_TGD, value_TGD))
+    scores_HTT = torch.einsum("qhd,khd->hqk", query_THD, key_THD) / HEAD_DIM**0.5
     weights_HTT = torch.softmax(scores_HTT.masked_fill(~visible_TT, float("-inf")), dim=-1)
-    return torch.einsum("hqk,kd->qhd", weights_HTT, value_TGD[:, 0])
+    return torch.einsum("hqk,khd->qhd", weights_HTT, value_THD)
 
 
+@pytest.mark.parametrize(
+    ("groups", "window", "base"),
+    [(1, None, None), (4, None, None), (2, None, 1e4), (2, 5, 1e4), (1, 1, None), (4, 39, 500.0)],
+)
 @pytest.mark.parametrize("boundaries", [[0, 40], [0, 1, 2, 40], [0, 13, 14, 30, 40], list(range(41))])
-def test_equals_a_dense_masked_softmax(boundaries: list[int]) -> None:
+def test_equals_a_dense_masked_softmax(
+    boundaries: list[int], groups: int, window: int | None, base: float | None
+) -> None:
     load_mcore()
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     from megatron_octo.model.attention import DocumentAttention, packed_params
+    from megatron_octo.model.rotary import Rotary
 
     config = TransformerConfig(
         num_layers=1,
         hidden_size=HEADS * HEAD_DIM,
         num_attention_heads=HEADS,
-        num_query_groups=1,
+        num_query_groups=groups,
         attention_dropout=0.0,
+        window_size=(window - 1, 0) if window else None,
     )
-    attention = DocumentAttention(config, 1, None, "self")
+    attention = DocumentAttention(
+        config, 1, None, "self", rotary=Rotary(base, HEAD_DIM, 40) if base else None
+    )
     generator = torch.Generator().manual_seed(len(boundaries))
     inputs = [
-        torch.randn(40, heads, HEAD_DIM, generator=generator, requires_grad=True) for heads in (HEADS, 1, 1)
+        torch.randn(40, heads, HEAD_DIM, generator=generator, requires_grad=True)
+        for heads in (HEADS, groups, groups)
     ]
     packed = packed_params(torch.tensor(boundaries, dtype=torch.int32), 40)
-    ours, theirs = attention(*inputs, None, packed_seq_params=packed), dense(*inputs, boundaries)
+    ours = attention(*inputs, None, packed_seq_params=packed)
+    theirs = dense(*inputs, boundaries, window, base)
     upstream = torch.randn(ours.shape, generator=generator)
     assert float((ours - theirs).abs().max()) <= 1e-6
     gradients = [torch.autograd.grad(output, inputs, upstream) for output in (ours, theirs)]
     for mine, expected in zip(*gradients):
-        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=2e-6)
     with pytest.raises(ValueError, match="packed documents only"):
         attention(*inputs, None)
+
+
+def test_positions_restart_with_every_document() -> None:
+    from megatron_octo.model.rotary import Rotary
+
+    rotary = Rotary(1e4, 8, 64)
+    # As many tokens as the longest document may have: megatron-core's own rotation would count through.
+    cosine_T1D, sine_T1D = rotary.tables(torch.tensor([0, 3, 3, 60, 64], dtype=torch.int32), 64)
+    positions = [0, 1, 2, *range(57), 0, 1, 2, 3]
+    angles_TE = torch.tensor(positions, dtype=torch.float64)[:, None] / 1e4 ** (torch.arange(4) / 4)
+    expected_TD = torch.cat((angles_TE, angles_TE), dim=1)
+    torch.testing.assert_close(cosine_T1D[:, 0].double(), expected_TD.cos(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(sine_T1D[:, 0].double(), expected_TD.sin(), rtol=0, atol=1e-5)
 
 
 def logits_of(recipe: Recipe, rows: list[Tensor], boundaries: list[int]) -> list[Tensor]:
     """This rank's logits of the whole network for several versions of the same packed row."""
     from megatron_octo.model.attention import packed_params
+    from megatron_octo.model.fused.attention import Documents
+    from megatron_octo.model.fused.gpt import FusedGPT
     from megatron_octo.model.grid import Grid
     from megatron_octo.training.network import Network
 
@@ -67,12 +120,19 @@ def logits_of(recipe: Recipe, rows: list[Tensor], boundaries: list[int]) -> list
     network.start_from(None)
     network.core.eval()
     positions = torch.cat([torch.arange(end - start) for start, end in itertools.pairwise(boundaries)])
-    packed = packed_params(torch.tensor(boundaries, dtype=torch.int32), recipe.data.seq_length)
+    cumulative = torch.tensor(boundaries, dtype=torch.int32)
+    packed = packed_params(cumulative, recipe.data.seq_length)
+
+    def logits(tokens: Tensor) -> Tensor:
+        if not isinstance(network.core, FusedGPT):
+            found: Tensor = network.core(tokens[None], positions[None], None, packed_seq_params=packed)[0]
+            return found.clone()
+        documents = Documents(cumulative, recipe.data.seq_length)
+        hidden = network.core.hidden_states(tokens[None], positions[None], documents)
+        return network.core.tensor.gather_whole(hidden) @ network.core.output_weight().t()
+
     with torch.no_grad():
-        return [
-            network.core(tokens[None], positions[None], None, packed_seq_params=packed)[0].clone()
-            for tokens in rows
-        ]
+        return [logits(tokens) for tokens in rows]
 
 
 @pytest.mark.parametrize(
@@ -82,8 +142,11 @@ def logits_of(recipe: Recipe, rows: list[Tensor], boundaries: list[int]) -> list
         (2, {"parallel": {"tensor": 2}}),
         (2, {"parallel": {"tensor": 2, "sequence": True}}),
         (1, {"train": {"precision": "bf16"}}),
+        (2, {"system": {"layers": "mcore"}, "parallel": {"tensor": 2, "sequence": True}}),
+        (1, {"model": STARCODER2}),
+        (2, {"model": STARCODER2, "parallel": {"tensor": 2, "sequence": True}}),
     ],
-    ids=["one", "tp2", "tp2-sp", "bf16"],
+    ids=["one", "tp2", "tp2-sp", "bf16", "mcore-tp2-sp", "starcoder2", "starcoder2-tp2-sp"],
 )
 def test_documents_never_see_each_other(
     make_recipe: Callable[..., Recipe], world: int, sections: dict[str, Any]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_octo.architectures import find_architecture
 from megatron_octo.config import ModelConfig, Recipe
 from megatron_octo.model.layout import (
     POSITION_EMBEDDINGS,
@@ -15,23 +16,47 @@ from megatron_octo.model.layout import (
     parameter_specs,
 )
 from tests.distributed import run_ranks
+from tests.models import SANTACODER, STARCODER
 
-STARCODER = ModelConfig(
-    num_layers=40,
-    hidden_size=6144,
-    num_attention_heads=48,
-    ffn_hidden_size=24576,
-    max_position_embeddings=8192,
-    vocab_size=49152,
-)
-SANTACODER = ModelConfig(
-    num_layers=24,
-    hidden_size=2048,
-    num_attention_heads=16,
-    ffn_hidden_size=8192,
-    max_position_embeddings=2048,
-    vocab_size=49280,
-)
+STARCODER2 = {  # the published shapes; the largest has an output layer of its own
+    "3b": ModelConfig(
+        architecture="starcoder2",
+        num_layers=30,
+        hidden_size=3072,
+        num_attention_heads=24,
+        num_query_groups=2,
+        ffn_hidden_size=12288,
+        max_position_embeddings=16384,
+        vocab_size=49152,
+        rotary_base=999999.4420358813,
+        sliding_window=4096,
+    ),
+    "7b": ModelConfig(
+        architecture="starcoder2",
+        num_layers=32,
+        hidden_size=4608,
+        num_attention_heads=36,
+        num_query_groups=4,
+        ffn_hidden_size=18432,
+        max_position_embeddings=16384,
+        vocab_size=49152,
+        rotary_base=1e6,
+        sliding_window=4096,
+    ),
+    "15b": ModelConfig(
+        architecture="starcoder2",
+        num_layers=40,
+        hidden_size=6144,
+        num_attention_heads=48,
+        num_query_groups=4,
+        ffn_hidden_size=24576,
+        max_position_embeddings=16384,
+        vocab_size=49152,
+        rotary_base=1e5,
+        sliding_window=4096,
+        tied_embeddings=False,
+    ),
+}
 
 
 def built(recipe: Recipe) -> list[tuple[str, tuple[int, ...], bool, int]]:
@@ -45,7 +70,7 @@ def built(recipe: Recipe) -> list[tuple[str, tuple[int, ...], bool, int]]:
     first_layer = model.decoder.layers[0].layer_number - 1
     return [
         (
-            canonical_name(name, first_layer),
+            canonical_name(name, first_layer, recipe.model.tied_embeddings),
             tuple(parameter.shape),
             bool(getattr(parameter, "tensor_model_parallel", False)),
             int(getattr(parameter, "partition_dim", -1)),
@@ -55,14 +80,25 @@ def built(recipe: Recipe) -> list[tuple[str, tuple[int, ...], bool, int]]:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "pipeline", "sequence"),
-    [(1, 1, False), (2, 1, False), (2, 1, True), (1, 2, False), (2, 2, True)],
+    ("architecture", "tensor", "pipeline", "sequence"),
+    [
+        ("gpt_bigcode", 1, 1, False),
+        ("gpt_bigcode", 2, 1, False),
+        ("gpt_bigcode", 2, 1, True),
+        ("gpt_bigcode", 1, 2, False),
+        ("gpt_bigcode", 2, 2, True),
+        ("starcoder2", 2, 2, True),
+        ("starcoder2", 4, 1, False),
+    ],
 )
 def test_table_is_what_is_built(
-    make_recipe: Callable[..., Recipe], tensor: int, pipeline: int, sequence: bool
+    make_recipe: Callable[..., Recipe], architecture: str, tensor: int, pipeline: int, sequence: bool
 ) -> None:
     parallel = {"tensor": tensor, "pipeline": pipeline, "sequence": sequence}
-    recipe = make_recipe(parallel=parallel, model={"num_layers": 4})
+    model: dict[str, Any] = {"num_layers": 4, "architecture": architecture}
+    if architecture == "starcoder2":
+        model |= {"num_query_groups": 2, "rotary_base": 1e4, "tied_embeddings": False}
+    recipe = make_recipe(parallel=parallel, model=model)
     specs = parameter_specs(recipe.model)
     stages: list[list[str]] = [[] for _ in range(pipeline)]
     for rank, parameters in enumerate(run_ranks(tensor * pipeline, built, recipe)):
@@ -78,8 +114,9 @@ def test_table_is_what_is_built(
     assert all(len(names) == len(set(names)) for names in stages)
     if pipeline == 2:
         shared = set(stages[0]) & set(stages[1])
-        assert shared == {WORD_EMBEDDINGS}  # the last stage's copy, for the output layer
-        assert POSITION_EMBEDDINGS in stages[0]
+        # The last stage's copy, for the output layer.
+        assert shared == ({WORD_EMBEDDINGS} if recipe.model.tied_embeddings else set())
+        assert (POSITION_EMBEDDINGS in stages[0]) == (architecture == "gpt_bigcode")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +137,31 @@ def test_published_sizes(model: ModelConfig, count: int) -> None:
     assert count == v * h + p * h + model.num_layers * layer + 2 * h
     padding = (model.padded_vocab_size - v) * h
     assert count_parameters(model, padded=True) == count + padding
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (STARCODER, 15_517_456_384),
+        (SANTACODER, 1_124_886_528),
+        (STARCODER2["3b"], 3_030_371_328),
+        (STARCODER2["7b"], 7_173_923_840),
+        (STARCODER2["15b"], 15_957_889_024),
+    ],
+    ids=["starcoder", "santacoder", "starcoder2-3b", "starcoder2-7b", "starcoder2-15b"],
+)
+def test_transformers_counts_as_many(model: ModelConfig, count: int) -> None:
+    import transformers
+
+    architecture = find_architecture(model.architecture)
+    config = transformers.AutoConfig.for_model(**architecture.hf_config(model, 0, "float32"))
+    with torch.device("meta"):
+        network = getattr(transformers, architecture.hf_class)(config)
+    assert network.num_parameters() == count_parameters(model) == count
+    found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    aliases = architecture.hf_aliases(model)
+    expected = {name: tensor.shape for name, tensor in architecture.hf_tensors(model).items()}
+    assert {name: shape for name, shape in found.items() if name not in aliases} == expected
 
 
 def test_boxes_of_all_ranks_cover_a_tensor_once() -> None:
@@ -124,6 +186,7 @@ def test_names_of_fused_layer_norms() -> None:
         "decoder.layers.2.pre_mlp_layernorm.bias"
     )
     assert canonical_name("output_layer.weight", 2) == WORD_EMBEDDINGS
+    assert canonical_name("output_layer.weight", 2, tied=False) == "output_layer.weight"
     assert canonical_name("decoder.final_layernorm.bias", 2) == "decoder.final_layernorm.bias"
 
 
@@ -131,12 +194,12 @@ def start(recipe: Recipe) -> dict[str, Any]:
     from megatron_octo.model.backend import choose_backend
     from megatron_octo.model.gpt import build_model
     from megatron_octo.model.grid import Grid
-    from megatron_octo.model.weights import init_weights, named_parameters
+    from megatron_octo.model.weights import held_parameters, init_weights
 
     grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
     model = build_model(recipe, grid, choose_backend(recipe, grid.device))
     init_weights(model, recipe, grid)
-    return {spec.name: parameter.detach() for spec, parameter in named_parameters(model, recipe)}
+    return {held.key: held.parameter.detach() for held in held_parameters(model, recipe, grid)}
 
 
 def test_start_is_gpt2s_and_padding_is_zero(make_recipe: Callable[..., Recipe]) -> None:

@@ -1,0 +1,24 @@
+"""Which layers a recipe is computed with. Imports no torch: the planner asks, too."""
+
+from megatron_octo.config import Recipe
+from megatron_octo.errors import OctoError
+
+
+def use_fused_layers(recipe: Recipe) -> bool:
+    """Whether a run computes with our own layers (:mod:`megatron_octo.model.fused`).
+
+    Raises:
+        OctoError: the recipe asks for them where they cannot be.
+    """
+    problem = None
+    if recipe.model.architecture != "gpt_bigcode":
+        problem = f"the fused layers know gpt_bigcode only, not {recipe.model.architecture}"
+    elif recipe.model.num_query_groups != 1 or not recipe.model.tied_embeddings:
+        problem = "the fused layers have one key and value for all queries, and tied embeddings"
+    elif recipe.train.fp8 != "none":
+        problem = "the fused layers compute in bf16 and fp32, not in fp8"
+    elif recipe.lora:
+        problem = "LoRA's adapters are for megatron-core's layers"
+    if problem and recipe.system.layers == "fused":
+        raise OctoError(problem, where="system.layers", hint="use auto")
+    return recipe.system.layers != "mcore" and problem is None

@@ -1,0 +1,80 @@
+"""Matrix products of the fused layers. Weight gradients go straight into the buffer of gradients.
+
+M rows (tokens), N outputs, K inputs. Transformer Engine's cuBLAS calls are used where it is present: they take gelu
+along in the product's epilogue and accumulate in fp32 without a second pass.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron_octo.model.fused import ops
+from megatron_octo.model.mcore import using_transformer_engine
+
+
+@functools.cache
+def _engine() -> Any:
+    if not using_transformer_engine():
+        return None
+    from transformer_engine.pytorch.cpp_extensions import general_gemm
+
+    return general_gemm
+
+
+def _transformer_engine(x: Tensor) -> Any:
+    """Transformer Engine's matrix product for such tensors, or None. Of fp32 it would make tf32."""
+    return _engine() if x.is_cuda and x.dtype == torch.bfloat16 else None
+
+
+def linear_gelu(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor) -> tuple[Tensor, Tensor]:
+    """``x @ weight.T + bias``, and gelu of it; both [M, N]."""
+    if gemm := _transformer_engine(x_MK):
+        activated, _, before, _ = gemm(weight_NK, x_MK, bias=bias_N, gelu=True)
+        return before, activated
+    before = F.linear(x_MK, weight_NK, bias_N)
+    return before, ops.gelu_forward(before)
+
+
+def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient before gelu, [M, N], from the gradient after the linear layer that follows it; and its sum, fp32 [N]."""
+    if gemm := _transformer_engine(d_MK):
+        gradient, *_ = gemm(weight_KN, d_MK, layout="NN", gelu=True, gelu_in=before_MN, grad=True)
+        return gradient, gradient.sum(0, dtype=torch.float32)
+    return ops.gelu_backward(d_MK @ weight_KN, before_MN)
+
+
+def give_weight_gradient(weight_NK: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Add ``d.T @ x`` to the weight's gradient, for each piece of the rows: gradients [M, N] and inputs [M, K].
+
+    Under data parallelism it is added to ``weight.main_grad`` here; the gradient returned to autograd is then of no
+    meaning (megatron-core drops it when it sees ``grad_added_to_main_grad``).
+    """
+    main = getattr(weight_NK, "main_grad", None)
+    if main is None:
+        return sum((d_MN.t() @ x_MK for d_MN, x_MK in pieces), start=torch.zeros_like(weight_NK))
+    for d_MN, x_MK in pieces:
+        if gemm := _transformer_engine(d_MN):
+            gemm(x_MK, d_MN, layout="NT", out_dtype=main.dtype, accumulate=True, out=main, grad=True)
+        elif d_MN.is_cuda and main.dtype != d_MN.dtype:
+            torch.addmm(main, d_MN.t(), x_MK, out_dtype=main.dtype, out=main)
+        else:
+            main.addmm_(d_MN.t().to(main.dtype), x_MK.to(main.dtype))
+    return _given(weight_NK)
+
+
+def give_gradient(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The same for a gradient that is there already (fp32)."""
+    main = getattr(parameter, "main_grad", None)
+    if main is None:
+        return gradient.to(parameter.dtype)
+    main.add_(gradient)
+    return _given(parameter)
+
+
+def _given(parameter: Any) -> Tensor:
+    parameter.grad_added_to_main_grad = True
+    return torch.empty_like(parameter)

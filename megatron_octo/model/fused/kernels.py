@@ -1,0 +1,264 @@
+"""Triton kernels of the fused layers. The module ``reference`` says in plain torch what each computes.
+
+T tokens, H hidden size, F hidden size of the MLP, V columns of the vocabulary on this tensor rank. Everything is
+computed in fp32 and rounded once, when it is stored.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_MAX_PROGRAMS = 528  # four for each multiprocessor of an H100
+_COLUMNS = 4096  # of the vocabulary at a time
+
+
+def _warps(block: int) -> int:
+    return 4 if block <= 2048 else 8 if block <= 4096 else 16
+
+
+@triton.jit
+def _kept(seed, row, p, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Dropout's factors of a row: 0 or 1 / (1 - p), a function of seed and place alone."""
+    a, b, c, d = tl.rand4x(
+        seed, row * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
+    )  # four numbers for one computation
+    draws = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), [BLOCK])
+    return tl.where(draws >= p, 1.0 / (1.0 - p), 0.0)
+
+
+@triton.jit
+def _add_norm_forward(  # type: ignore[no-untyped-def]
+    residual, delta, bias, weight, shift, summed, normed, mean, rstd, seed, width, eps, p,
+    DELTA: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    at = row * width + column
+    x = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    if DELTA:
+        d = tl.load(delta + at, mask=inside, other=0.0).to(tl.float32)
+        d += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        if DROPOUT:
+            d *= _kept(seed, row, p, BLOCK)
+        # The backward pass sees the stored sum: the norm is taken of it, not of a finer one.
+        x = (x + d).to(summed.dtype.element_ty)
+        tl.store(summed + at, x, mask=inside)
+        x = x.to(tl.float32)
+    center = tl.sum(x, 0) / width
+    x = tl.where(inside, x - center, 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(shift + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + at, x * scale * w + b, mask=inside)
+    tl.store(mean + row, center)
+    tl.store(rstd + row, scale)
+
+
+@triton.jit
+def _add_norm_backward(  # type: ignore[no-untyped-def]
+    d_summed, d_normed, summed, weight, mean, rstd, d_residual, d_delta, partial, seed, rows, width, p,
+    DELTA: tl.constexpr, DROPOUT: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    column = tl.arange(0, BLOCK)
+    here = column < width
+    w = tl.load(weight + column, mask=here, other=0.0).to(tl.float32)
+    d_weight = tl.zeros([BLOCK], tl.float32)
+    d_shift = tl.zeros([BLOCK], tl.float32)
+    d_bias = tl.zeros([BLOCK], tl.float32)
+    for step in range(STEPS):
+        row = (program + step * tl.num_programs(0)).to(tl.int64)
+        inside = (column < width) & (row + tl.zeros_like(column) < rows)
+        at = row * width + column
+        x = tl.load(summed + at, mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(d_normed + at, mask=inside, other=0.0).to(tl.float32)
+        known = tl.minimum(row, rows - 1)  # a row past the last is masked in what follows
+        scale = tl.load(rstd + known)
+        x = tl.where(inside, (x - tl.load(mean + known)) * scale, 0.0)
+        d_weight += dy * x
+        d_shift += dy
+        dy *= w
+        dx = scale * (dy - tl.sum(dy, 0) / width - x * (tl.sum(dy * x, 0) / width))
+        dx += tl.load(d_summed + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(d_residual + at, dx, mask=inside)
+        if DELTA:
+            if DROPOUT:
+                dx *= _kept(seed, row, p, BLOCK)
+                tl.store(d_delta + at, dx, mask=inside)
+            d_bias += tl.where(inside, dx, 0.0)
+    at = program * 3 * width + column
+    tl.store(partial + at, d_weight, mask=here)
+    tl.store(partial + at + width, d_shift, mask=here)
+    tl.store(partial + at + 2 * width, d_bias, mask=here)
+
+
+def add_norm_forward(
+    residual_TH: Tensor,
+    delta_TH: Tensor | None,
+    bias_H: Tensor | None,
+    weight_H: Tensor,
+    shift_H: Tensor,
+    eps: float,
+    p: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, width = residual_TH.shape
+    summed = torch.empty_like(residual_TH) if delta_TH is not None else residual_TH
+    normed = torch.empty_like(residual_TH)
+    mean, rstd = residual_TH.new_empty((2, rows), dtype=torch.float32)
+    block = triton.next_power_of_2(width)
+    _add_norm_forward[(rows,)](
+        residual_TH, delta_TH, bias_H, weight_H, shift_H, summed, normed, mean, rstd, seed, width, eps, p,
+        DELTA=delta_TH is not None, DROPOUT=p > 0, BLOCK=block, num_warps=_warps(block),
+    )  # fmt: skip
+    return summed, normed, mean, rstd
+
+
+def add_norm_backward(
+    d_summed_TH: Tensor,
+    d_normed_TH: Tensor,
+    summed_TH: Tensor,
+    weight_H: Tensor,
+    mean_T: Tensor,
+    rstd_T: Tensor,
+    has_delta: bool,
+    p: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, width = summed_TH.shape
+    d_residual = torch.empty_like(summed_TH)
+    dropout = has_delta and p > 0
+    d_delta = torch.empty_like(summed_TH) if dropout else d_residual
+    programs = min(rows, _MAX_PROGRAMS)
+    partial = summed_TH.new_empty((programs, 3, width), dtype=torch.float32)
+    block = triton.next_power_of_2(width)
+    _add_norm_backward[(programs,)](
+        d_summed_TH, d_normed_TH, summed_TH, weight_H, mean_T, rstd_T, d_residual, d_delta, partial,
+        seed, rows, width, p,
+        DELTA=has_delta, DROPOUT=dropout, STEPS=triton.cdiv(rows, programs), BLOCK=block,
+        num_warps=_warps(block),
+    )  # fmt: skip
+    return d_residual, d_delta, partial.sum(0)
+
+
+@triton.jit
+def _gelu_gate(x):  # type: ignore[no-untyped-def]
+    """Half of one plus the tanh of GPT's approximation, as a sigmoid."""
+    return tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+
+
+@triton.jit
+def _gelu_forward(x, y, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + at, value * _gelu_gate(value), mask=inside)
+
+
+@triton.jit
+def _gelu_backward(  # type: ignore[no-untyped-def]
+    dy, x, dx, partial, rows, width, COLUMNS: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr
+):
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for step in range(STEPS):
+        row = (tl.program_id(0) * STEPS + step) * ROWS + tl.arange(0, ROWS)
+        at = row[:, None].to(tl.int64) * width + column[None, :]
+        inside = (row[:, None] < rows) & (column[None, :] < width)
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        gate = _gelu_gate(value)
+        slope = gate + value * gate * (1.0 - gate) * 1.5957691216057308 * (1.0 + 0.134145 * value * value)
+        gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * slope
+        tl.store(dx + at, gradient, mask=inside)
+        sums += tl.where(inside, gradient, 0.0)
+    at = tl.program_id(0).to(tl.int64) * width + column
+    tl.store(partial + at, tl.sum(sums, 0), mask=column < width)
+
+
+def gelu_forward(x_TF: Tensor) -> Tensor:
+    out = torch.empty_like(x_TF)
+    block = 4096
+    _gelu_forward[(triton.cdiv(x_TF.numel(), block),)](x_TF, out, x_TF.numel(), BLOCK=block, num_warps=8)
+    return out
+
+
+def gelu_backward(dy_TF: Tensor, x_TF: Tensor) -> tuple[Tensor, Tensor]:
+    rows, width = x_TF.shape
+    dx = torch.empty_like(x_TF)
+    columns, block_rows, steps = 512, 4, 32
+    programs = triton.cdiv(rows, block_rows * steps)
+    partial = x_TF.new_empty((programs, width), dtype=torch.float32)
+    _gelu_backward[(programs, triton.cdiv(width, columns))](
+        dy_TF, x_TF, dx, partial, rows, width, COLUMNS=columns, ROWS=block_rows, STEPS=steps, num_warps=8
+    )
+    return dx, partial.sum(0)
+
+
+@triton.jit
+def _cross_entropy_forward(  # type: ignore[no-untyped-def]
+    logits, labels, log_sum, target, width, valid, first, STEPS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    label = tl.load(labels + row) - first
+    highest = float("-inf")
+    total = 0.0
+    for step in range(STEPS):
+        column = step * COLUMNS + tl.arange(0, COLUMNS)
+        x = tl.load(logits + row * width + column, mask=column < valid, other=float("-inf")).to(tl.float32)
+        higher = tl.maximum(highest, tl.max(x, 0))
+        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(x - higher), 0)
+        highest = higher
+    tl.store(log_sum + row, highest + tl.log(total))
+    mine = (label >= 0) & (label < valid)
+    found = tl.load(logits + row * width + label, mask=mine, other=0.0).to(tl.float32)
+    tl.store(target + row, found)
+
+
+@triton.jit
+def _cross_entropy_backward(  # type: ignore[no-untyped-def]
+    logits, labels, log_sum, d_losses, width, valid, first, COLUMNS: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    at = logits + row * width + column
+    scale = tl.load(d_losses + row)
+    gradient = tl.zeros([COLUMNS], tl.float32)
+    if scale != 0.0:  # context tokens and padding have no part in the loss: nothing to read
+        x = tl.load(at, mask=column < valid, other=float("-inf")).to(tl.float32)
+        gradient = tl.exp(x - tl.load(log_sum + row))
+        gradient = (gradient - tl.where(column == tl.load(labels + row) - first, 1.0, 0.0)) * scale
+    tl.store(at, tl.where(column < valid, gradient, 0.0), mask=column < width)
+
+
+def cross_entropy_forward(
+    logits_TV: Tensor, labels_T: Tensor, valid: int, first: int
+) -> tuple[Tensor, Tensor]:
+    rows, width = logits_TV.shape
+    log_sum, target = logits_TV.new_empty((2, rows), dtype=torch.float32)
+    _cross_entropy_forward[(rows,)](
+        logits_TV,
+        labels_T,
+        log_sum,
+        target,
+        width,
+        valid,
+        first,
+        STEPS=triton.cdiv(valid, _COLUMNS),
+        COLUMNS=_COLUMNS,
+        num_warps=8,
+    )
+    return log_sum, target
+
+
+def cross_entropy_backward_(
+    logits_TV: Tensor, labels_T: Tensor, log_sum_T: Tensor, d_losses_T: Tensor, valid: int, first: int
+) -> None:
+    rows, width = logits_TV.shape
+    grid: Any = (rows, triton.cdiv(width, _COLUMNS))
+    _cross_entropy_backward[grid](
+        logits_TV, labels_T, log_sum_T, d_losses_T, width, valid, first, COLUMNS=_COLUMNS, num_warps=8
+    )

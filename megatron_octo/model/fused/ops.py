@@ -1,0 +1,44 @@
+"""Each operation on the device at hand: Triton's kernels on a GPU, their reference elsewhere."""
+
+from typing import Any
+
+from torch import Tensor
+
+from megatron_octo.model.fused import reference
+
+
+def _for(tensor: Tensor) -> Any:
+    if not tensor.is_cuda:
+        return reference
+    from megatron_octo.model.fused import kernels  # Triton comes with torch's CUDA builds
+
+    return kernels
+
+
+def add_norm_forward(residual: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = _for(residual).add_norm_forward(residual, *rest)
+    return found
+
+
+def add_norm_backward(d_summed: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = _for(d_summed).add_norm_backward(d_summed, *rest)
+    return found
+
+
+def gelu_forward(x: Tensor) -> Tensor:
+    found: Tensor = _for(x).gelu_forward(x)
+    return found
+
+
+def gelu_backward(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _for(x).gelu_backward(dy, x)
+    return found
+
+
+def cross_entropy_forward(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _for(logits).cross_entropy_forward(logits, *rest)
+    return found
+
+
+def cross_entropy_backward_(logits: Tensor, *rest: Any) -> None:
+    _for(logits).cross_entropy_backward_(logits, *rest)

@@ -1,0 +1,90 @@
+"""Memory that the tensor ranks of one machine share: rows are fetched by the GPUs' copy engines, beside the matrix
+products and without taking multiprocessors from them, as a collective's kernel would.
+
+Each use takes the next of a ring of buffers: write, meet the others at a barrier, fetch on a stream of its own. When a
+buffer comes round again, every rank must have fetched what was in it. The ring is so long that this follows from the
+barriers: the functions of a layer wait for a fetch before they have met as many further barriers as there are ranks.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class PeerMemory:
+    """A ring of buffers on every tensor rank.
+
+    Args:
+        shape: of the largest piece, rows and columns.
+
+    Raises:
+        RuntimeError: the GPUs cannot reach each other's memory.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+    ):
+        import torch.distributed._symmetric_memory as symmetric
+
+        self._dtype = dtype
+        self._count = shape[0] * shape[1]
+        self._buffers = dist.get_world_size(group) + 3
+        self._buffer = symmetric.empty(self._buffers * self._count, dtype=dtype, device=device)
+        self._handle = symmetric.rendezvous(self._buffer, group)
+        self._rank, self._size = self._handle.rank, self._handle.world_size
+        self._stream = torch.cuda.Stream(device)
+        self._use = 0
+
+    def _next(self, shape: torch.Size) -> tuple[int, Tensor]:
+        """Offset and tensor of the next buffer."""
+        if shape.numel() > self._count:
+            raise ValueError(f"{tuple(shape)} does not fit into a buffer of {self._count} elements")
+        offset = (self._use % self._buffers) * self._count
+        self._use += 1
+        return offset, self._handle.get_buffer(self._rank, shape, self._dtype, offset)
+
+    def _fetch_from(self, rank: int, shape: torch.Size, offset: int) -> Callable[[], Tensor]:
+        """Start to copy a buffer of another rank; the answer waits for it and returns the copy."""
+        here = torch.cuda.current_stream()
+        copy = torch.empty(shape, dtype=self._dtype, device=self._buffer.device)
+        self._stream.wait_stream(here)  # the barrier, and whatever used the memory of the copy before
+        with torch.cuda.stream(self._stream):
+            copy.copy_(self._handle.get_buffer(rank, shape, self._dtype, offset), non_blocking=True)
+            done = self._stream.record_event()
+
+        def wait() -> Tensor:
+            torch.cuda.current_stream().wait_event(done)
+            return copy
+
+        return wait
+
+    def _others(self) -> list[int]:
+        return [(self._rank + step) % self._size for step in range(1, self._size)]
+
+    def fetch(self, part: Tensor) -> list[Callable[[], Tensor]]:
+        """The same part of every other rank, from the next rank on."""
+        offset, mine = self._next(part.shape)
+        mine.copy_(part)
+        self._handle.barrier(channel=0)
+        return [self._fetch_from(rank, part.shape, offset) for rank in self._others()]
+
+    def exchange(self, compute: Callable[[int], Tensor]) -> Callable[[], Tensor]:
+        """Sum over the ranks of the piece that this one keeps; see TensorGroup.sum."""
+        arriving = []
+        for place in range(self._size - 1, 0, -1):
+            # What lies `place` ranks ahead goes there; from as many behind comes what belongs here.
+            summand = compute(place)
+            offset, mine = self._next(summand.shape)
+            mine.copy_(summand)
+            self._handle.barrier(channel=0)
+            arriving.append(self._fetch_from((self._rank - place) % self._size, summand.shape, offset))
+        own = compute(0)
+
+        def wait() -> Tensor:
+            for arrived in arriving:
+                own.add_(arrived())
+            return own
+
+        return wait

@@ -1,0 +1,76 @@
+"""The Triton kernels against their reference, run by Triton's interpreter: the very code, without a GPU."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import torch
+from megatron_octo.model.fused import kernels, reference
+
+generator = torch.Generator().manual_seed(0)
+
+
+def normal(*shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def same(ours, theirs, tolerance):
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.float(), other.float(), rtol=tolerance, atol=tolerance)
+
+
+for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
+    rows, width = 37, 96  # neither a power of two
+    residual, delta = (3 * normal(rows, width, dtype=dtype) for _ in range(2))
+    bias, weight, shift = (normal(width, dtype=dtype) for _ in range(3))
+    for added in (True, False):
+        arguments = (residual, delta if added else None, bias if added else None, weight, shift, 1e-5, 0.0, 0)
+        ours, theirs = kernels.add_norm_forward(*arguments), reference.add_norm_forward(*arguments)
+        same(ours, theirs, tolerance)
+        summed, _, mean, rstd = theirs
+        gradients = normal(rows, width, dtype=dtype), normal(rows, width, dtype=dtype)
+        arguments = (*gradients, summed, weight, mean, rstd, added, 0.0, 0)
+        same(kernels.add_norm_backward(*arguments), reference.add_norm_backward(*arguments), 3 * tolerance)
+
+    x, dy = normal(300, 260, dtype=dtype), normal(300, 260, dtype=dtype)
+    same([kernels.gelu_forward(x)], [reference.gelu_forward(x)], tolerance)
+    same(kernels.gelu_backward(dy, x), reference.gelu_backward(dy, x), 3 * tolerance)
+
+    logits, losses = 4 * normal(9, 5000, dtype=dtype), normal(9)
+    losses[3] = 0.0
+    for first, valid in ((0, 5000), (0, 4990), (5000, 4999), (100, 4000)):
+        labels = torch.randint(10_000, (9,), generator=generator)
+        labels[0] = first + valid - 1
+        ours = kernels.cross_entropy_forward(logits, labels, valid, first)
+        theirs = reference.cross_entropy_forward(logits, labels, valid, first)
+        same(ours, theirs, tolerance)
+        mine, other = logits.clone(), logits.clone()
+        kernels.cross_entropy_backward_(mine, labels, theirs[0], losses, valid, first)
+        reference.cross_entropy_backward_(other, labels, theirs[0], losses, valid, first)
+        same([mine], [other], tolerance)
+
+# Dropout draws numbers of its own: its rate, its scale, and the same mask forwards and backwards.
+rows, width, p = 64, 128, 0.25
+ones, zeros = torch.ones(rows, width), torch.zeros(rows, width)
+line = torch.zeros(width)
+summed, _, mean, rstd = kernels.add_norm_forward(zeros, ones, line, line, line, 1e-5, p, 7)
+torch.testing.assert_close(summed.unique(), torch.tensor([0.0, 1 / (1 - p)]))
+assert abs((summed == 0).float().mean() - p) < 0.02
+d_residual, d_delta, sums = kernels.add_norm_backward(ones, zeros, summed, line, mean, rstd, True, p, 7)
+assert torch.equal(d_delta, summed) and torch.equal(d_residual, ones)
+torch.testing.assert_close(sums[2], summed.sum(0))
+other = kernels.add_norm_forward(zeros, ones, line, line, line, 1e-5, p, 8)[0]
+assert not torch.equal(other, summed)
+print("all the same")
+"""
+
+
+def test_kernels_compute_what_their_reference_says() -> None:
+    # Triton decides at import whether it interprets: a process of its own.
+    environment = dict(os.environ, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "all the same\n"

@@ -1,0 +1,68 @@
+"""What cannot run fused on a GPU is refused by name, before anything is built; no GPU is needed to say so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_octo.config import Recipe
+from megatron_octo.errors import OctoError
+from megatron_octo.model.mcore import load_mcore
+
+WINDOW = {"architecture": "starcoder2", "rotary_base": 1e4, "sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("attention", "model", "precision", "words"),
+    [
+        ("te", {**WINDOW, "attention_dropout": 0.1}, "bf16", "both a sliding window and dropout"),
+        ("torch", {**WINDOW, "attention_dropout": 0.1}, "bf16", "has no dropout"),
+        ("torch", WINDOW, "fp32", "has no fp32"),
+    ],
+)
+def test_refused(
+    attention: str, model: dict[str, Any], precision: str, words: str, make_recipe: Callable[..., Recipe]
+) -> None:
+    load_mcore()
+    from megatron_octo.model.backend import choose_backend
+
+    recipe = make_recipe(model=model, train={"precision": precision}, system={"attention": attention})
+    with pytest.raises(OctoError, match=words):
+        choose_backend(recipe, torch.device("cuda"))
+
+
+def test_what_a_cpu_takes(make_recipe: Callable[..., Recipe]) -> None:
+    load_mcore()
+    from megatron_octo.model.attention import DocumentAttention
+    from megatron_octo.model.backend import choose_backend
+
+    backend = choose_backend(make_recipe(model=WINDOW), torch.device("cpu"))
+    assert backend.core_attention is DocumentAttention and not backend.transformer_engine
+    with pytest.raises(OctoError, match="needs a GPU"):
+        choose_backend(make_recipe(system={"attention": "te"}), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("model", "fused"),
+    [
+        ({}, True),
+        ({"num_query_groups": 4}, False),
+        ({"tied_embeddings": False}, False),
+        (WINDOW, False),
+    ],
+)
+def test_fused_layers_take_what_they_know(
+    model: dict[str, Any], fused: bool, make_recipe: Callable[..., Recipe]
+) -> None:
+    load_mcore()
+    from megatron_octo.model.choice import use_fused_layers
+
+    assert use_fused_layers(make_recipe(model=model)) == fused
+    assert not use_fused_layers(make_recipe(model=model, system={"layers": "mcore"}))
+    asked = make_recipe(model=model, system={"layers": "fused"})
+    if fused:
+        assert use_fused_layers(asked)
+    else:
+        with pytest.raises(OctoError, match="the fused layers"):
+            use_fused_layers(asked)
