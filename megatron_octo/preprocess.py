@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from megatron_octo.data.pipeline import Stage
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.preprocess",
         description="Tokenise rows of text into PREFIX.bin, PREFIX.idx and PREFIX.json (the manifest). The same "
@@ -93,7 +93,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     if args.workers < 1:
         raise OctoError(f"--workers {args.workers}: at least 1 is needed", where="command line")
     from megatron_octo.data.encode import EncodeOptions

@@ -17,6 +17,7 @@ from megatron_octo.data import lines, sources
 from megatron_octo.data.indexed import open_corpus
 from megatron_octo.data.manifest import read_manifest
 from megatron_octo.data.paths import read_group
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.stream import RowStream
 from megatron_octo.data.tokenizer import Tokenizer
 from megatron_octo.errors import run_command
@@ -318,6 +319,6 @@ def test_real_commits(tmp_path: Path) -> None:
     assert number + 1 == len(corpus) == 1991
     for seq_length in (2048, 8192):
         group = read_group(f"train: 1.0 0:1 {prefix}")
-        stream = RowStream(group, seq_length=seq_length, seed=1234, cache_dir=tmp_path / "plans")
+        stream = RowStream(group, RowSettings(seq_length=seq_length, seed=1234, cache_dir=tmp_path / "plans"))
         assert stream.fill(0) >= 0.999
         assert stream.summary(0)["targets"] == corpus.document_targets().sum()

@@ -22,6 +22,7 @@ from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file
 
 SPELLED = "documents that spell a control token"
+LOSSY = "documents with characters that the vocabulary cannot express, and that are lost"
 FIRST_CHECKED = 50  # documents at the start of the first input that are always compared with the reference
 CHECKED_EVERY = 1000  # and one in so many of all the others, by a hash of their numbers
 CHECKED_TOKENS = 1 << 18  # longer ones are not: the reference needs some 150 bytes of memory a token
@@ -150,13 +151,21 @@ class Encoder:
             modes=np.array([mode for mode, _ in sequences], np.int8),
             counts=counts,
             hashes=np.empty((0, 2), np.uint64),
-            notes=Counter({SPELLED: sum(map(self._spells, drafts))}),
+            notes=self._notes(drafts),
             checked=checked,
         )
 
-    def _spells(self, draft: Draft) -> bool:
-        holds = self.tokenizer.holds_control
-        return any(holds(part) for _, parts in draft for part in parts if isinstance(part, str))
+    def _notes(self, drafts: list[Draft]) -> Counter[str]:
+        def count(holds: Callable[[str], bool]) -> int:
+            texts = (
+                (part for _, parts in draft for part in parts if isinstance(part, str)) for draft in drafts
+            )
+            return sum(any(map(holds, parts)) for parts in texts)
+
+        notes = Counter({SPELLED: count(self.tokenizer.holds_control)})
+        if self.tokenizer.loses.lossy:
+            notes[LOSSY] = count(self.tokenizer.loses)
+        return notes
 
     def _compare(
         self, draft: Draft, found: NDArray[np.integer], where: Callable[[int], str], index: int

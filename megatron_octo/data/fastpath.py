@@ -86,6 +86,9 @@ def unfit(description: Mapping[str, Any]) -> str | None:
     for key in ("byte_fallback", "ignore_merges"):
         if model.get(key):
             return f"its model has {key}"
+    vocabulary = model.get("vocab") or {}
+    if set(vocabulary.values()) != set(range(len(vocabulary))):
+        return "the ids of its vocabulary have gaps"  # the library would number them anew
     if description.get("normalizer"):
         return f"it normalises text ({description['normalizer'].get('type')})"
     before = description.get("pre_tokenizer") or {}

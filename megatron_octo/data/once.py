@@ -51,8 +51,12 @@ def take_lock(target: Path) -> bool:
         handle = os.open(lock_path(target), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(_me())
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(_me())
+    except OSError:  # a full disk: others would wait long for a maker without a name
+        lock_path(target).unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -60,7 +64,6 @@ def take_lock(target: Path) -> bool:
 def holding(target: Path) -> Iterator[None]:
     """Touch the lock of ``target`` until the block ends, then remove it. It may have been taken for this process."""
     lock, done = lock_path(target), threading.Event()
-    lock.write_text(_me(), encoding="utf-8")
 
     def touch() -> None:
         while not done.wait(HEARTBEAT):
@@ -70,6 +73,7 @@ def holding(target: Path) -> Iterator[None]:
     thread = threading.Thread(target=touch, daemon=True)
     thread.start()
     try:
+        lock.write_text(_me(), encoding="utf-8")
         yield
     finally:
         done.set()

@@ -110,7 +110,7 @@ def preprocess(
             error.filename = error.filename or str(prefix)  # a failed write does not know its file
             raise
         finally:
-            if work.is_empty():
+            if stage.merge and work.is_empty():  # a task that has nothing yet is not alone here
                 work.remove()
         work.remove()
         return manifest, f"{prefix}: {_counts(manifest)}; {meter.summary}"

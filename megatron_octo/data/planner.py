@@ -6,12 +6,12 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_octo.data.blend import LossOn, PlanRules, Survey, draw, shares, survey
+from megatron_octo.data.blend import Survey, draw, shares, survey
 from megatron_octo.data.fim import Fim, FimTokens, control_tokens, find_tokens
 from megatron_octo.data.indexed import Corpus, IndexedDataset, open_corpus
 from megatron_octo.data.manifest import Manifest, checked_manifest
@@ -19,8 +19,8 @@ from megatron_octo.data.once import holding, lock_path, take_lock
 from megatron_octo.data.packing import ALGORITHM
 from megatron_octo.data.paths import Group, read_group
 from megatron_octo.data.plan import Plan, build_plan, sum_counts
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.store import cached_plan, plan_directory, write_plan
-from megatron_octo.data.windows import OVERLONG, Overlong
 from megatron_octo.errors import OctoError, run_command
 from megatron_octo.files import digest_json
 
@@ -28,28 +28,13 @@ AHEAD = 1_000_000  # items from which the next epoch is planned by a process of 
 
 
 class Planner:
-    """Plans of a group of data sets. Arguments, attributes and errors are those of
-    :class:`megatron_octo.data.stream.RowStream`; the first plan is not made yet.
+    """Plans of a group of data sets. Arguments and errors are those of :class:`megatron_octo.data.stream.RowStream`;
+    the first plan is not made yet.
     """
 
-    def __init__(
-        self,
-        group: Group,
-        *,
-        seq_length: int,
-        seed: int,
-        overlong: str = "split",
-        loss_on: str = "targets",
-        norm_target_loss: bool = False,
-        fim_rate: float = 0.0,
-        fim_spm_rate: float = 0.0,
-        tokenizer: str | Path | None = None,
-        cache_dir: str | Path,
-    ):
-        if overlong not in OVERLONG or loss_on not in ("targets", "all"):
-            raise ValueError(f"overlong={overlong!r}, loss_on={loss_on!r}")
-        self.group, self.seed, self.cache = group, seed, Path(cache_dir)
-        self.rules = PlanRules(seq_length, cast(Overlong, overlong), cast(LossOn, loss_on), norm_target_loss)
+    def __init__(self, group: Group, settings: RowSettings):
+        self.group, self.seed, self.rules = group, settings.seed, settings.rules
+        self.cache = Path(settings.cache_dir)
         opened = {source.prefix: open_corpus(source.prefix) for source in group.sources}
         self._digests = {prefix: corpus.digest() for prefix, corpus in opened.items()}
         found = {
@@ -62,11 +47,12 @@ class Planner:
         self._identify(manifests)
         self._fim: tuple[float, float, FimTokens] | None = None
         self._pretraining = [_pretraining(opened[s.prefix], manifests.get(s.prefix)) for s in group.sources]
-        if fim_rate:
-            self._fim = fim_rate, fim_spm_rate, self._fim_tokens(manifests, tokenizer)
+        if settings.fim_rate:
+            tokens = self._fim_tokens(manifests, settings.tokenizer)
+            self._fim = settings.fim_rate, settings.fim_spm_rate, tokens
         self.key: dict[str, Any] = {
             "algorithm": ALGORITHM,
-            "seed": seed,
+            "seed": self.seed,
             "rules": asdict(self.rules),
             "sources": [
                 [str(source.weight), str(source.start), str(source.end), self._digests[source.prefix]]
@@ -74,7 +60,7 @@ class Planner:
             ],
         }
         if self._fim:
-            self.key["fim"] = [fim_rate, fim_spm_rate, asdict(self._fim[2]), self._pretraining]
+            self.key["fim"] = [*self._fim[:2], asdict(self._fim[2]), self._pretraining]
         contents = [
             m.outputs["bin"].digest if (m := manifests.get(s.prefix)) else None for s in group.sources
         ]
@@ -83,16 +69,13 @@ class Planner:
         self._arguments = {
             "group": f"{group.name}: "
             + ", ".join(f"{s.weight} {s.start}:{s.end} {Path(s.prefix).absolute()}" for s in group.sources),
-            "seq_length": seq_length, "seed": seed, "overlong": overlong, "loss_on": loss_on,
-            "norm_target_loss": norm_target_loss, "fim_rate": fim_rate, "fim_spm_rate": fim_spm_rate,
-            "tokenizer": str(Path(tokenizer).absolute()) if tokenizer else None,
-            "cache_dir": str(self.cache.absolute()),
-        }  # fmt: skip
+            "settings": settings.to_json(),
+        }
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Self:
         """A planner of another process, here."""
-        return cls(read_group(arguments.pop("group")), **arguments)
+        return cls(read_group(arguments["group"]), RowSettings(**arguments["settings"]))
 
     def _identify(self, manifests: dict[str, Manifest]) -> None:
         by_digest = {manifest.tokenizer.digest: prefix for prefix, manifest in manifests.items()}

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from megatron_octo.data.fim import FimTokens
 from megatron_octo.data.paths import read_group
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.stream import RowStream, Segment
 from megatron_octo.data.tokenizer import Tokenizer
 from megatron_octo.errors import OctoError
@@ -36,14 +37,16 @@ def open_rows(prefix: str, options: RowOptions, tokenizer: str | None, cache_dir
     """Rows of the whole data set, planned as a run with these options plans them."""
     return RowStream(
         read_group(f"inspect: 1.0 0:1 {prefix}"),
-        seq_length=options.seq_length,
-        seed=options.seed,
-        overlong=options.overlong,
-        loss_on=options.loss_on,
-        fim_rate=options.fim_rate,
-        fim_spm_rate=options.fim_spm_rate,
-        tokenizer=tokenizer,
-        cache_dir=cache_dir,
+        RowSettings(
+            seq_length=options.seq_length,
+            seed=options.seed,
+            overlong=options.overlong,
+            loss_on=options.loss_on,
+            fim_rate=options.fim_rate,
+            fim_spm_rate=options.fim_spm_rate,
+            tokenizer=tokenizer,
+            cache_dir=cache_dir,
+        ),
     )
 
 
@@ -66,6 +69,17 @@ def print_row(prefix: str, options: RowOptions, tokenizer: Tokenizer | None, con
         f"{used:,} of {options.seq_length:,} positions ({used / options.seq_length:.2%})",
         highlight=False,
     )
+    print_segments(segments, options.seq_length, marks, tokenizer, console)
+
+
+def print_segments(
+    segments: list[Segment],
+    seq_length: int,
+    marks: FimTokens | None,
+    tokenizer: Tokenizer | None,
+    console: Console,
+) -> None:
+    """Print the documents of a row, one after the other, and its padding."""
     legend = Text("colours: ")
     for name, style in STYLES.items():
         legend.append(name, style=style).append("  ")
@@ -74,8 +88,8 @@ def print_row(prefix: str, options: RowOptions, tokenizer: Tokenizer | None, con
     for number, segment in enumerate(segments):
         _print_segment(number, segment, place, marks, tokenizer, console)
         place += len(segment.weights)
-    if place < options.seq_length:
-        console.print(Text(f"--- padding: {options.seq_length - place:,} positions ---", style="bold"))
+    if place < seq_length:
+        console.print(Text(f"--- padding: {seq_length - place:,} positions ---", style="bold"))
 
 
 def _print_segment(

@@ -76,6 +76,8 @@ def read_plan(directory: Path, key: dict[str, Any]) -> Plan:
             if digest_file(where) != about["digests"][name]:
                 raise ValueError("cut short, or a byte of it was changed")
             parts[name] = np.load(where, mmap_mode="r", allow_pickle=False)
+            if not isinstance(parts[name], np.ndarray):
+                raise ValueError("an archive, no array")
         if parts["cuts"].dtype != PIECE or parts["offsets"][-1] != len(parts["order"]):
             raise ValueError("its parts do not fit together")
     except (OctoError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

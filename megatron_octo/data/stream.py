@@ -4,7 +4,6 @@ import functools
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from megatron_octo.data.paths import Group
 from megatron_octo.data.plan import Plan
 from megatron_octo.data.planner import AHEAD, Planner
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.windows import source_tokens
 
 
@@ -73,15 +73,7 @@ class RowStream:
 
     Args:
         group: data sets, ranges and weights (:mod:`megatron_octo.data.paths`).
-        seq_length: positions in a row.
-        seed: of the order in which documents and rows come.
-        overlong: what becomes of documents that are longer than a row: split, window, truncate, skip or error.
-        loss_on: learn targets only, or all labels.
-        norm_target_loss: the weights of each document sum to 1 over all its pieces.
-        fim_rate: share of the pretraining documents that are put in the order of fill in the middle.
-        fim_spm_rate: share of these that come suffix first.
-        tokenizer: tokenizer.json that names the tokens of fill in the middle, for data sets whose manifest does not.
-        cache_dir: plans are kept here; processes may share it.
+        settings: how they become rows.
 
     Attributes:
         vocab_size: the largest that a manifest names, None if there is no manifest.
@@ -95,33 +87,9 @@ class RowStream:
             fill in or no token for it.
     """
 
-    def __init__(
-        self,
-        group: Group,
-        *,
-        seq_length: int,
-        seed: int,
-        overlong: str = "split",
-        loss_on: str = "targets",
-        norm_target_loss: bool = False,
-        fim_rate: float = 0.0,
-        fim_spm_rate: float = 0.0,
-        tokenizer: str | Path | None = None,
-        cache_dir: str | Path,
-    ):
-        self.group, self.seed = group, seed
-        self._planner = Planner(
-            group,
-            seq_length=seq_length,
-            seed=seed,
-            overlong=overlong,
-            loss_on=loss_on,
-            norm_target_loss=norm_target_loss,
-            fim_rate=fim_rate,
-            fim_spm_rate=fim_spm_rate,
-            tokenizer=tokenizer,
-            cache_dir=cache_dir,
-        )
+    def __init__(self, group: Group, settings: RowSettings):
+        self.group, self.seed = group, settings.seed
+        self._planner = Planner(group, settings)
         self._rules, self._corpora = self._planner.rules, self._planner.corpora
         self.vocab_size, self.tokenizer_digest = self._planner.vocab_size, self._planner.tokenizer_digest
         self.corpora_digest, self.fim_tokens = self._planner.corpora_digest, self._planner.fim_tokens

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_octo.data.fastpath import LIBRARY, FastPath, unfit
+from megatron_octo.data.lossy import LossFinder
 from megatron_octo.data.ragged import interleave
 from megatron_octo.data.sentencepieces import SentencePiece
 from megatron_octo.errors import OctoError
@@ -45,6 +46,7 @@ class Tokenizer:
         eod_id, eod_token: the end of a document.
         control: texts of the special tokens.
         fast: the fast path, None without one; ``why_not`` then says why.
+        loses: whether a text has characters that the vocabulary cannot express: they are not in its ids.
 
     Raises:
         OctoError: the file is missing or no tokenizer, it has no clear end of document, or the
@@ -70,6 +72,7 @@ class Tokenizer:
         self.eod_token = eod_token or self._find_eod(vocabulary)
         self.eod_id = self.control_id(self.eod_token, "the end of a document")
         self.fast, self.why_not = self._open_fast(backend)
+        self.loses = LossFinder({} if self.is_sentencepiece else self._description())
 
     @property
     def is_sentencepiece(self) -> bool:
@@ -90,13 +93,17 @@ class Tokenizer:
         tokenizer.no_padding()
         return tokenizer
 
+    def _description(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(Path(self.path).read_bytes())
+        return found
+
     def _open_fast(self, backend: Backend) -> tuple[FastPath | None, str]:
         if backend == "reference":
             return None, "the reference was asked for"
         try:
             if self.is_sentencepiece:
                 raise ValueError("it is a sentencepiece model")
-            description = json.loads(Path(self.path).read_bytes())
+            description = self._description()
             if reason := unfit(description):
                 raise ValueError(reason)
             return FastPath(description), ""

@@ -117,6 +117,18 @@ def test_where_it_does_not_fit_the_reference_encodes(
         Tokenizer(path, backend="tokie")
 
 
+def test_ids_with_gaps_are_for_the_reference(tokenizer_file: Path, tmp_path: Path) -> None:
+    """The fast library numbers tokens from 0 on: with a token less all behind it would be other ones."""
+    content = json.loads(tokenizer_file.read_text())
+    vocabulary = content["model"]["vocab"]
+    token = next(token for token, id in vocabulary.items() if id == 200)
+    del vocabulary[token]
+    content["model"]["merges"] = [pair for pair in content["model"]["merges"] if token not in pair]
+    path = tmp_path / "gaps.json"
+    path.write_text(json.dumps(content))
+    assert Tokenizer(path, backend="auto").why_not == "the ids of its vocabulary have gaps"
+
+
 def test_a_difference_stops_the_run_and_names_the_document(
     tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from megatron_octo.data.fim import SPELLINGS, Fim, FimTokens, find_tokens, rejoin
 from megatron_octo.data.paths import read_group
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.stream import RowStream
 from megatron_octo.errors import OctoError
 from tests.data.conftest import train_tokenizer
@@ -98,7 +99,7 @@ def corpus(prefix: Path, lengths: list[int], inputs: int = 0) -> list[Document]:
 def stream(folder: Path, names: str = "p", cache: str = "plans", **options: object) -> RowStream:
     sources = ", ".join(f"1 0:1 {folder}/{name}" for name in names)
     settings = {"seq_length": 64, "seed": 1, "fim_rate": 0.5, "fim_spm_rate": 0.5, **options}
-    return RowStream(read_group(f"x: {sources}"), cache_dir=folder / cache, **settings)
+    return RowStream(read_group(f"x: {sources}"), RowSettings(cache_dir=folder / cache, **settings))
 
 
 def held(rows: RowStream, epoch: int) -> dict[tuple[int, int], list[int]]:

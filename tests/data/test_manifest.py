@@ -7,6 +7,7 @@ import pytest
 
 from megatron_octo.data.manifest import FileRecord, Manifest, TokenizerRecord, read_manifest
 from megatron_octo.data.paths import read_group
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.stream import RowStream
 from megatron_octo.errors import OctoError
 from tests.data.test_indexed import write
@@ -36,7 +37,7 @@ def prefix(tmp_path: Path) -> Path:
 
 def open_rows(prefix: Path) -> RowStream:
     group = read_group(f"x: 1 0:1 {prefix}")
-    return RowStream(group, seq_length=12, seed=0, cache_dir=prefix.parent / "plans")
+    return RowStream(group, RowSettings(seq_length=12, seed=0, cache_dir=prefix.parent / "plans"))
 
 
 def test_every_flipped_bit_is_found(prefix: Path) -> None:

@@ -1,6 +1,7 @@
 """One process makes a plan, whoever comes first; the others wait, and survive its death."""
 
 import multiprocessing
+import resource
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from megatron_octo.data import once, stream
 from megatron_octo.data.once import lock_path, make_once, take_lock
 from megatron_octo.data.paths import read_group
 from megatron_octo.data.planner import Planner
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.store import plan_directory
 from megatron_octo.data.stream import Position, RowStream
 from megatron_octo.errors import OctoError
@@ -53,6 +55,19 @@ def test_a_dead_maker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert take_lock(tmp_path / "it") and not take_lock(tmp_path / "it")
     make_once(tmp_path / "it", (tmp_path / "it").mkdir)
     assert (tmp_path / "it").is_dir() and not lock_path(tmp_path / "it").exists()
+
+
+def test_a_lock_that_cannot_be_written_is_none(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (0, hard)
+    )  # as on a full disk: the file comes to be, its content does not
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make_once(tmp_path / "it", (tmp_path / "it").mkdir)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dead_maker_of_this_host_is_replaced_at_once(tmp_path: Path) -> None:
@@ -104,7 +119,7 @@ def test_the_next_epoch_is_planned_by_one_process_ahead(
     write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(200)]))
     group = read_group(f"x: 1 0:1 {tmp_path}/p")
     options = {"seq_length": 12, "seed": 0, "overlong": "window"}
-    ranks = [RowStream(group, cache_dir=tmp_path / "plans", **options) for _ in range(4)]
+    ranks = [RowStream(group, RowSettings(cache_dir=tmp_path / "plans", **options)) for _ in range(4)]
     children: list[subprocess.Popen[bytes]] = []
     real = Planner.ahead
 
@@ -121,11 +136,11 @@ def test_the_next_epoch_is_planned_by_one_process_ahead(
         rank.take(Position(0, ranks[0].rows(0) // 2), 5)
     assert len(children) == 1
     assert children[0].wait(60) == 0
-    planner = Planner(group, cache_dir=tmp_path / "plans", **options)
+    planner = Planner(group, RowSettings(cache_dir=tmp_path / "plans", **options))
     assert plan_directory(planner.cache, {**planner.key, "epoch": 1}).is_dir()
     assert not list((tmp_path / "plans").glob(".*"))
     monkeypatch.setattr(Planner, "build", None)  # nobody builds it again
-    expected = Planner(group, cache_dir=tmp_path / "other", **options)
+    expected = Planner(group, RowSettings(cache_dir=tmp_path / "other", **options))
     monkeypatch.undo()
     assert np.array_equal(ranks[0]._plan(1).order, expected.build(1).order)
 
@@ -137,9 +152,11 @@ def test_rows_are_the_same_in_every_process_and_for_every_world_size(tmp_path: P
     script = """
 import sys, xxhash
 from megatron_octo.data.paths import read_group
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.stream import RowStream, Position
 text, cache, world = sys.argv[1], sys.argv[2], int(sys.argv[3])
-rows = RowStream(read_group(text), seq_length=32, seed=5, overlong="window", norm_target_loss=True, cache_dir=cache)
+settings = RowSettings(seq_length=32, seed=5, overlong="window", norm_target_loss=True, cache_dir=cache)
+rows = RowStream(read_group(text), settings)
 position = Position()
 for step in range(12):
     taken, position = rows.take(position, 24)
@@ -174,7 +191,7 @@ def test_proportions_are_exact(tmp_path: Path) -> None:
         write(tmp_path / name, tagged([[(1, 0), (length, 1)] for _ in range(count)]))
     weights = {"a": 5, "b": 3, "c": 2}
     group = read_group("x: " + ", ".join(f"{weights[name]} 0:1 {tmp_path}/{name}" for name in sizes))
-    rows = RowStream(group, seq_length=30, seed=0, cache_dir=tmp_path / "plans")
+    rows = RowStream(group, RowSettings(seq_length=30, seed=0, cache_dir=tmp_path / "plans"))
     positions: Counter[int] = Counter()
     for epoch in range(25):
         for row in range(rows.rows(epoch)):

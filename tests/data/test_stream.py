@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from megatron_octo.data.indexed import open_corpus
 from megatron_octo.data.paths import read_group
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.stream import Batch, Position, RowStream
 from megatron_octo.errors import OctoError
 from tests.data.test_indexed import Document, write
@@ -39,7 +40,7 @@ def segments(batch: Batch) -> list[slice]:
 def test_example_of_two_documents(tmp_path: Path) -> None:
     write(tmp_path / "p", [[([6, 7], 0), ([8], 1)], [([3, 4], 0), ([5], 1)]])
     stream = RowStream(
-        read_group(f"x: 1 0:1 {tmp_path}/p"), seq_length=6, seed=0, cache_dir=tmp_path / "plans"
+        read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(seq_length=6, seed=0, cache_dir=tmp_path / "plans")
     )
     batch = stream.batch([(0, 0)])
     order = [6, 3] if batch.tokens[0] == 6 else [3, 6]
@@ -53,10 +54,12 @@ def test_example_of_two_documents(tmp_path: Path) -> None:
     assert (batch.weights.dtype, batch.boundaries.dtype) == (np.float32, np.int32)
     full = RowStream(
         read_group(f"x: 1 0:1 {tmp_path}/p"),
-        seq_length=6,
-        seed=0,
-        loss_on="all",
-        cache_dir=tmp_path / "plans",
+        RowSettings(
+            seq_length=6,
+            seed=0,
+            loss_on="all",
+            cache_dir=tmp_path / "plans",
+        ),
     ).batch([(0, 0)])
     assert full.weights.tolist() == [1, 1, 1, 1, 0, 0]
 
@@ -90,9 +93,9 @@ def test_split_learns_every_label_exactly_once(
     options = {"seq_length": seq_length, "seed": 3, "loss_on": loss_on, "norm_target_loss": norm}
     if not expected:
         with pytest.raises(OctoError, match="nothing to learn"):
-            RowStream(group, cache_dir=folder / "plans", **options)
+            RowStream(group, RowSettings(cache_dir=folder / "plans", **options))
         return
-    stream = RowStream(group, cache_dir=folder / "plans", **options)
+    stream = RowStream(group, RowSettings(cache_dir=folder / "plans", **options))
     batch = whole_epoch(stream, epoch)
     learned = batch.weights > 0
     assert Counter(batch.labels[learned].tolist()) == Counter(expected.keys())
@@ -120,7 +123,7 @@ def test_split_learns_every_label_exactly_once(
 def test_targets_of_a_long_document_keep_their_context(tmp_path: Path) -> None:
     write(tmp_path / "p", tagged([[(15, 0), (6, 1)]]))
     stream = RowStream(
-        read_group(f"x: 1 0:1 {tmp_path}/p"), seq_length=10, seed=0, cache_dir=tmp_path / "plans"
+        read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(seq_length=10, seed=0, cache_dir=tmp_path / "plans")
     )
     batch = whole_epoch(stream)
     assert batch.tokens.tolist() == list(range(10, 20))
@@ -131,7 +134,8 @@ def test_gaps_are_filled_with_documents_that_are_cut_anyway(tmp_path: Path) -> N
     shape = [[(180, 1)] for _ in range(60)] + [[(256 * 40 + 1, 1)]]
     write(tmp_path / "p", tagged(shape), 65000)
     stream = RowStream(
-        read_group(f"x: 1 0:1 {tmp_path}/p"), seq_length=256, seed=0, cache_dir=tmp_path / "plans"
+        read_group(f"x: 1 0:1 {tmp_path}/p"),
+        RowSettings(seq_length=256, seed=0, cache_dir=tmp_path / "plans"),
     )
     counts = stream.summary(0)
     # 60 rows miss 77 positions each: 18 of the 40 full rows fit there, cut in slices.
@@ -146,14 +150,16 @@ def test_gaps_are_filled_with_documents_that_are_cut_anyway(tmp_path: Path) -> N
 def test_overlong_skip_and_error(tmp_path: Path) -> None:
     write(tmp_path / "p", tagged([[(3, 0), (3, 1)], [(5, 0), (9, 1)], [(2, 1)]]))
     group = read_group(f"x: 1 0:1 {tmp_path}/p")
-    stream = RowStream(group, seq_length=8, seed=0, overlong="skip", cache_dir=tmp_path / "plans")
+    stream = RowStream(
+        group, RowSettings(seq_length=8, seed=0, overlong="skip", cache_dir=tmp_path / "plans")
+    )
     counts = stream.summary(0)
     assert counts["documents"] == 2
     assert counts["skipped_overlong_documents"] == 1
     assert (counts["skipped_overlong_tokens"], counts["skipped_overlong_targets"]) == (14, 9)
     assert whole_epoch(stream).targets == 4
     with pytest.raises(OctoError, match="the first has 14 tokens, a row takes 9") as caught:
-        RowStream(group, seq_length=8, seed=0, overlong="error", cache_dir=tmp_path / "plans")
+        RowStream(group, RowSettings(seq_length=8, seed=0, overlong="error", cache_dir=tmp_path / "plans"))
     assert caught.value.where == f"{tmp_path}/p, document 1"
 
 
@@ -162,14 +168,15 @@ def test_nothing_to_learn(tmp_path: Path) -> None:
     for text, says in [("0:1", "nothing to learn"), ("0:0.1", "no documents in this range")]:
         with pytest.raises(OctoError, match=says):
             RowStream(
-                read_group(f"x: 1 {text} {tmp_path}/p"), seq_length=8, seed=0, cache_dir=tmp_path / "plans"
+                read_group(f"x: 1 {text} {tmp_path}/p"),
+                RowSettings(seq_length=8, seed=0, cache_dir=tmp_path / "plans"),
             )
 
 
 def test_take_and_resume(tmp_path: Path) -> None:
     write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(17)]))
     stream = RowStream(
-        read_group(f"x: 1 0:1 {tmp_path}/p"), seq_length=12, seed=0, cache_dir=tmp_path / "plans"
+        read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(seq_length=12, seed=0, cache_dir=tmp_path / "plans")
     )
     assert stream.rows(0) == 9
     taken, after = stream.take(Position(), 20)
@@ -178,7 +185,7 @@ def test_take_and_resume(tmp_path: Path) -> None:
     first, middle = stream.take(Position(), 7)
     assert first + stream.take(middle, 13)[0] == taken
     again = RowStream(
-        read_group(f"x: 1 0:1 {tmp_path}/p"), seq_length=12, seed=0, cache_dir=tmp_path / "other"
+        read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(seq_length=12, seed=0, cache_dir=tmp_path / "other")
     )
     assert np.array_equal(again.batch(taken).tokens, stream.batch(taken).tokens)
     assert again.corpora_digest == stream.corpora_digest
@@ -194,7 +201,10 @@ def test_the_identity_of_the_rows(tmp_path: Path, change: dict) -> None:
     write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(5)]))
     group = read_group(f"x: 1 0:1 {tmp_path}/p")
     options = {"seq_length": 12, "seed": 0, "cache_dir": tmp_path / "plans"}
-    assert RowStream(group, **options).corpora_digest != RowStream(group, **options | change).corpora_digest
+    assert (
+        RowStream(group, RowSettings(**options)).corpora_digest
+        != RowStream(group, RowSettings(**options | change)).corpora_digest
+    )
     assert len(list((tmp_path / "plans").iterdir())) == 2
 
 
@@ -204,7 +214,7 @@ def test_ranges_are_honoured(tmp_path: Path) -> None:
     seen = []
     for bounds in ("0:0.95", "0.95:1"):
         group = read_group(f"x: 1 {bounds} {tmp_path}/p")
-        batch = whole_epoch(RowStream(group, seq_length=9, seed=0, cache_dir=tmp_path / "plans"))
+        batch = whole_epoch(RowStream(group, RowSettings(seq_length=9, seed=0, cache_dir=tmp_path / "plans")))
         seen.append({int(label) for label in batch.labels[batch.weights > 0]})
     assert not seen[0] & seen[1]
     assert seen[0] | seen[1] == {t for d in documents for ids, mode in d if mode for t in ids}
@@ -215,7 +225,7 @@ def test_blend(tmp_path: Path) -> None:
     write(tmp_path / "a", tagged([[(1, 0), (10, 1)] for _ in range(30)]))
     write(tmp_path / "b", [[([9000 + i], 0), (list(range(9000 + i, 9010 + i)), 1)] for i in range(30)], 20000)
     group = read_group(f"x: 1 0:1 {tmp_path}/a, 3 0:1 {tmp_path}/b")
-    stream = RowStream(group, seq_length=25, seed=0, cache_dir=tmp_path / "plans")
+    stream = RowStream(group, RowSettings(seq_length=25, seed=0, cache_dir=tmp_path / "plans"))
     seen: Counter[int] = Counter()
     for epoch in range(6):
         batch = whole_epoch(stream, epoch)
@@ -239,7 +249,7 @@ def test_processes_that_plan_at_once_agree(tmp_path: Path) -> None:
 
     def plan() -> None:
         start.wait()
-        streams.append(RowStream(group, seq_length=12, seed=0, cache_dir=tmp_path / "plans"))
+        streams.append(RowStream(group, RowSettings(seq_length=12, seed=0, cache_dir=tmp_path / "plans")))
 
     threads = [threading.Thread(target=plan) for _ in range(8)]
     for thread in threads:
@@ -256,7 +266,7 @@ def test_processes_that_plan_at_once_agree(tmp_path: Path) -> None:
 def test_damaged_plan(tmp_path: Path, name: str) -> None:
     write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(50)]))
     group = read_group(f"x: 1 0:1 {tmp_path}/p")
-    RowStream(group, seq_length=12, seed=0, cache_dir=tmp_path / "plans")
+    RowStream(group, RowSettings(seq_length=12, seed=0, cache_dir=tmp_path / "plans"))
     (directory,) = (tmp_path / "plans").iterdir()
     path = directory / name
     good = path.read_bytes()
@@ -265,7 +275,7 @@ def test_damaged_plan(tmp_path: Path, name: str) -> None:
     for bad in (good[:-9], bytes(flipped)):
         path.write_bytes(bad)
         with pytest.raises(OctoError, match=f"damaged packing plan: {name}: ") as caught:
-            RowStream(group, seq_length=12, seed=0, cache_dir=tmp_path / "plans")
+            RowStream(group, RowSettings(seq_length=12, seed=0, cache_dir=tmp_path / "plans"))
         assert caught.value.where == directory
 
 
@@ -290,7 +300,9 @@ def test_manifests(tmp_path: Path) -> None:
 
     def stream(*names: str) -> RowStream:
         sources = ", ".join(f"1 0:1 {tmp_path}/{name}" for name in names)
-        return RowStream(read_group(f"x: {sources}"), seq_length=9, seed=0, cache_dir=tmp_path / "plans")
+        return RowStream(
+            read_group(f"x: {sources}"), RowSettings(seq_length=9, seed=0, cache_dir=tmp_path / "plans")
+        )
 
     assert (stream("a", "b").tokenizer_digest, stream("a", "b").vocab_size) == ("t1", 95)
     assert (stream("none").tokenizer_digest, stream("none").vocab_size) == (None, None)

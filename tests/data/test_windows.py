@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from megatron_octo.data.indexed import open_corpus
 from megatron_octo.data.paths import read_group
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.stream import RowStream
 from tests.data.test_indexed import write
 from tests.data.test_stream import segments, tagged, whole_epoch
@@ -38,11 +39,13 @@ def test_windows(
     group = read_group(f"x: 1 0:1 {folder}/p")
     stream = RowStream(
         group,
-        seq_length=seq_length,
-        seed=3,
-        overlong="window",
-        norm_target_loss=norm,
-        cache_dir=folder / "plans",
+        RowSettings(
+            seq_length=seq_length,
+            seed=3,
+            overlong="window",
+            norm_target_loss=norm,
+            cache_dir=folder / "plans",
+        ),
     )
     learned: Counter[int] = Counter()
     weight: Counter[int] = Counter()
@@ -92,10 +95,12 @@ def test_an_example(tmp_path: Path) -> None:
     write(tmp_path / "p", tagged([[(12, 0), (20, 1)]]))
     stream = RowStream(
         read_group(f"x: 1 0:1 {tmp_path}/p"),
-        seq_length=16,
-        seed=0,
-        overlong="window",
-        cache_dir=tmp_path / "plans",
+        RowSettings(
+            seq_length=16,
+            seed=0,
+            overlong="window",
+            cache_dir=tmp_path / "plans",
+        ),
     )
     windows = sorted(
         (s.tokens.tolist() for row in range(stream.rows(0)) for s in stream.segments(0, row)),
@@ -116,7 +121,8 @@ def test_window_of_text_is_split(tmp_path: Path) -> None:
     group = read_group(f"x: 1 0:1 {tmp_path}/p")
     kinds = {
         (mode, loss): RowStream(
-            group, seq_length=32, seed=0, overlong=mode, loss_on=loss, cache_dir=tmp_path / "plans"
+            group,
+            RowSettings(seq_length=32, seed=0, overlong=mode, loss_on=loss, cache_dir=tmp_path / "plans"),
         )
         for mode in ("window", "split")
         for loss in ("targets", "all")
@@ -133,11 +139,13 @@ def test_truncate_keeps_the_head(tmp_path: Path, norm: bool) -> None:
     write(tmp_path / "p", tagged([[(3, 0), (3, 1)], [(5, 0), (9, 1)], [(12, 0), (4, 1)], [(20, 1)]]))
     stream = RowStream(
         read_group(f"x: 1 0:1 {tmp_path}/p"),
-        seq_length=8,
-        seed=0,
-        overlong="truncate",
-        norm_target_loss=norm,
-        cache_dir=tmp_path / "plans",
+        RowSettings(
+            seq_length=8,
+            seed=0,
+            overlong="truncate",
+            norm_target_loss=norm,
+            cache_dir=tmp_path / "plans",
+        ),
     )
     found = {
         s.document: (s.tokens.tolist(), float(s.weights.sum()))
@@ -165,10 +173,12 @@ def test_rows_are_full(tmp_path: Path, mode: str, seq_length: int) -> None:
     write(tmp_path / "p", documents)
     stream = RowStream(
         read_group(f"x: 1 0:1 {tmp_path}/p"),
-        seq_length=seq_length,
-        seed=0,
-        overlong=mode,
-        cache_dir=tmp_path / "plans",
+        RowSettings(
+            seq_length=seq_length,
+            seed=0,
+            overlong=mode,
+            cache_dir=tmp_path / "plans",
+        ),
     )
     assert stream.fill(0) >= 0.999
     assert stream.summary(0)["targets"] == open_corpus(tmp_path / "p").document_targets().sum()
@@ -179,11 +189,13 @@ def test_blend_gives_windows_of_a_document_together(tmp_path: Path) -> None:
     write(tmp_path / "b", tagged([[(4, 0), (60, 1)] for _ in range(10)]), 60000)
     stream = RowStream(
         read_group(f"x: 1 0:1 {tmp_path}/a, 2 0:1 {tmp_path}/b"),
-        seq_length=32,
-        seed=0,
-        overlong="window",
-        norm_target_loss=True,
-        cache_dir=tmp_path / "plans",
+        RowSettings(
+            seq_length=32,
+            seed=0,
+            overlong="window",
+            norm_target_loss=True,
+            cache_dir=tmp_path / "plans",
+        ),
     )
     for epoch in range(3):
         weight: Counter[tuple[int, int]] = Counter()
@@ -205,10 +217,12 @@ def test_edges_of_rows_do_not_matter_to_pairs(tmp_path: Path) -> None:
         whole_epoch(
             RowStream(
                 read_group(f"x: 1 0:1 {tmp_path}/{name}"),
-                seq_length=24,
-                seed=0,
-                overlong="window",
-                cache_dir=tmp_path / "plans",
+                RowSettings(
+                    seq_length=24,
+                    seed=0,
+                    overlong="window",
+                    cache_dir=tmp_path / "plans",
+                ),
             )
         )
         for name in "pq"
