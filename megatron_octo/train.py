@@ -4,6 +4,7 @@ Starts under torchrun, under srun, or by itself with ``--nproc N`` on one machin
 """
 
 import argparse
+import faulthandler
 import os
 import sys
 from datetime import timedelta
@@ -11,12 +12,13 @@ from typing import Any
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError, run_command
-from megatron_octo.recipe import dump_recipe, load_recipe
+from megatron_octo.recipe import dump_recipe, load_recipe, replicas_of
 from megatron_octo.training import launch
 from megatron_octo.training.signals import StopRequest
 
 EPILOG = """exit codes: 0 finished; 2 a mistake to mend (bad recipe, bad data, full disk);
-75 stopped after SIGTERM or SIGUSR1 with everything saved: start the same command again."""
+75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or the wall clock with everything saved: start the same command again;
+76 a rank died or hung: start the same command again, it resumes from the last checkpoint."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,24 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     if recipe.system.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if arguments.nproc and arguments.nproc > 1:
-        _check_world(arguments.nproc, recipe)
+        replicas_of(recipe, arguments.nproc)
         return launch.start_ranks(arguments.nproc, [arguments.recipe, *arguments.overrides])
     # --nproc 1 means one process, whatever torchrun's or srun's variables say.
     if arguments.nproc == 1 or not launch.adopt_environment():
         launch.stand_alone()
-    _check_world(int(os.environ["WORLD_SIZE"]), recipe)
+    replicas_of(recipe, int(os.environ["WORLD_SIZE"]))
     return run(recipe)
-
-
-def _check_world(world: int, recipe: Recipe) -> None:
-    model_ranks = recipe.parallel.tensor * recipe.parallel.pipeline
-    if world % model_ranks:
-        raise OctoError(
-            f"{world} process{'es' if world > 1 else ''} cannot hold tensor {recipe.parallel.tensor} x "
-            f"pipeline {recipe.parallel.pipeline} = {model_ranks} ranks a model",
-            where="parallel.tensor, parallel.pipeline",
-            hint="start a multiple of that many processes (--nproc, srun --ntasks) or change the layout",
-        )
 
 
 def run(recipe: Recipe) -> int:
@@ -72,27 +63,43 @@ def run(recipe: Recipe) -> int:
     device = _device(recipe)
     load_mcore()
     options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
+    from megatron_octo.model.grid import Grid
+    from megatron_octo.training.loop import Run
+    from megatron_octo.training.rendezvous import meet
+    from megatron_octo.training.supervise import supervised
+    from megatron_octo.training.watch import Watch, longest_wait
+
+    faulthandler.enable()  # a crash of native code shows where
+    minutes = recipe.system.timeout_minutes
+    wait = timedelta(seconds=longest_wait(minutes))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        timeout=timedelta(minutes=recipe.system.timeout_minutes),
+        store=meet(timedelta(minutes=minutes)),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=wait,
         **options,
     )
     if recipe.system.deterministic:
         torch.use_deterministic_algorithms(True)
-
-    from megatron_octo.model.grid import Grid
-    from megatron_octo.training.loop import Run
-
-    if dist.get_rank() == 0:
-        print(f"# resolved recipe\n{dump_recipe(recipe)}", flush=True)
-    grid = Grid.build(recipe.parallel, device, recipe.train.seed)
-    code = Run(recipe, grid, stop).train()
-    dist.barrier()
+        torch.backends.cudnn.benchmark = False
+        # Filling fresh memory shows its use; that is a test's matter, and costs time.
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - not in torch's stubs
+    watch = Watch(dist.get_rank(), dist.get_world_size(), minutes)
+    with supervised(watch):
+        if watch.rank == 0:
+            print(f"# resolved recipe\n{dump_recipe(recipe)}", flush=True)
+        grid = Grid.build(recipe.parallel, device, recipe.train.seed, wait)
+        code = Run(recipe, grid, stop, watch).train()
+        dist.barrier()
+        watch.close()
     dist.destroy_process_group()
     return code
 
 
 def _settings_before_torch(recipe: Recipe) -> None:
+    # The last operations between ranks are remembered, for gloo, too: a hang can be told from a wait.
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "200")
     # Overlap of communication and compute under tensor parallelism relies on one hardware queue.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

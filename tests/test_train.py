@@ -15,6 +15,7 @@ import yaml
 from megatron_octo import train
 from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file
+from megatron_octo.training.lock import RunLock
 from tests.conftest import VOCABULARY, write_corpus
 from tests.training.runs import TestRun, small_corpus
 
@@ -107,6 +108,15 @@ def test_recipes_that_are_no_files(tmp_path: Path, argument: str, message: str) 
 
 def leftovers(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.name.endswith(".tmp") or ".tmp" in path.name]
+
+
+def test_a_second_training_in_a_run_directory(run: TestRun) -> None:
+    lock = RunLock.acquire(run.path, 7)
+    text = run.fails(2)
+    lock.release()
+    assert f"another process trains in this run directory: process {os.getpid()} on " in text
+    assert "attempt 7" in text and "a second run needs another run_dir" in text
+    assert list(run.path.iterdir()) == [], "it leaves nothing"
 
 
 def test_data_that_cannot_be_trained_on(run: TestRun, tmp_path: Path, corpus: Path) -> None:
@@ -229,7 +239,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(small_disk: Path, tmp_path: Path, corpus: Path) -> None:
     """A checkpoint has about 0.9 MiB: two fit, and keep=9 wants a third."""
-    run = TestRun(tmp_path, corpus, checkpoint={"interval": 1, "keep": 9}, parallel={"tensor": 2})
+    sections = {"checkpoint": {"interval": 1, "keep": 9}, "parallel": {"tensor": 2}}
+    run = TestRun(tmp_path, corpus, data={"plan_cache": str(tmp_path / "plans")}, **sections)
     tree = yaml.safe_load(run.recipe.read_text())
     run.recipe.write_text(yaml.safe_dump({**tree, "run_dir": str(small_disk / "run")}))
     run.path = small_disk / "run"

@@ -1,15 +1,18 @@
 """From the row plan to what each rank computes: the micro-batches of a step, prepared while the last one runs."""
 
+import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.data.stream import Batch, Position, RowStream
-from megatron_octo.errors import OctoError
+from megatron_octo.model.flops import squared_lengths
 from megatron_octo.model.grid import Grid
+from megatron_octo.recipe import check_batch
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class MicroBatch:
     labels_T: Tensor
     weights_T: Tensor
     boundaries: Tensor  # int32 [documents + 1]
+    whole_rows: int  # how many rows there are if each is one document from end to end, else 0
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class StepBatch:
         divisor: sum of the weights of the whole global batch, over all ranks.
         rows: (epoch, row) of the whole global batch, in order.
         after: where the data stands after this step.
-        targets, used, squared_lengths: counts of this rank's share (see data.stream.Batch).
+        targets, used: counts of this rank's share (see data.stream.Batch).
+        squared_lengths: of its documents (see model.flops).
     """
 
     micro_batches: list[MicroBatch]
@@ -43,29 +48,13 @@ class StepBatch:
     squared_lengths: int
 
 
-def check_batch(recipe: Recipe, data_size: int) -> int:
-    """Micro-batches a step and rank.
-
-    Raises:
-        OctoError: the global batch cannot be shared out evenly.
-    """
-    together = recipe.batch.micro_size * data_size
-    if recipe.batch.global_size % together:
-        raise OctoError(
-            f"batch.global_size {recipe.batch.global_size} is no multiple of micro_size {recipe.batch.micro_size} "
-            f"x {data_size} data-parallel ranks",
-            where="batch.global_size",
-            hint=f"use a multiple of {together}",
-        )
-    return recipe.batch.global_size // together
-
-
 class Loader:
     """Yields the steps' batches in order from a position. Every rank of a replica reads the same rows itself."""
 
     def __init__(self, stream: RowStream, recipe: Recipe, grid: Grid, position: Position):
         self._stream, self._grid = stream, grid
         self._global_size, self._micro_size = recipe.batch.global_size, recipe.batch.micro_size
+        self._window = recipe.model.sliding_window
         self._count = check_batch(recipe, grid.data_size)
         self._pin = grid.device.type == "cuda"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -81,8 +70,7 @@ class Loader:
         batches = [self._stream.batch(mine) for mine in self._my_rows(rows)]
         squared = 0
         for batch in batches:
-            lengths = (batch.boundaries[1:] - batch.boundaries[:-1]).astype("int64")
-            squared += int((lengths * lengths).sum())
+            squared += squared_lengths(batch.boundaries[1:] - batch.boundaries[:-1], self._window)
         return StepBatch(
             micro_batches=[self._to_tensors(batch) for batch in batches],
             divisor=self._stream.weight(rows),
@@ -94,14 +82,19 @@ class Loader:
         )
 
     def _to_tensors(self, batch: Batch) -> MicroBatch:
-        parts = (
-            torch.from_numpy(batch.tokens)[None],
-            torch.from_numpy(batch.positions)[None],
-            torch.from_numpy(batch.labels),
-            torch.from_numpy(batch.weights),
-            torch.from_numpy(batch.boundaries),
-        )
-        return MicroBatch(*(part.pin_memory() if self._pin else part for part in parts))
+        tensors: dict[str, Any] = {
+            "tokens_1T": torch.from_numpy(batch.tokens)[None],
+            "positions_1T": torch.from_numpy(batch.positions)[None],
+            "labels_T": torch.from_numpy(batch.labels),
+            "weights_T": torch.from_numpy(batch.weights),
+            "boundaries": torch.from_numpy(batch.boundaries),
+        }
+        if self._pin:
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        lengths = batch.boundaries[1:] - batch.boundaries[:-1]
+        row = len(batch.tokens) // self._micro_size
+        whole = len(lengths) == self._micro_size and bool((lengths == row).all())
+        return MicroBatch(**tensors, whole_rows=self._micro_size if whole else 0)
 
     def next(self) -> StepBatch:
         """The next step's batch on the device; meanwhile the one after it is prepared."""
@@ -116,15 +109,9 @@ class Loader:
 def to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
     if device.type == "cpu":
         return batch
-    return MicroBatch(
-        *(
-            part.to(device, non_blocking=True)
-            for part in (
-                batch.tokens_1T,
-                batch.positions_1T,
-                batch.labels_T,
-                batch.weights_T,
-                batch.boundaries,
-            )
-        )
-    )
+    tensors: dict[str, Any] = {
+        field.name: value.to(device, non_blocking=True)
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), Tensor)
+    }
+    return dataclasses.replace(batch, **tensors)

@@ -11,6 +11,7 @@ from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file
 from megatron_octo.model.grid import Grid
 from megatron_octo.training.rundir import RunDirectory
+from megatron_octo.training.samples import open_rows
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,7 @@ def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
     cache = Path(recipe.data.plan_cache or run.path / "plans")
 
     def open_stream(group: Group, fim_rate: float = 0.0) -> RowStream:
-        return grid.main_first(
-            lambda: RowStream(
-                group,
-                seq_length=recipe.data.seq_length,
-                seed=recipe.train.seed,
-                overlong=recipe.data.overlong,
-                loss_on=recipe.train.loss_on,
-                norm_target_loss=recipe.train.norm_target_loss,
-                fim_rate=fim_rate,
-                fim_spm_rate=recipe.data.fim_spm_rate,
-                tokenizer=recipe.data.tokenizer,
-                cache_dir=cache,
-            )
-        )
+        return grid.main_first(lambda: open_rows(recipe, group, fim_rate, cache))
 
     # Validation reads documents as they are: its loss can be compared whatever training does to them.
     train = open_stream(groups[0], recipe.data.fim_rate)

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from megatron_octo.errors import USER_ERROR, OctoError
+from megatron_octo.errors import FAULT, REQUEUE, USER_ERROR, OctoError
+from megatron_octo.training.signals import SIGNALS
 
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 15.0
+_ABORT_SECONDS = 2.0
 _POLL_SECONDS = 0.1
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_FORWARDED = (*SIGNALS, signal.SIGINT)
 
 
 def adopt_environment() -> bool:
@@ -78,7 +80,7 @@ def _die_with_parent() -> None:
 def start_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run ``python -m megatron_octo.train`` as ``count`` ranks on this machine; returns the exit code.
 
-    Signals are passed on. When one rank fails the others are stopped: they would wait for it in a collective.
+    Signals are passed on. When one rank fails the others get a while to leave by themselves (training/watch.py).
     """
     environment = dict(
         os.environ, WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
@@ -108,21 +110,36 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
         codes = [process.poll() for process in ranks]
         failed = next((code for code in codes if code), None)
         if failed is not None:
-            _stop([process for process in ranks if process.poll() is None])
-            if any(process.poll() == USER_ERROR for process in ranks):
-                return USER_ERROR  # that rank said what is wrong; the others only lost it
-            return failed if failed > 0 else 128 - failed
+            stuck = _stop([process for process in ranks if process.poll() is None])
+            return _common_code([process.poll() or 0 for process in ranks if process not in stuck])
         if all(code == 0 for code in codes):
             return 0
         time.sleep(_POLL_SECONDS)
 
 
-def _stop(ranks: list[subprocess.Popen[bytes]]) -> None:
-    """Give ranks that are on their way out the time to leave, then end them."""
-    deadline = time.monotonic() + _GRACE_SECONDS
-    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    for process in ranks:
+def _common_code(codes: list[int]) -> int:
+    """One code for a run whose ranks ended differently: a rank that was killed, or crashed, is a fault."""
+    for code in (USER_ERROR, 1, FAULT, REQUEUE):
+        if code in codes:
+            return code
+    return FAULT if any(code < 0 for code in codes) else max(codes)
+
+
+def _stop(ranks: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    """Give ranks that are on their way out the time to leave, then end them; returns those that did not leave."""
+    _wait_until_gone(ranks, _GRACE_SECONDS)
+    stuck = [process for process in ranks if process.poll() is None]
+    for process in stuck:
+        process.send_signal(signal.SIGABRT)  # Python's fault handler prints the stacks of all threads
+    _wait_until_gone(stuck, _ABORT_SECONDS)
+    for process in stuck:
         if process.poll() is None:
             process.kill()
         process.wait()
+    return stuck
+
+
+def _wait_until_gone(ranks: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)

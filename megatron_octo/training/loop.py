@@ -1,23 +1,33 @@
 """One training run: build, resume, step, validate, save. Every rank runs this same code."""
 
-import math
 import time
-from pathlib import Path
+from contextlib import closing
+from typing import NoReturn
 
-from megatron_octo.checkpoint.reader import CheckpointReader
+import torch.distributed as dist
+
 from megatron_octo.config import Recipe
 from megatron_octo.data.stream import Position
-from megatron_octo.errors import REQUEUE, OctoError
+from megatron_octo.errors import REQUEUE
 from megatron_octo.model.grid import Grid
-from megatron_octo.training.batches import Loader, check_batch
-from megatron_octo.training.checkpoint import load_checkpoint, save_checkpoint
+from megatron_octo.recipe import check_batch
+from megatron_octo.training.batches import Loader, StepBatch
 from megatron_octo.training.corpora import Corpora, open_corpora
-from megatron_octo.training.metrics import Reporter, Totals, reduce_totals
+from megatron_octo.training.diagnosis import Phase
+from megatron_octo.training.faults import Faults
+from megatron_octo.training.guard import Guard, GuardError
+from megatron_octo.training.metrics import Reporter, Totals, agree_to_stop, reduce_totals
 from megatron_octo.training.network import Network
-from megatron_octo.training.recovery import newest_good, weights_of
+from megatron_octo.training.preflight import preflight
+from megatron_octo.training.records import FINISHED, WALL_CLOCK
+from megatron_octo.training.replicas import ReplicaCheck
+from megatron_octo.training.resume import resume
 from megatron_octo.training.rundir import RunDirectory
+from megatron_octo.training.samples import SampleLog, keep_batch, kept_path
+from megatron_octo.training.saver import Saver
 from megatron_octo.training.schedule import learning_rate
-from megatron_octo.training.signals import StopRequest
+from megatron_octo.training.signals import StopRequest, WallClock
+from megatron_octo.training.watch import Watch
 
 
 class Run:
@@ -25,66 +35,76 @@ class Run:
 
     Args:
         stop: made before the imports, so that a signal during the start is not lost.
+        watch: told where this rank stands, to end the run if a rank dies or hangs.
     """
 
-    def __init__(self, recipe: Recipe, grid: Grid, stop: StopRequest | None = None):
-        self.recipe, self.grid = recipe, grid
+    def __init__(
+        self, recipe: Recipe, grid: Grid, stop: StopRequest | None = None, watch: Watch | None = None
+    ):
+        self.recipe, self.grid, self.watch = recipe, grid, watch
+        self.faults = Faults(grid.rank)
         check_batch(recipe, grid.data_size)
         self.directory = RunDirectory(recipe, grid.is_main)
+        self.lock = grid.main_first(self.directory.lock)
         self.corpora: Corpora = open_corpora(recipe, self.directory, grid)
         self.stop = stop or StopRequest()
+        system = recipe.system
+        # Rank 0's clock decides for all.
+        self.clock = (
+            WallClock(self.stop.made, system.wall_minutes, system.reserve_minutes) if grid.is_main else None
+        )
+        findings = preflight(
+            recipe, grid, self.directory, self.corpora.tokenizer, self.corpora.digest
+        )  # before the model takes its time and its memory
         self.network = Network(recipe, grid)
-        self.step = 0
+        self.step = self.saved = 0
         self.position = Position()
         # The run directory is there before anybody looks into it.
-        grid.main_first(lambda: self.directory.open_attempt(recipe))
+        grid.main_first(lambda: self.directory.open_attempt(recipe, grid.world, self.corpora.digest))
+        self._share_attempt()
         self.reporter = grid.main_first(lambda: Reporter(recipe, grid, self.directory))
+        for line in findings:
+            self.reporter.say(line)
+        self.samples = grid.main_first(
+            lambda: SampleLog(self.directory.path, self.directory.attempt) if grid.is_main else None
+        )
+
+    def _share_attempt(self) -> None:
+        number = [self.directory.attempt]
+        dist.broadcast_object_list(number, src=0)
+        self.directory.attempt = self.faults.attempt = number[0]
+        if self.watch:
+            self.watch.run_is_open(self.directory.path, number[0])
+            if self.lock:
+                self.watch.before_leaving = self.lock.release
+
+    def _at(self, phase: Phase, step: int | None = None) -> None:
+        """This rank has come to a phase of a step, by default of the one that is being made."""
+        number = self.step + 1 if step is None else step
+        if self.watch:
+            self.watch.done = self.step
+            self.watch.at(number, phase)
+        self.faults.at(number, phase)
 
     def _resume(self) -> None:
-        say, recipe = self.reporter.say, self.recipe
-        reader = newest_good(self.directory.checkpoints, self.grid, say)
-        if reader is None:
-            source = recipe.checkpoint.init_from
-            start = weights_of(source, self.grid) if source else None
-            if start:
-                self._check_tokenizer(start)
-            self.network.start_from(start)
-            say(
-                f"starting from the weights of {start.directory}"
-                if start
-                else f"fresh start, seed {recipe.train.seed}"
-            )
-            return
-        self._check_tokenizer(reader)
-        self.network.start_from(reader)
-        exact = load_checkpoint(reader, self.network.core, self.network.optimizer, recipe, self.grid)
-        state = reader.manifest.state
-        if state["corpora"] != self.corpora.digest:
-            raise OctoError(
-                "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
-                where="data.train",
-                hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
-            )
-        self.step, self.position = reader.manifest.step, Position(**state["position"])
-        how = (
-            "everything restored" if exact else "another parallel layout: dropout's random state starts anew"
-        )
-        if not exact:
-            self.grid.seed(recipe.train.seed + self.step)
-        say(f"resuming at step {self.step} (epoch {self.position.epoch}, row {self.position.row}): {how}")
-
-    def _check_tokenizer(self, reader: CheckpointReader) -> None:
-        theirs, ours = reader.manifest.tokenizer, self.corpora.tokenizer
-        if theirs and ours and theirs != ours:
-            raise OctoError(
-                "the checkpoint was trained with another tokenizer than the data",
-                where=reader.directory,
-                hint="preprocess the data with the checkpoint's tokenizer.json",
-            )
+        folder, say = self.directory.checkpoints, self.reporter.say
+        state = resume(self.network, self.recipe, self.grid, self.corpora, folder, say)
+        self.step, self.position, self.base = state.step, state.position, state.base
+        self.saved = self.step
+        self.guard = Guard(self.recipe.guard, state.guard)
 
     def train(self) -> int:
         """Train to the last step; returns the process's exit code."""
+        try:
+            return self._train()
+        finally:
+            if self.lock:
+                self.lock.release()
+
+    def _train(self) -> int:
+        self._at("start", 0)
         self._resume()
+        self.check_replicas = ReplicaCheck(self.network.core, self.recipe, self.grid)
         recipe, say = self.recipe, self.reporter.say
         say(f"device {self.grid.device.type}, {self.grid}; attention: {self.network.backend}")
         say(f"cross entropy: {self.network.cross_entropy.kind}; precision: {recipe.train.precision}")
@@ -95,50 +115,113 @@ class Run:
             say(f"already finished at step {self.step}")
             # A kill between the last checkpoint and this line leaves a state that says "running".
             self.directory.write_state("finished", self.step, steps=recipe.train.steps, saved=self.step)
+            self.directory.end_attempt(FINISHED, 0, self.step)
             self.reporter.close()
             return 0
         self.directory.write_state("running", self.step, steps=recipe.train.steps)
-        loader = Loader(self.corpora.train, recipe, self.grid, self.position)
-        saved, code = self.step, 0
-        while self.step < recipe.train.steps:
-            totals = self._one_step(loader)
-            if recipe.eval.interval and self.step % recipe.eval.interval == 0:
-                self._validate()
-            last = totals.stop or self.step == recipe.train.steps
-            interval = recipe.checkpoint.interval
-            if interval and (last or self.step % interval == 0):
-                saved = self._save()
-            if totals.stop and self.step < recipe.train.steps:
-                say(
-                    f"stopping after step {self.step} as asked, step {saved} is saved; the same command goes on"
-                )
-                code = REQUEUE
-                break
-        loader.close()
+        with closing(self._make_saver()) as self.saver:
+            reason = self._train_steps()
+        code = REQUEUE if reason != FINISHED else 0
         status = "stopped" if code else "finished"
-        self.directory.write_state(status, self.step, steps=recipe.train.steps, saved=saved)
+        self.directory.write_state(status, self.step, steps=recipe.train.steps, saved=self.saved)
+        self.directory.end_attempt(reason, code, self.step)
         say(f"{status} at step {self.step}")
         self.reporter.close()
+        if self.samples:
+            self.samples.close()
         return code
+
+    def _train_steps(self) -> str:
+        """Train to the last step, or until somebody asks to stop; returns the reason of the end."""
+        recipe = self.recipe
+        # Starting takes a while; who was asked to leave meanwhile has nothing to save.
+        if stop := agree_to_stop(self.stop.reason, self.grid):
+            self.reporter.say(f"stopping before the first step ({stop}); the same command goes on")
+            return stop
+        loader = Loader(self.corpora.train, recipe, self.grid, self.position)
+        reason = FINISHED
+        while self.step < recipe.train.steps:
+            totals = self._one_step(loader)
+            self.saver.advance(totals.saves)
+            last = bool(totals.stop) or self.step == recipe.train.steps
+            saving = any(self.saver.due(self.step, last))
+            if (every := recipe.guard.replica_interval) and (saving or self.step % every == 0):
+                self._at("replicas", self.step)
+                with self.network.gathered():
+                    self.check_replicas(self.step)
+            if recipe.eval.interval and self.step % recipe.eval.interval == 0:
+                self._at("validation", self.step)
+                self._validate()
+            if saving:
+                self._at("saving", self.step)
+                self._save(last)
+            if totals.stop and self.step < recipe.train.steps:
+                self.reporter.say(
+                    f"stopping after step {self.step} ({totals.stop}), step {self.saved} is saved; "
+                    "the same command goes on"
+                )
+                reason = totals.stop
+                break
+        self.saver.wait()
+        self._at("end", self.step)
+        loader.close()
+        return reason
 
     def _one_step(self, loader: Loader) -> Totals:
         start = time.perf_counter()
+        if self.lock:
+            self.lock.check()
+        self._at("data")
         batch = loader.next()
         waited = time.perf_counter() - start
+        self._at("gradients")
         loss = self.network.gradients(batch)
+        loss = self.faults.change_gradients(self.step + 1, loss, self.network)
+        self._at("totals")
+        norm = self.network.optimizer.measure()
+        totals = reduce_totals(loss, batch, self._wish(), self.grid, self.saver.news(), norm)
         lr = learning_rate(self.recipe, self.step + 1)
-        grad_norm = self.network.optimizer.step(lr)
-        totals = reduce_totals(loss, batch, self.stop.signal is not None, self.grid)
-        self.step, self.position = self.step + 1, batch.after
-        if not (math.isfinite(totals.loss) and math.isfinite(grad_norm)):
-            raise OctoError(
-                f"step {self.step}: loss {totals.loss}, gradient norm {grad_norm}",
-                where=f"rows {batch.rows[0]} to {batch.rows[-1]} (epoch, row)",
-                hint="nothing was saved; lower the learning rate, or start again to resume from the last checkpoint",
-            )
+        # All ranks judge the same numbers, before any of them has changed a weight.
+        action, why = self.guard.judge(totals.loss, totals.grad_norm) or ("", None)
+        if action == "stop":
+            self._stop_before(batch, totals, str(why))
+        self._at("update")
+        if why is None:
+            self.saver.before_update()
+            self.network.optimizer.update(lr, totals.grad_norm)
+            self.faults.change_weights(self.step + 1, self.network)
+        before, self.step, self.position = self.position, self.step + 1, batch.after
+        if self.samples:
+            self.samples.write(self.step, before, batch.after, len(batch.rows), why is not None)
         seconds = time.perf_counter() - start
-        self.reporter.step(self.step, totals, grad_norm, lr, seconds, waited, self.position)
+        if self.clock:
+            self.clock.saw_step(seconds)
+        self.reporter.step(self.step, totals, lr, seconds, waited, self.position, why)
         return totals
+
+    def _stop_before(self, batch: StepBatch, totals: Totals, why: str) -> NoReturn:
+        """Keep the batch that would have done harm, and stop. On all ranks alike."""
+        step = self.step + 1
+        path = kept_path(self.directory.path, step)
+
+        def keep() -> None:
+            if self.grid.is_main:
+                numbers = {"loss": totals.loss, "grad_norm": totals.grad_norm}
+                about = {"step": step, "attempt": self.directory.attempt, **numbers, "why": why}
+                keep_batch(path, self.corpora.train, batch.rows, about)
+
+        self.grid.main_first(keep)
+        self.saver.wait()  # what is in flight is of good steps
+        raise GuardError(
+            f"step {step}: {why}",
+            where=f"{path} (show it with: octo inspect {self.directory.path} --step {step})",
+            hint="weights, optimizer and checkpoints are as they were; lower the learning rate, look at the batch, or "
+            "let such steps be skipped with guard.nonfinite=skip or guard.spike=skip, and start again",
+        )
+
+    def _wish(self) -> str | None:
+        """Why this rank wants to stop after this step."""
+        return self.stop.reason or (WALL_CLOCK if self.clock and self.clock.over else None)
 
     def _validate(self) -> None:
         with self.network.gathered():
@@ -147,27 +230,31 @@ class Run:
                 losses = []
                 for _ in range(self.recipe.eval.steps):
                     batch = loader.next()
-                    losses.append(reduce_totals(self.network.evaluate(batch), batch, False, self.grid).loss)
+                    losses.append(reduce_totals(self.network.evaluate(batch), batch, None, self.grid).loss)
                 loader.close()
                 self.reporter.validation(self.step, name, sum(losses) / len(losses))
 
-    def _save(self) -> int:
-        start = time.perf_counter()
-        with self.network.gathered():
-            path: Path = save_checkpoint(
-                self.directory.checkpoints,
-                self.step,
-                self.network.core,
-                self.network.optimizer,
-                self.recipe,
-                self.grid,
-                tokenizer=self.corpora.tokenizer,
-                state={
-                    "corpora": self.corpora.digest,
-                    "position": {"epoch": self.position.epoch, "row": self.position.row},
-                },
-                provenance={"run": str(self.directory.path.absolute()), "attempt": self.directory.attempt},
-            )
-        self.directory.write_state("running", self.step, steps=self.recipe.train.steps, saved=self.step)
-        self.reporter.say(f"saved {path} in {time.perf_counter() - start:.1f} s")
-        return self.step
+    def _save(self, last: bool) -> None:
+        if self.lock:
+            self.lock.check(now=True)
+        position = {"epoch": self.position.epoch, "row": self.position.row}
+        state = {"corpora": self.corpora.digest, "position": position, "guard": self.guard.state()}
+        self.saver.save(self.step, last, {**state, "base": self.base} if self.recipe.lora else state)
+
+    def _make_saver(self) -> Saver:
+        def saved(step: int, seconds: float) -> None:
+            self.saved = step
+            self.directory.write_state("running", self.step, steps=self.recipe.train.steps, saved=step)
+            if self.clock:
+                self.clock.saw_save(seconds)
+
+        return Saver(
+            self.directory.path,
+            self.network,
+            self.recipe,
+            self.grid,
+            tokenizer=self.corpora.tokenizer,
+            provenance={"run": str(self.directory.path.absolute()), "attempt": self.directory.attempt},
+            saved=saved,
+            say=self.reporter.say,
+        )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
+from megatron_octo.model.fused.functions import CrossEntropyOfLogits
 from megatron_octo.model.gpt import valid_vocabulary
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.mcore import using_transformer_engine
@@ -18,22 +19,28 @@ from megatron_octo.model.mcore import using_transformer_engine
 class CrossEntropy:
     """Cross entropy of tokens over a vocabulary that is split over the tensor ranks, padding columns excluded.
 
-    ``reference`` computes in fp32 (megatron-core); ``te`` is Transformer Engine's fused kernel, which needs no
-    fp32 copy of the logits.
+    ``reference`` computes in fp32 (megatron-core). Two need no fp32 copy of the logits: ``fused`` is our kernel, ``te``
+    Transformer Engine's.
     """
 
     def __init__(self, recipe: Recipe, grid: Grid):
         wanted = recipe.system.cross_entropy
         if wanted == "auto":
-            wanted = "te" if grid.device.type == "cuda" and using_transformer_engine() else "reference"
+            wanted = "fused" if grid.device.type == "cuda" else "reference"
         elif wanted == "te" and not using_transformer_engine():
             raise OctoError("Transformer Engine is not here", where="system.cross_entropy", hint="use auto")
         self.kind = wanted
         self._group = grid.tensor_group
         self._columns = valid_vocabulary(recipe, grid)
+        self._first = grid.tensor_rank * (recipe.model.padded_vocab_size // grid.tensor_size)
 
     def __call__(self, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
         """fp32 [tokens]; ``logits_TV`` holds this tensor rank's columns and is overwritten."""
+        if self.kind == "fused":
+            losses: Tensor = CrossEntropyOfLogits.apply(
+                logits_TV, labels_T, self._columns, self._first, self._group
+            )
+            return losses
         if self._columns < logits_TV.size(1):
             # No label is ever a padding column; at the lowest value it has no part in the softmax either.
             logits_TV[:, self._columns :] = torch.finfo(logits_TV.dtype).min

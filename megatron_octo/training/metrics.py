@@ -1,6 +1,8 @@
 """What a step reports: JSONL and TensorBoard for machines, one line with an ETA for people."""
 
 import json
+import math
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -12,35 +14,86 @@ import torch.distributed as dist
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
-from megatron_octo.model.flops import FORMULA, peak_flops, training_flops
+from megatron_octo.model.flops import FORMULA, LORA_FORMULA, peak_flops, training_flops
 from megatron_octo.model.grid import Grid
 from megatron_octo.training.batches import StepBatch
-from megatron_octo.training.rundir import METRICS, VALIDATION, RunDirectory
+from megatron_octo.training.records import METRICS, VALIDATION
+from megatron_octo.training.rundir import RunDirectory
+from megatron_octo.training.signals import REASONS
+
+
+@dataclass(frozen=True)
+class SaveNews:
+    """What a rank tells of its saves, or all of them together (see saver.py)."""
+
+    phases: int = 0  # that were gone through since the start
+    failed: bool = False
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all ranks of one step: one all-reduce carries them, and the wish to stop."""
+    """Sums over all ranks of one step: one all-reduce carries them, the gradient norm, and the wish to stop."""
 
     loss: float
+    grad_norm: float
     used: int
     squared_lengths: int
     targets: int
-    stop: bool
+    stop: str | None
+    saves: SaveNews
 
 
-def reduce_totals(loss: torch.Tensor, batch: StepBatch, stop: bool, grid: Grid) -> Totals:
-    """Collective over all ranks; every rank gets the same answer, so all stop after the same step."""
+def reduce_totals(
+    loss: torch.Tensor,
+    batch: StepBatch,
+    stop: str | None,
+    grid: Grid,
+    saves: SaveNews = SaveNews(),
+    grad_norm: float = 0.0,
+) -> Totals:
+    """Collective over all ranks; every rank gets the same answer, so all decide alike about a step and about stopping.
+
+    Args:
+        stop: why this rank wants to stop, one of signals.REASONS.
+        saves: what this rank has done of its saves.
+        grad_norm: rank 0's counts, that no rank's rounding can differ.
+    """
     mine = float(grid.counts_loss)  # tensor ranks hold the same loss: count a replica once
+    counts = [batch.used, batch.squared_lengths, batch.targets]
+    wishes = [float(stop == reason) for reason in REASONS]
     values = torch.tensor(
-        [0.0, mine * batch.used, mine * batch.squared_lengths, mine * batch.targets, float(stop)],
+        [
+            0.0,
+            grid.is_main and grad_norm,
+            *(mine * count for count in counts),
+            saves.phases,
+            saves.failed,
+            *wishes,
+        ],
         dtype=torch.float64,
         device=grid.device,
     )
     values[0] = mine * loss
     dist.all_reduce(values)
-    total_loss, used, squared, targets, stops = values.tolist()
-    return Totals(total_loss, round(used), round(squared), round(targets), stops > 0)
+    total_loss, norm, used, squared, targets, phases, failures, *stops = values.tolist()
+    news = SaveNews(round(phases), failures > 0)
+    return Totals(total_loss, norm, round(used), round(squared), round(targets), _first_wish(stops), news)
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no other numbers.
+    return value if math.isfinite(value) else None
+
+
+def agree_to_stop(stop: str | None, grid: Grid) -> str | None:
+    """Whether any rank wants to stop, as in :func:`reduce_totals`; between steps. Collective."""
+    wishes = torch.tensor([float(stop == reason) for reason in REASONS], device=grid.device)
+    dist.all_reduce(wishes)
+    return _first_wish(wishes.tolist())
+
+
+def _first_wish(wishes: list[float]) -> str | None:
+    return next((reason for reason, wished in zip(REASONS, wishes, strict=True) if wished), None)
 
 
 class Reporter:
@@ -83,6 +136,9 @@ class Reporter:
                 dir=str(path),
                 name=path.name,
                 config=self._recipe.model_dump(),
+                mode=os.environ.get(
+                    "WANDB_MODE", "offline"
+                ),  # nodes often have no way out, and a run must not wait
             )
         if sys.stderr.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -103,7 +159,7 @@ class Reporter:
             print(text, file=self._log, flush=True)
 
     def say_formula(self) -> None:
-        self.say(FORMULA)
+        self.say(f"{FORMULA}; {LORA_FORMULA}" if self._recipe.lora else FORMULA)
         if self._peak:
             self.say(
                 f"MFU = FLOPs / (step time * GPUs * {self._peak / 1e12:.0f} TFLOP/s), the GPU's dense bf16 peak"
@@ -113,26 +169,27 @@ class Reporter:
         self,
         step: int,
         totals: Totals,
-        grad_norm: float,
         lr: float,
         seconds: float,
         data_seconds: float,
         row: Any,
+        skipped: str | None = None,
     ) -> None:
         """Record one training step.
 
         Args:
+            skipped: why the step did not touch the weights.
             seconds: wall time of the whole step; ``data_seconds`` of it waited for data.
             row: data.stream.Position after the step.
         """
         if not self._active:
             return
-        flops = training_flops(self._recipe.model, self._positions, totals.squared_lengths)
+        flops = training_flops(self._recipe.model, self._positions, totals.squared_lengths, self._recipe.lora)
         per_gpu = flops / seconds / self._grid.world
         record = {
             "step": step,
-            "loss": totals.loss,
-            "grad_norm": grad_norm,
+            "loss": _finite(totals.loss),
+            "grad_norm": _finite(totals.grad_norm),
             "lr": lr,
             "tokens_per_s": self._positions / seconds,
             "tflops_per_gpu": per_gpu / 1e12,
@@ -147,19 +204,26 @@ class Reporter:
             "epoch": row.epoch,
             "row": row.row,
             "attempt": self._attempt,
+            **({"skipped": skipped} if skipped else {}),
         }
         self._write(record)
         if self._started is None:
             # The first step of an attempt warms up; the ETA is counted from its end.
             self._started, self._first_step = time.monotonic(), step
-        if step % self._recipe.log.interval == 0 or step == self._recipe.train.steps:
+        if skipped:
+            self.say(f"step {step}/{self._recipe.train.steps} | skipped, weights stay as they are: {skipped}")
+        elif step % self._recipe.log.interval == 0 or step == self._recipe.train.steps:
             self._show(step, record)
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._jsonl is not None
         self._jsonl.write(json.dumps(record) + "\n")
         self._jsonl.flush()
-        numbers = {key: value for key, value in record.items() if key != "step" and value is not None}
+        numbers = {
+            key: value
+            for key, value in record.items()
+            if key not in ("step", "skipped") and value is not None
+        }
         if self._board:
             for key, value in numbers.items():
                 self._board.add_scalar(f"train/{key}", value, record["step"])

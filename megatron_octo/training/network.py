@@ -10,10 +10,14 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint.reader import WeightReader
 from megatron_octo.config import Recipe
 from megatron_octo.model.attention import packed_params
 from megatron_octo.model.backend import choose_backend
+from megatron_octo.model.choice import use_fused_layers
+from megatron_octo.model.fused.attention import Documents
+from megatron_octo.model.fused.gpt import FusedGPT
+from megatron_octo.model.fused.ranks import sum_shared_gradients
 from megatron_octo.model.gpt import build_model
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.weights import init_weights, load_weights
@@ -28,40 +32,54 @@ class Network:
     def __init__(self, recipe: Recipe, grid: Grid):
         self.recipe, self.grid = recipe, grid
         self.backend = choose_backend(recipe, grid.device)
-        self.core: GPTModel = build_model(recipe, grid, self.backend)
+        self.fused = use_fused_layers(recipe)
+        self.core: GPTModel | FusedGPT = (
+            FusedGPT(recipe, grid, self.backend) if self.fused else build_model(recipe, grid, self.backend)
+        )
         self.cross_entropy = CrossEntropy(recipe, grid)
         self.model: DistributedDataParallel
         self.optimizer: Optimizer
 
-    def start_from(self, reader: CheckpointReader | None) -> None:
+    def start_from(self, reader: WeightReader | None) -> None:
         """Give the weights their start, from a checkpoint or fresh, and only then wrap them for training.
 
         The optimizer copies its fp32 weights when it is built: weights come first.
         """
         if reader:
             load_weights(reader, self.core, self.recipe, self.grid)
-        else:
-            init_weights(self.core, self.recipe, self.grid)
+        if self.recipe.lora or not reader:
+            init_weights(self.core, self.recipe, self.grid, only_trained=reader is not None)
         self.model = wrap_data_parallel(self.core, self.recipe, self.grid)
         self.optimizer = Optimizer(self.model, self.recipe)
+        self.core.config.finalize_model_grads_func = self._finalize_gradients
+
+    def _finalize_gradients(self, model: Any, num_tokens: Any = None, **options: Any) -> None:
         # Gradients are summed and already divided (loss.py): the token count that mcore hands over is not used.
-        self.core.config.finalize_model_grads_func = lambda model, num_tokens=None, **kw: (
-            finalize_model_grads(model, **kw)
-        )
+        finalize_model_grads(model, **options)
+        sum_shared_gradients(self.core, self.grid)
 
     def _forward(self, batch: StepBatch, model: Any) -> Any:
         micro_batches = iter(batch.micro_batches)
 
         def forward_step(_: Any, chunk: Any) -> Any:
             micro = to_device(next(micro_batches), self.grid.device)
-            packed = packed_params(micro.boundaries, self.recipe.data.seq_length)
-            output = chunk(micro.tokens_1T, micro.positions_1T, None, packed_seq_params=packed)
-            return output, lambda logits_1TV: self._loss(logits_1TV, micro, batch.divisor)
+            longest = self.recipe.data.seq_length
+            if self.fused:
+                documents = Documents(micro.boundaries, longest, micro.whole_rows)
+                output = chunk(micro.tokens_1T, micro.positions_1T, documents, micro.labels_T)
+            else:
+                packed = packed_params(micro.boundaries, longest)
+                output = chunk(
+                    micro.tokens_1T, micro.positions_1T, None, packed_seq_params=packed, **unrounded
+                )
+            return output, lambda last: self._loss(last, micro, batch.divisor)
 
+        # Megatron-core's wrapper would copy bf16 logits to fp32 and back.
+        unrounded = {} if self.recipe.train.precision == "fp32" else {"fp32_output": False}
         return forward_step
 
-    def _loss(self, logits_1TV: Tensor, micro: MicroBatch, divisor: float) -> tuple[Tensor, Tensor, Tensor]:
-        losses = self.cross_entropy(logits_1TV[0], micro.labels_T)
+    def _loss(self, output: Tensor, micro: MicroBatch, divisor: float) -> tuple[Tensor, Tensor, Tensor]:
+        losses = output if self.fused else self.cross_entropy(output[0], micro.labels_T)
         loss = weighted_loss(losses, micro.weights_T, divisor)
         return loss, torch.zeros((), dtype=torch.int, device=loss.device), loss.detach()
 

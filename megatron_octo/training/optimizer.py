@@ -12,12 +12,14 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
+from megatron_octo.model.fused.gpt import FusedGPT
 from megatron_octo.model.gpt import DTYPES
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.mcore import using_transformer_engine
@@ -25,7 +27,7 @@ from megatron_octo.model.mcore import using_transformer_engine
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def wrap_data_parallel(model: GPTModel, recipe: Recipe, grid: Grid) -> DistributedDataParallel:
+def wrap_data_parallel(model: GPTModel | FusedGPT, recipe: Recipe, grid: Grid) -> DistributedDataParallel:
     """Mixed precision and data parallelism around the network. Gradients are reduced in fp32 unless asked otherwise."""
     overlap = recipe.system.overlap and grid.device.type == "cuda" and grid.data_size > 1
     config = DistributedDataParallelConfig(
@@ -34,7 +36,9 @@ def wrap_data_parallel(model: GPTModel, recipe: Recipe, grid: Grid) -> Distribut
         overlap_grad_reduce=overlap,
         overlap_param_gather=overlap,
     )
-    module = Float16Module(model.config, model) if recipe.train.precision == "bf16" else model
+    module: torch.nn.Module = model
+    if recipe.train.precision == "bf16" and not isinstance(model, FusedGPT):
+        module = Float16Module(model.config, model)
     wrapped = DistributedDataParallel(model.config, config, module)
     model.config.no_sync_func = wrapped.no_sync
     if overlap:
@@ -56,23 +60,28 @@ class Shard:
         group, order = self.owner.model_param_group_index_map[self.parameter]
         return self.owner.optimizer.param_groups[group]["params"][order]
 
-    def read(self) -> dict[str, Tensor]:
-        """fp32 tensors [end - start]: ``main`` weights and the two moments (zeros before the first step)."""
-        if not self.owner.optimizer.state.get(self._state_key):
-            zeros = torch.zeros(self.end - self.start)
-            return {"main": self._state_key.detach().float(), **dict.fromkeys(MOMENTS, zeros)}
-        state = self.owner._get_main_param_and_optimizer_states(self.parameter)
-        return {"main": state["param"].detach().float(), **{key: state[key].float() for key in MOMENTS}}
+    def read(self, kind: str) -> Tensor:
+        """``main`` weights or one of the two moments (zeros before the first step): [end - start].
+
+        The optimizer's own memory where it keeps the numbers as such; else a copy in fp32.
+        """
+        if self.owner.optimizer.state.get(self._state_key):
+            state = self.owner._get_main_param_and_optimizer_states(self.parameter)
+            found: Tensor = state["param" if kind == "main" else kind]
+            return found.detach()
+        if kind == "main":
+            return self._state_key.detach().float()
+        return torch.zeros(self.end - self.start, device=self._state_key.device)
 
     @torch.no_grad()
     def write(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Restore what :meth:`read` gave, also into an optimizer that has not stepped yet.
+        """Restore what :meth:`read` gave of all kinds, also into an optimizer that has not stepped yet.
 
         Megatron-core 0.19 cannot load its own state over torch's AdamW (four faults, see docs/checkpoints.md),
         so the state is set here, one tensor a parameter, nothing shared.
         """
         optimizer, key = self.owner.optimizer, self._state_key
-        tensors = {name: tensor.to(key.device) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(key.device).float() for name, tensor in tensors.items()}
         if hasattr(optimizer, "set_scaled_state"):  # Transformer Engine
             for name in MOMENTS:
                 optimizer.set_scaled_state(key, name, tensors[name])
@@ -81,7 +90,7 @@ class Shard:
                 return
         else:
             state = optimizer.state[key]
-            state["step"] = torch.tensor(float(step))
+            state["step"] = torch.tensor(float(step), device=key.device if key.is_cuda else None)
             for name in MOMENTS:
                 state[name] = tensors[name].clone()
         key.copy_(tensors["main"].view_as(key))
@@ -126,9 +135,14 @@ class Optimizer:
             [model],
             use_gloo_process_groups=False,
         )
+        for owner in self._owners:
+            # Without Transformer Engine and apex it is torch's AdamW, whose fused form megatron-core does not ask for.
+            if isinstance(owner.optimizer, torch.optim.AdamW) and torch.cuda.is_available():
+                for group in owner.optimizer.param_groups:
+                    group.update(fused=True, foreach=False)
         model.config.grad_scale_func = self._inner.scale_loss
         self.steps = 0  # optimizer steps taken; Adam's bias correction depends on it
-        self._weight_decay = options.weight_decay
+        self._weight_decay, self._clip_grad = options.weight_decay, options.clip_grad
 
     @property
     def _owners(self) -> list[DistributedOptimizer]:
@@ -138,14 +152,28 @@ class Optimizer:
     def zero_grad(self) -> None:
         self._inner.zero_grad()
 
-    def step(self, learning_rate: float) -> float:
-        """Clip, update, gather parameters; returns the global gradient norm before clipping."""
+    def measure(self) -> float:
+        """The global norm of the gradients that backward left; weights and state stay as they are. Collective."""
+        self._inner.prepare_grads()
+        return float(self._inner.get_grad_norm())
+
+    def update(self, learning_rate: float, grad_norm: float) -> None:
+        """Clip by the norm that :meth:`measure` gave, update, gather parameters. Collective."""
         for group in self._inner.param_groups:
             group["lr"] = learning_rate
             group["weight_decay"] = self._weight_decay * group.get("wd_mult", 1.0)
-        _, grad_norm, _ = self._inner.step()
+        for owner in self._owners:
+            if parameters := owner.get_parameters():
+                decoupled = owner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8
+                clip_grad_by_total_norm_fp32(parameters, self._clip_grad, grad_norm, decoupled)
+        self._inner.step_with_ready_grads()
         self.steps += 1
-        return float(grad_norm)
+
+    def step(self, learning_rate: float) -> float:
+        """Both; returns the global gradient norm before clipping."""
+        grad_norm = self.measure()
+        self.update(learning_rate, grad_norm)
+        return grad_norm
 
     def shards(self) -> Iterator[Shard]:
         for owner in self._owners:

@@ -1,5 +1,6 @@
 """Which checkpoint a run starts from: nothing is loaded before its digests were compared."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import torch.distributed as dist
 
 from megatron_octo.checkpoint import layout
+from megatron_octo.checkpoint.adapted import find_base
 from megatron_octo.checkpoint.layout import Manifest
-from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint.reader import CheckpointReader, WeightReader
+from megatron_octo.config import Recipe
+from megatron_octo.conversion.opening import format_of, open_weights
 from megatron_octo.errors import OctoError
 from megatron_octo.model.grid import Grid
 
@@ -39,12 +43,15 @@ def newest_good(folder: Path, grid: Grid, say: Callable[[str], None]) -> Checkpo
     return None
 
 
-def weights_of(source: str, grid: Grid) -> CheckpointReader:
-    """The checkpoint that ``checkpoint.init_from`` means, its weights verified. Collective.
+def weights_of(source: str, recipe: Recipe, grid: Grid) -> WeightReader:
+    """The weights that ``checkpoint.init_from`` means: of a run or a checkpoint, or of another format. Collective.
 
     Raises:
-        OctoError: there is none, or it is damaged.
+        OctoError: there are none, or they are damaged. What another format knows of its own damage is checked: ours
+            keeps digests of all its files.
     """
+    if grid.main_first(lambda: format_of(Path(source))) != "checkpoint":
+        return grid.main_first(lambda: _other_weights(source, recipe, check=grid.is_main))
     path = layout.find_checkpoint(source)
     if problems := _problems(path, _weight_files, grid):
         raise OctoError(
@@ -52,7 +59,52 @@ def weights_of(source: str, grid: Grid) -> CheckpointReader:
             where=path,
             hint="name another one in checkpoint.init_from, or copy it again",
         )
-    return CheckpointReader(path)
+    reader = CheckpointReader(path)
+    if reader.manifest.lora:
+        raise OctoError(
+            "this checkpoint holds adapters, no whole weights to start from",
+            where=path,
+            hint="merge them first: python -m megatron_octo.convert reshard RUN OUT",
+        )
+    return reader
+
+
+def _other_weights(source: str, recipe: Recipe, check: bool) -> WeightReader:
+    if recipe.lora:
+        raise OctoError(
+            "adapters need a base whose digests tell that it is still the same",
+            where=source,
+            hint="make a checkpoint of it: python -m megatron_octo.convert from-hf, or from-bigcode",
+        )
+    found = open_weights(source, vocab_size=recipe.model.vocab_size)
+    if check:
+        found.check()
+    # Rows of padding are no part of these formats: there are as many as the recipe wants.
+    model = found.manifest.model.model_copy(update={"vocab_multiple": recipe.model.vocab_multiple})
+    found.manifest = dataclasses.replace(found.manifest, model=model)
+    return found
+
+
+def base_of(adapters: CheckpointReader, recipe: Recipe, grid: Grid) -> WeightReader:
+    """The frozen weights beside which a checkpoint's adapters were trained, verified. Collective.
+
+    Raises:
+        OctoError: they are gone, or no longer the same.
+    """
+    base = grid.main_first(lambda: find_base(adapters, recipe.checkpoint.init_from))
+    return weights_of(str(base), recipe, grid)
+
+
+def check_tokenizer(theirs: str | None, ours: str | None, where: Path) -> None:
+    """Raises:
+    OctoError: a checkpoint and the data are of different tokenizers; both are digests, None is not known.
+    """
+    if theirs and ours and theirs != ours:
+        raise OctoError(
+            "the checkpoint was trained with another tokenizer than the data",
+            where=where,
+            hint="preprocess the data with the checkpoint's tokenizer.json",
+        )
 
 
 def _weight_files(manifest: Manifest) -> set[str]:

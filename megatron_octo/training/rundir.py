@@ -20,10 +20,10 @@ from megatron_octo.checkpoint import layout
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.recipe import dump_recipe
+from megatron_octo.training import records
+from megatron_octo.training.lock import RunLock
+from megatron_octo.training.records import METRICS, STATE, VALIDATION
 
-METRICS = "metrics.jsonl"
-VALIDATION = "validation.jsonl"
-STATE = "state.json"
 _PACKAGES = ("torch", "megatron-core", "transformer-engine", "numpy", "safetensors", "tokenizers")
 
 
@@ -70,22 +70,40 @@ class RunDirectory:
         self.is_main = is_main
         self.attempt = 0
 
-    def open_attempt(self, recipe: Recipe) -> None:
-        """Record that the run is started (again): recipe, environment, number of the attempt."""
+    def open_attempt(self, recipe: Recipe, world: int, corpora: str) -> None:
+        """Record that the run is started (again): recipe, environment, digest of the data, number of the attempt."""
         if not self.is_main:
             return
-        attempts = self.path / "attempts"
+        attempts = self.path / records.ATTEMPTS
         attempts.mkdir(parents=True, exist_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        self.attempt = 1 + max((int(path.stem) for path in attempts.glob("[0-9]*.json")), default=0)
+        self.attempt = self.next_attempt()
         text = dump_recipe(recipe)
         with files.atomic_write(self.path / "recipe.yaml", "w") as file:
             file.write(text)
-        record = {"started": time.time(), "environment": environment(), "recipe": recipe.model_dump()}
-        files.write_json(attempts / f"{self.attempt:03d}.json", record)
+        records.begin_attempt(
+            self.path,
+            self.attempt,
+            world=world,
+            environment=environment(),
+            corpora=corpora,
+            recipe=recipe.model_dump(),
+        )
         for name in (METRICS, VALIDATION):
             self._end_last_line(self.path / name)
+
+    def next_attempt(self) -> int:
+        numbers = [int(path.stem) for path in (self.path / "attempts").glob("[0-9]*.json")]
+        return 1 + max(numbers, default=0)
+
+    def lock(self) -> RunLock | None:
+        """Keep other attempts out of the directory; on rank 0.
+
+        Raises:
+            OctoError: another one trains here.
+        """
+        return RunLock.acquire(self.path, self.next_attempt()) if self.is_main else None
 
     def _end_last_line(self, path: Path) -> None:
         """A kill can cut the last line short; drop what is left of it."""
@@ -112,6 +130,11 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             with files.atomic_write(target) as out, open(source, "rb") as original:
                 shutil.copyfileobj(original, out)
+
+    def end_attempt(self, reason: str, code: int, step: int) -> None:
+        """Record how a whole attempt ended; failures are recorded by the rank that meets them (supervise.py)."""
+        if self.is_main:
+            records.end_attempt(self.path, self.attempt, reason=reason, exit_code=code, last_step=step)
 
     def write_state(self, status: str, step: int, **more: Any) -> None:
         """``state.json``: running, stopped (saved, to be started again) or finished."""

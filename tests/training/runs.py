@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.conftest import recipe_tree, write_corpus
 from tests.distributed import exit_codes, start_train, train
 
 STEPS = 6
+EVERY_STEP = {"checkpoint": {"interval": 1, "keep": 9}}
 
 
 def small_corpus(folder: Path) -> Path:
@@ -64,8 +66,10 @@ class TestRun:
 
     def curve(self) -> list[tuple[int, float, float, int, int]]:
         """Step, loss, gradient norm and the place in the data, of every step."""
-        keys = ("step", "loss", "grad_norm", "epoch", "row")
-        return [tuple(record[key] for key in keys) for record in read_metrics(self.path)]  # type: ignore[misc]
+        return [
+            (record["step"], record["loss"], record["grad_norm"], record["epoch"], record["row"])
+            for record in read_metrics(self.path)
+        ]
 
     def state(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "state.json").read_text()))
@@ -82,4 +86,22 @@ class TestRun:
         return {"files": files, "state": manifest.state, "tensors": manifest.tensors, "step": manifest.step}
 
 
-__all__ = ["STEPS", "TestRun", "exit_codes", "small_corpus"]
+def copy_of(whole: TestRun, folder: Path, corpus: Path, upto: int = STEPS, **sections: Any) -> TestRun:
+    """The undisturbed run as it stood after some step."""
+    run = TestRun(folder, corpus, **{**EVERY_STEP, **sections})
+    for step in range(1, upto + 1):
+        shutil.copytree(whole.step(step), run.step(step))
+    layout.set_latest(run.checkpoints, layout.step_name(upto))
+    lines = (whole.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_text("".join(lines[:upto]))
+    return run
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+__all__ = ["EVERY_STEP", "STEPS", "TestRun", "copy_of", "exit_codes", "flip", "small_corpus"]

@@ -1,38 +1,141 @@
-"""The same model, whatever the parallel layout: loss, gradient norm and updated weights of the first steps."""
+"""The same model, whatever the layout: loss, gradient norm, every gradient and every weight of the first steps.
 
-from collections.abc import Callable
+All cases of one world size run one after the other in one start of its ranks.
+"""
+
+import dataclasses
+import itertools
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from megatron_octo.config import Recipe
+from megatron_octo.recipe import build_recipe
+from tests.conftest import SEQ_LENGTH, recipe_tree
 from tests.distributed import run_ranks
 
+STEPS = 5
+TOLERANCE = 1e-5  # fp32, of losses near 7, gradient norms near 1, weights near 0.1
 # Adam divides a gradient by its own size. Where there is none (softmax ignores the key's bias) it would divide rounding
 # noise by rounding noise and move a weight by the learning rate; this epsilon keeps noise small.
 OPTIMIZER = {"eps": 1e-4}
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "alone": (1, {}),
     "tp2": (2, {"parallel": {"tensor": 2}}),
     "tp2-sp": (2, {"parallel": {"tensor": 2, "sequence": True}}),
     "tp4": (4, {"parallel": {"tensor": 4}}),
+    "tp4-sp": (4, {"parallel": {"tensor": 4, "sequence": True}}),
     "pp2": (2, {"parallel": {"pipeline": 2}}),
     "dp2": (2, {}),
+    "dp4": (4, {}),
     "tp2-sp-pp2": (4, {"parallel": {"tensor": 2, "pipeline": 2, "sequence": True}}),
     "tp2-dp2": (4, {"parallel": {"tensor": 2}}),
+    "pp2-dp2": (4, {"parallel": {"pipeline": 2}}),
     "recompute-full": (1, {"train": {"recompute": "full"}}),
     "recompute-mlp": (1, {"train": {"recompute": "mlp"}}),
+    "tp2-sp-recompute-full": (
+        2,
+        {"parallel": {"tensor": 2, "sequence": True}, "train": {"recompute": "full"}},
+    ),
     "micro-1": (1, {"batch": {"micro_size": 1}}),
     "micro-8": (1, {"batch": {"micro_size": 8}}),
     "vocabulary-padded-more": (2, {"model": {"vocab_multiple": 512}, "parallel": {"tensor": 2}}),
 }
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "gpt_bigcode": {},
+    # Two key/value heads, so that pairs of four tensor ranks share one; an output layer of its own, on the last stage.
+    "starcoder2": {
+        "architecture": "starcoder2",
+        "num_query_groups": 2,
+        "rotary_base": 1e4,
+        "sliding_window": 16,
+        "tied_embeddings": False,
+    },
+}
+# How a step's documents lie in rows: as the plan has them, each in a padded row of its own, or in another order.
+ROWS = ("packed", "padded", "backwards")
+# Architecture, layers, layout, rows.
+Case = tuple[str, str, str, str]
+CASES: list[Case] = [
+    *(("gpt_bigcode", "fused", layout, "packed") for layout in LAYOUTS),
+    *(
+        ("gpt_bigcode", "fused", layout, rows)
+        for layout in ("alone", "tp2-sp", "pp2-dp2")
+        for rows in ROWS[1:]
+    ),
+    *(
+        ("gpt_bigcode", "mcore", layout, "packed")
+        for layout in ("tp2", "tp2-sp-pp2", "recompute-full", "recompute-mlp")
+    ),
+    *(
+        ("starcoder2", "mcore", layout, "packed")
+        for layout in ("tp2", "tp2-sp", "tp4", "pp2", "tp2-sp-pp2", "recompute-full")
+    ),
+    ("starcoder2", "mcore", "alone", "padded"),
+]
+# One rank, megatron-core's layers, packed rows: what all others are compared with.
+BASELINES: list[Case] = [(architecture, "mcore", "alone", "packed") for architecture in ARCHITECTURES]
 
 
-def first_steps(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """Losses and gradient norms of a few steps, and this rank's weights after them."""
+Document = tuple[Tensor, Tensor, Tensor]  # tokens, labels, weights
+
+
+def laid_out(documents: list[Document], length: int, align: int) -> dict[str, Any]:
+    """The fields of a micro-batch of documents, each from a multiple of ``align`` on, filled up with padding."""
+    pieces: list[Document] = []
+    boundaries = [0]
+    for number, document in enumerate(documents):
+        pieces.append(document)
+        boundaries.append(boundaries[-1] + len(document[0]))
+        end = length if number == len(documents) - 1 else -(-boundaries[-1] // align) * align
+        while gap := min(end - boundaries[-1], SEQ_LENGTH):
+            zeros = torch.zeros(gap, dtype=torch.long)
+            pieces.append((zeros, zeros, torch.zeros(gap)))
+            boundaries.append(boundaries[-1] + gap)
+    tokens, labels, weights = (torch.cat(column) for column in zip(*pieces, strict=True))
+    positions = torch.cat([torch.arange(len(piece[0])) for piece in pieces])
+    return {
+        **{
+            "tokens_1T": tokens[None],
+            "positions_1T": positions[None],
+            "labels_T": labels,
+            "weights_T": weights,
+        },
+        **{"boundaries": torch.tensor(boundaries, dtype=torch.int32), "whole_rows": 0},
+    }
+
+
+def rearranged(batch: Any, rows: str, recipe: Recipe) -> Any:
+    """The documents of a batch in other rows; those that nothing is learned from are left out."""
+    if rows == "packed":
+        return batch
+    width, size = recipe.data.seq_length, recipe.batch.micro_size
+    micros = []
+    for micro in batch.micro_batches:
+        columns = (micro.tokens_1T[0], micro.labels_T, micro.weights_T)
+        documents: list[Any] = [
+            tuple(column[start:end] for column in columns)
+            for start, end in itertools.pairwise(micro.boundaries.tolist())
+            if micro.weights_T[start:end].any()
+        ]
+        if rows == "backwards":
+            micros.append(dataclasses.replace(micro, **laid_out(documents[::-1], size * width, 1)))
+            continue
+        for start in range(0, len(documents), size):
+            fields = laid_out(documents[start : start + size], size * width, width)
+            micros.append(dataclasses.replace(micro, **fields))
+    return dataclasses.replace(batch, micro_batches=micros)
+
+
+def first_steps(recipe: Recipe, rows: str, steps: int = STEPS) -> dict[str, Any]:
+    """Losses and gradient norms of a few steps, this rank's gradients in them, and its weights after them."""
     from megatron_octo.data.stream import Position
     from megatron_octo.model.grid import Grid
-    from megatron_octo.model.weights import named_parameters
+    from megatron_octo.model.weights import held_parameters
     from megatron_octo.training.batches import Loader
     from megatron_octo.training.corpora import open_corpora
     from megatron_octo.training.metrics import reduce_totals
@@ -45,45 +148,90 @@ def first_steps(recipe: Recipe, steps: int) -> dict[str, Any]:
     network = Network(recipe, grid)
     network.start_from(None)
     loader = Loader(corpora.train, recipe, grid, Position())
-    losses, norms = [], []
+    held = {each.parameter: each for each in held_parameters(network.core, recipe, grid)}
+    losses, norms, gradients = [], [], []
     for step in range(1, steps + 1):
-        batch = loader.next()
+        batch = rearranged(loader.next(), rows, recipe)
         loss = network.gradients(batch)
+        # Reduced gradients lie, as Adam's state does, with the data-parallel rank that will update the weights.
+        for shard in network.optimizer.shards():
+            part = shard.parameter.main_grad.reshape(-1)[shard.start : shard.end].clone()
+            box = held[shard.parameter].offset, held[shard.parameter].shape
+            gradients.append((step, held[shard.parameter].spec.name, box, (shard.start, shard.end), part))
         norms.append(network.optimizer.step(learning_rate(recipe, step)))
-        losses.append(reduce_totals(loss, batch, False, grid).loss)
+        losses.append(reduce_totals(loss, batch, None, grid).loss)
     loader.close()
-    weights = {
-        spec.name: (spec.box(grid.tensor_rank, grid.tensor_size), parameter.detach().clone())
-        for spec, parameter in named_parameters(network.core, recipe)
-    }
-    return {"losses": losses, "norms": norms, "weights": weights}
+    weights = [(e.spec.name, (e.offset, e.shape), e.parameter.detach().clone()) for e in held.values()]
+    return {"losses": losses, "norms": norms, "gradients": gradients, "weights": weights}
+
+
+def all_first_steps(cases: list[tuple[Recipe, str]]) -> list[dict[str, Any]]:
+    """Every case on this rank, in new process groups each time."""
+    from megatron.core import parallel_state as mpu
+
+    answers = []
+    for recipe, rows in cases:
+        answers.append(first_steps(recipe, rows))
+        mpu.destroy_model_parallel()
+    return answers
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory, corpus: Any) -> dict[str, Any]:
-    from megatron_octo.recipe import build_recipe
-    from tests.conftest import recipe_tree
-
-    recipe = build_recipe(recipe_tree(corpus, tmp_path_factory.mktemp("baseline"), optimizer=OPTIMIZER))
-    return run_ranks(1, first_steps, recipe, 3)[0]
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_layout_changes_nothing(
-    name: str, make_recipe: Callable[..., Recipe], baseline: dict[str, Any]
-) -> None:
-    world, sections = LAYOUTS[name]
-    answers = run_ranks(world, first_steps, make_recipe(optimizer=OPTIMIZER, **sections), 3)
-    for answer in answers:
-        assert answer["losses"] == pytest.approx(baseline["losses"], abs=1e-5)
-        assert answer["norms"] == pytest.approx(baseline["norms"], abs=1e-5)
-        for name, ((offset, shape), value) in answer["weights"].items():
-            region = tuple(slice(start, start + extent) for start, extent in zip(offset, shape))
-            expected = baseline["weights"][name][1][region]
-            # Paddings of the vocabulary differ in length; compare the rows that both have.
-            torch.testing.assert_close(value[: expected.size(0)], expected, rtol=0, atol=1e-5)
+def answers(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[Case, list[dict[str, Any]]]:
+    """Of every case, what each rank answers."""
+    folder = tmp_path_factory.mktemp("layouts")
+    found: dict[Case, list[dict[str, Any]]] = {}
+    for world in (1, 2, 4):
+        cases = [case for case in dict.fromkeys([*BASELINES, *CASES]) if LAYOUTS[case[2]][0] == world]
+        recipes = []
+        for architecture, layers, layout, rows in cases:
+            sections = LAYOUTS[layout][1]
+            model = {**ARCHITECTURES[architecture], **sections.get("model", {})}
+            name = "-".join((architecture, layers, layout, rows))
+            tree = recipe_tree(corpus, folder / name, **{**sections, "optimizer": OPTIMIZER, "model": model})
+            tree["system"]["layers"] = layers
+            tree["data"]["plan_cache"] = str(folder / "plans")
+            recipes.append((build_recipe(tree), rows))
+        by_rank = run_ranks(world, all_first_steps, recipes, timeout=300)
+        found |= {case: [rank[number] for rank in by_rank] for number, case in enumerate(cases)}
+    return found
 
 
-def test_losses_are_of_a_model_that_learns(baseline: dict[str, Any]) -> None:
-    assert all(6.0 < loss < 9.0 for loss in baseline["losses"])  # ln(1001) = 6.9
-    assert baseline["losses"][2] < baseline["losses"][0]
+def box_of(whole: Tensor, box: tuple[tuple[int, ...], tuple[int, ...]]) -> Tensor:
+    """A box of a tensor; where it reaches beyond (other layouts pad the vocabulary more) there are zeros."""
+    found = torch.zeros(box[1])
+    inside = whole[tuple(slice(start, start + extent) for start, extent in zip(*box))]
+    found[tuple(slice(0, extent) for extent in inside.shape)] = inside
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_nothing_changes(case: Case, answers: dict[Case, list[dict[str, Any]]]) -> None:
+    baseline = answers[case[0], "mcore", "alone", "packed"][0]
+    weights = {name: value for name, _, value in baseline["weights"]}
+    gradients = {
+        (step, name): part.view(weights[name].shape) for step, name, _, _, part in baseline["gradients"]
+    }
+    seen = dict.fromkeys(gradients, 0)
+    for answer in answers[case]:
+        assert answer["losses"] == pytest.approx(baseline["losses"], abs=TOLERANCE)
+        assert answer["norms"] == pytest.approx(baseline["norms"], abs=TOLERANCE)
+        for step, name, box, (start, end), part in answer["gradients"]:
+            expected = box_of(gradients[step, name], box).view(-1)[start:end]
+            torch.testing.assert_close(
+                part, expected, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
+            )
+            seen[step, name] += end - start
+        for name, box, value in answer["weights"]:
+            torch.testing.assert_close(value, box_of(weights[name], box), rtol=0, atol=TOLERANCE)
+    # All of them were there: copies count twice.
+    assert all(seen[key] >= math.prod(gradients[key].shape) for key in gradients)
+
+
+def test_there_is_something_to_compare(answers: dict[Case, list[dict[str, Any]]]) -> None:
+    for case in BASELINES:
+        (answer,) = answers[case]
+        assert all(6.0 < loss < 9.0 for loss in answer["losses"])  # ln(1001) = 6.9
+        assert min(answer["losses"]) < answer["losses"][0] - 0.01
+        assert len(answer["gradients"]) == STEPS * len(answer["weights"])
+        assert max(float(part.abs().max()) for *_, part in answer["gradients"]) > 1e-2

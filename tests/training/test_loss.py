@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from megatron_octo.config import Recipe
+from megatron_octo.data.settings import RowSettings
 from tests.distributed import run_ranks
 
 TOKENS = 96
@@ -103,7 +104,10 @@ def test_loss_of_an_epoch_equals_its_definition(
 
     (group,) = read_groups(f"train: 1.0 0:0.9 {corpus}")
     stream = RowStream(
-        group, seq_length=64, seed=3, loss_on=loss_on, norm_target_loss=norm_target_loss, cache_dir=tmp_path
+        group,
+        RowSettings(
+            seq_length=64, seed=3, loss_on=loss_on, norm_target_loss=norm_target_loss, cache_dir=tmp_path
+        ),
     )
     rows = [(0, row) for row in range(stream.rows(0))]
     total = 0.0
@@ -120,7 +124,7 @@ def step_gradients(recipe: Recipe) -> tuple[float, dict[str, list[tuple[int, int
     """Loss of the first step, and the reduced gradients that this rank owns, before any update."""
     from megatron_octo.data.stream import Position
     from megatron_octo.model.grid import Grid
-    from megatron_octo.model.weights import named_parameters
+    from megatron_octo.model.weights import held_parameters
     from megatron_octo.training.batches import Loader
     from megatron_octo.training.corpora import open_corpora
     from megatron_octo.training.metrics import reduce_totals
@@ -135,7 +139,7 @@ def step_gradients(recipe: Recipe) -> tuple[float, dict[str, list[tuple[int, int
     batch = loader.next()
     loss = reduce_totals(network.gradients(batch), batch, False, grid).loss
     loader.close()
-    names = {parameter: spec.name for spec, parameter in named_parameters(network.core, recipe)}
+    names = {held.parameter: held.key for held in held_parameters(network.core, recipe, grid)}
     found: dict[str, list[tuple[int, int, Tensor]]] = {}
     for shard in network.optimizer.shards():
         gradient: Any = shard.parameter.main_grad

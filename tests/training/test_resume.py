@@ -1,18 +1,25 @@
 """A run in pieces is the run in one piece: bit for bit on the same layout, row for row on any."""
 
+import itertools
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from megatron_octo.checkpoint import layout
+from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.config import Recipe
+from megatron_octo.model.layout import count_parameters
+from megatron_octo.recipe import load_recipe
 from tests.conftest import VOCABULARY, write_corpus
-from tests.training.runs import STEPS, TestRun, small_corpus
+from tests.distributed import run_ranks
+from tests.training.runs import EVERY_STEP, STEPS, TestRun, copy_of, flip, small_corpus
 
 DROPOUT = {"model": {"hidden_dropout": 0.1, "attention_dropout": 0.1}}
-EVERY_STEP = {"checkpoint": {"interval": 1, "keep": 9}}
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +35,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> TestRun:
     return run
 
 
-def copy_of(whole: TestRun, folder: Path, corpus: Path, upto: int = STEPS, **sections: Any) -> TestRun:
-    """The undisturbed run as it stood after some step."""
-    run = TestRun(folder, corpus, **{**EVERY_STEP, **sections})
-    for step in range(1, upto + 1):
-        shutil.copytree(whole.step(step), run.step(step))
-    layout.set_latest(run.checkpoints, layout.step_name(upto))
-    lines = (whole.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run.path / "metrics.jsonl").write_text("".join(lines[:upto]))
-    return run
-
-
 def test_the_corpus_makes_the_run_cross_epochs(whole: TestRun) -> None:
     assert [row[0] for row in whole.curve()] == list(range(1, STEPS + 1))
     assert whole.curve()[-1][3] >= 2
@@ -49,6 +45,13 @@ def test_the_corpus_makes_the_run_cross_epochs(whole: TestRun) -> None:
     assert layout.read_manifest(whole.step(6)).state["optimizer_steps"] == 6
 
 
+STARCODER2 = {
+    "architecture": "starcoder2",
+    "num_query_groups": 2,
+    "rotary_base": 1e4,
+    "sliding_window": 8,
+    "tied_embeddings": False,
+}
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "fp32-dropout": (1, {**DROPOUT}),
     "tp2-sp-bf16-dropout": (
@@ -58,6 +61,10 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "tp2-dropout": (2, {**DROPOUT, "parallel": {"tensor": 2}}),
     "dp2-bf16-dropout": (2, {**DROPOUT, "train": {"precision": "bf16"}}),
     "pp2-dropout": (2, {**DROPOUT, "parallel": {"pipeline": 2}}),
+    "starcoder2-pp2-dropout": (
+        2,
+        {"model": {**DROPOUT["model"], **STARCODER2}, "parallel": {"pipeline": 2}},
+    ),
 }
 
 
@@ -104,105 +111,85 @@ def test_resume_on_another_layout(
         assert mine[2] == pytest.approx(expected[2], abs=1e-5)
 
 
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
+def test_resume_on_other_layers(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
+    run = TestRun(tmp_path, corpus, checkpoint={"interval": 2})
+    for steps, layers in ((2, "mcore"), (4, "fused"), (STEPS, "mcore")):
+        run.train(2, f"train.steps={steps}", "parallel.tensor=2", f"system.layers={layers}")
+    for mine, expected in zip(run.curve(), whole.curve(), strict=True):
+        assert mine[1:3] == pytest.approx(expected[1:3], abs=1e-5)
 
 
-DAMAGES = {
-    "flipped": (
-        lambda path: flip(path / "weights-tp00-pp00.safetensors", -1),
-        "has changed since it was written",
-    ),
-    "truncated": (
-        lambda path: (path / "optimizer-00000.safetensors").write_bytes(
-            (path / "optimizer-00000.safetensors").read_bytes()[:-5]
-        ),
-        "optimizer-00000.safetensors has",
-    ),
-    "file gone": (lambda path: (path / "weights-tp00-pp00.safetensors").unlink(), "is missing"),
-    "manifest gone": (lambda path: (path / "manifest.json").unlink(), "manifest.json: no such file"),
-    "manifest cut": (lambda path: (path / "manifest.json").write_text('{"format": 1,'), "not valid JSON"),
-    "manifest flipped": (
-        lambda path: (path / "manifest.json").write_text(
-            (path / "manifest.json").read_text().replace('"row": ', '"row": 1', 1)
-        ),
-        "manifest.json has changed",
-    ),
-}
+def reloaded(recipe: Recipe, checkpoint: Path) -> dict[str, int]:
+    """Load a checkpoint into this rank's layout; how many elements it would store of each kind, all as they were."""
+    from megatron_octo.model.grid import Grid
+    from megatron_octo.training.checkpoint import full_part, load_checkpoint
+    from megatron_octo.training.network import Network
+
+    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    network, reader = Network(recipe, grid), CheckpointReader(checkpoint)
+    network.start_from(reader)
+    load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
+    part = full_part(network.core, network.optimizer, recipe, grid)
+    counts: dict[str, int] = {}
+    for kind, entries in part.tensors.items():
+        for name, entry in entries.items():
+            for fragment in entry.fragments:
+                box = fragment.offset, fragment.shape
+                start, end = fragment.flat or (0, math.prod(fragment.shape))
+                expected = reader.read_flat(name, kind, *box, start, end)
+                found = part.files[fragment.file][fragment.key].read().reshape(-1)
+                assert found.dtype == expected.dtype, (kind, name)
+                assert torch.equal(found, expected), (kind, name)
+                counts[kind] = counts.get(kind, 0) + len(found)
+    return counts
 
 
-def test_damaged_checkpoints_are_passed_over_aloud(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
-    """All kinds of damage one after the other: each costs the newest checkpoint, the one before it serves."""
-    run = copy_of(whole, tmp_path, corpus)
-    (run.checkpoints / ".step-00000007.tmp").mkdir()
-    (run.checkpoints / ".step-00000007.tmp" / "weights-tp00-pp00.safetensors").write_bytes(b"half")
-    for kind, damaged in zip(list(DAMAGES)[:3], ((6, 5), (6,), (6, 5, 4)), strict=True):
-        damage, message = DAMAGES[kind]
-        for step in damaged:
-            damage(run.step(step))
-        run.log.unlink(missing_ok=True)
-        text = run.train(1)
-        for step in damaged:
-            assert f"WARNING: {layout.step_name(step)} is damaged and will not be used" in text, kind
-        assert message in text
-        assert f"resuming at step {damaged[-1] - 1} " in text
-        assert run.curve() == whole.curve()
-        assert run.content(6) == whole.content(6)
-    assert not list(run.checkpoints.glob(".*"))  # the half-written one is gone
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_state_is_the_same_bits_on_any_layout(tmp_path: Path, corpus: Path, precision: str) -> None:
+    """Saved at tensor 2 x pipeline 2 + sequence; loaded at others: weights, fp32 weights and both moments."""
+    parallel = {"tensor": 2, "pipeline": 2, "sequence": True}
+    sections = {"train": {"precision": precision}, "checkpoint": {"interval": 2}}
+    run = TestRun(tmp_path, corpus, parallel=parallel, **sections)
+    run.train(4, "train.steps=2")
+    recipe = load_recipe(str(run.recipe), [])
+    kinds = ["weights", "exp_avg", "exp_avg_sq", *(["main"] if precision == "bf16" else [])]
+    whole = dict.fromkeys(kinds, count_parameters(recipe.model, padded=True))
+    for world, other in (
+        (1, {}),
+        (2, {}),
+        (2, {"tensor": 2}),
+        (2, {"pipeline": 2}),
+        (4, {"tensor": 4, "sequence": True}),
+        (4, {"tensor": 2}),
+    ):
+        changes = [
+            f"parallel.{key}={str({'tensor': 1, 'pipeline': 1, 'sequence': False, **other}[key]).lower()}"
+            for key in parallel
+        ]
+        changed = load_recipe(str(run.recipe), changes)
+        answers = run_ranks(world, reloaded, changed, run.step(2))
+        assert {kind: sum(answer.get(kind, 0) for answer in answers) for kind in kinds} == whole
 
 
-@pytest.mark.parametrize("kind", list(DAMAGES)[3:])
-def test_damaged_manifests_are_passed_over_aloud(
-    tmp_path: Path, corpus: Path, whole: TestRun, kind: str
-) -> None:
-    run = copy_of(whole, tmp_path, corpus)
-    damage, message = DAMAGES[kind]
-    damage(run.step(6))
-    text = run.train(1)
-    assert "WARNING: step-00000006 is damaged and will not be used: manifest.json" in text
-    assert message in text
-    assert "resuming at step 5 " in text
-    assert run.content(6) == whole.content(6)
-
-
-def test_nothing_good_is_not_nothing(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
-    run = copy_of(whole, tmp_path, corpus)
-    damage, _ = DAMAGES[next(iter(DAMAGES))]
-    for path in layout.list_checkpoints(run.checkpoints):
-        damage(path)
-    before = run.names()
-    text = run.fails(1)
-    assert f"none of the {len(before) - 1} checkpoints is whole" in text and str(run.checkpoints) in text
-    assert run.names() == before
-
-
-def test_an_operator_rolls_back(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
-    run = copy_of(whole, tmp_path, corpus)
-    layout.set_latest(run.checkpoints, "step-00000002")
-    text = run.train(1, "train.steps=3", "checkpoint.keep=2", "optimizer.clip_grad=0.5")
-    assert "resuming at step 2 " in text
-    # Of the past two stay; the future that was abandoned is not ours to delete.
-    assert run.names() == ["latest", *(layout.step_name(step) for step in (2, 3, 4, 5, 6))]
-    assert (run.checkpoints / "latest").read_text() == "step-00000003\n"
-    # The next start goes on from there, and not from the old future; also when 3 turns out damaged.
-    flip(run.step(3) / "weights-tp00-pp00.safetensors", -1)
-    text = run.train(1, "train.steps=4", "checkpoint.keep=2")
-    assert "resuming at step 2 " in text.rpartition("WARNING")[2]
-    # Step 4 of the old future was replaced.
-    assert run.content(4) == whole.content(4)
-    assert run.names() == ["latest", *(layout.step_name(step) for step in (3, 4, 5, 6))]
-
-
-def test_keep_last(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
-    run = TestRun(tmp_path, corpus, checkpoint={"interval": 1, "keep": 2})
-    run.train(1)
-    assert run.names() == ["latest", "step-00000005", "step-00000006"]
-    assert run.content(6) == whole.content(6)
-    never = TestRun(tmp_path, corpus, "never", checkpoint={"interval": 0})
-    never.train(1, "train.steps=2")
-    assert never.names() == []
+def test_three_resumes_over_borders_of_epochs(tmp_path: Path, corpus: Path) -> None:
+    """Stopped right before each of three steps whose rows are of two epochs."""
+    steps = {"train": {"steps": 9}, "model": {"hidden_dropout": 0.1}, "checkpoint": {"interval": 9}}
+    one = TestRun(tmp_path, corpus, "one", **steps)
+    one.train(2)
+    places = [(0, 0), *((epoch, row) for *_, epoch, row in one.curve())]
+    borders = [
+        step
+        for step, (before, after) in enumerate(itertools.pairwise(places))
+        if before[0] < after[0] and before[1] and after[1]
+    ]
+    assert len(borders) >= 3
+    pieces = TestRun(tmp_path, corpus, "pieces", **steps)
+    for step in borders[:3]:
+        pieces.train(2, f"train.steps={step}", "schedule.decay_steps=6")
+        assert pieces.state()["step"] == step
+    assert pieces.train(2).count("everything restored") == 3
+    assert pieces.curve() == one.curve()
+    assert pieces.content(9) == one.content(9)
 
 
 def test_init_from_takes_the_weights_alone(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
@@ -272,7 +259,7 @@ def test_a_damaged_source_of_weights_is_refused(tmp_path: Path, corpus: Path, wh
     text = run.fails(2)
     assert "damaged checkpoint: weights-tp00-pp00.safetensors has changed" in text
     assert str(source.step(6)) in text
-    assert "no checkpoint here" in run.fails(1, f"checkpoint.init_from={tmp_path / 'nowhere'}")
+    assert "no weights here" in run.fails(1, f"checkpoint.init_from={tmp_path / 'nowhere'}")
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path, corpus: Path) -> None:

@@ -1,0 +1,270 @@
+"""Looks at every node before the model is built, and names the one that is bad. Takes a moment; see docs/faults.md."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_octo.checkpoint import layout
+from megatron_octo.checkpoint.size import checkpoint_bytes
+from megatron_octo.config import Recipe
+from megatron_octo.errors import BadNodeError, OctoError
+from megatron_octo.files import beside
+from megatron_octo.model.grid import Grid
+from megatron_octo.model.weights import check_shape
+from megatron_octo.training import probes, records
+from megatron_octo.training.probes import Facts
+from megatron_octo.training.recovery import check_tokenizer
+from megatron_octo.training.rundir import RunDirectory
+
+# Share of its peers' median below which a rank is bad. Ranks of a CPU share cores and memory with everything else
+# there: of the speed of their cores the best is taken, and their links are told, not judged.
+_SLOW_MATMUL = {"cuda": 0.85, "cpu": 0.3}
+_SLOW_LINK = {"cuda": 0.5, "cpu": 0.0}
+_SLOW_DISK = 0.2
+_FREE_MEMORY = 0.9  # of a GPU; CUDA and NCCL have a share already
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with the place of a rank."""
+
+    rank: int
+    text: str
+    severe: bool = True  # else it is said, and the run goes on
+
+
+def judge(facts: list[Facts]) -> list[Finding]:
+    """Which ranks are bad, and why: from themselves, and beside their peers of the same kind."""
+    kind = "cuda" if facts[0].devices else "cpu"
+    findings = [Finding(fact.rank, f"{fact}: {fact.problem}") for fact in facts if fact.problem]
+    findings += [
+        Finding(
+            fact.rank,
+            f"{fact.host} does not see the run directory (is it on a shared file system, and mounted?)",
+        )
+        for fact in facts
+        if fact.sees_run is False
+    ]
+    if kind == "cuda":
+        findings += _judge_gpus(facts)
+    for name in sorted({fact.device for fact in facts}):
+        peers = [fact for fact in facts if fact.device == name]
+        findings += _slow(peers, "matmul", lambda f: f.matmul, _SLOW_MATMUL[kind], 1e12, "TFLOP/s")
+        findings += _slow(peers, "link to its neighbours", lambda f: f.link, _SLOW_LINK[kind], 1e9, "GB/s")
+    slow_disks = _slow(
+        facts, "writing into the run directory", lambda f: f.disk_write, _SLOW_DISK, 1e6, "MB/s"
+    )
+    return findings + [replace(finding, severe=False) for finding in slow_disks]
+
+
+def _judge_gpus(facts: list[Facts]) -> Iterable[Finding]:
+    usual = statistics.mode(fact.devices for fact in facts)
+    for fact in facts:
+        if fact.local_rank == 0 and fact.devices < usual:
+            yield Finding(fact.rank, f"{fact.host} has {fact.devices} GPUs, the others have {usual}")
+        twins = [other.rank for other in facts if (other.host, other.identity) == (fact.host, fact.identity)]
+        if fact.identity and len(twins) > 1:
+            yield Finding(fact.rank, f"{fact}: ranks {', '.join(map(str, twins))} have one GPU together")
+        if fact.memory_free < _FREE_MEMORY * fact.memory_total:
+            yield Finding(
+                fact.rank,
+                f"{fact}: {fact.memory_free / _GIB:.1f} of {fact.memory_total / _GIB:.1f} GiB are free; another "
+                "process holds the rest",
+            )
+
+
+def _slow(
+    facts: list[Facts],
+    what: str,
+    value: Callable[[Facts], float | None],
+    share: float,
+    unit: float,
+    name: str,
+) -> Iterable[Finding]:
+    known = [(fact, found) for fact in facts if (found := value(fact)) is not None]
+    if len(known) < 2:
+        return
+    median = statistics.median(found for _, found in known)
+    for fact, found in known:
+        if found < share * median:
+            yield Finding(
+                fact.rank,
+                f"{fact}: {what} {found / unit:.3g} {name}, its peers' median is {median / unit:.3g}",
+            )
+
+
+def check_match(recipe: Recipe, run: RunDirectory, tokenizer: str | None) -> None:
+    """Compare the checkpoint that the run will start from with recipe and tokenizer, by its manifest alone.
+
+    Raises:
+        OctoError: it is of another shape, or was trained with another tokenizer.
+    """
+    sources = layout.candidates(run.checkpoints)
+    if not sources and recipe.checkpoint.init_from:
+        with contextlib.suppress(OctoError):  # not one of ours, or none: who loads it knows more
+            sources = [layout.find_checkpoint(recipe.checkpoint.init_from)]
+    for path in sources:
+        try:
+            manifest = layout.read_manifest(path)
+        except OctoError:  # damaged: the one before it will be taken (recovery.py)
+            continue
+        check_shape(recipe.model, manifest.model, path)
+        check_tokenizer(manifest.tokenizer, tokenizer, path)
+        return
+
+
+def check_space(recipe: Recipe, run: RunDirectory) -> str | None:
+    """Whether the disk holds the next checkpoints; returns a warning.
+
+    Raises:
+        OctoError: there is no room for one.
+    """
+    if not recipe.checkpoint.interval:
+        return None
+    size, free = checkpoint_bytes(recipe), probes.free_space(run.path)
+    there = len(layout.list_checkpoints(run.checkpoints))
+    if free < size:
+        raise OctoError(
+            f"no space left for the next checkpoint: it takes {size / 1e9:.3g} GB, {free / 1e9:.3g} GB are free",
+            where=run.path,
+            hint="free some space, or put run_dir on a larger disk; nothing was started",
+        )
+    # One more than is kept, while the newest is written.
+    wanted = (max(0, recipe.checkpoint.keep - there) + 1) * size
+    if free < wanted:
+        keep = f"checkpoint.keep {recipe.checkpoint.keep}"
+        return f"{free / 1e9:.3g} GB of disk are free, {keep} needs {wanted / 1e9:.3g}"
+    return None
+
+
+def measure(grid: Grid, run: Path) -> tuple[list[Facts], float | None]:
+    """Facts of all ranks, and the bus bandwidth of an all-reduce. Collective."""
+    device, hosts = grid.device, probes.hosts_of_ranks()
+    facts = probes.look_around(hosts, device)
+    token: list[Path | None] = [None]
+    if grid.is_main:
+        token = [beside(run / "preflight-seen")]
+        assert token[0] is not None
+        token[0].touch()
+    dist.broadcast_object_list(token, src=0)
+    assert token[0] is not None
+    dist.barrier()  # all at once: a node's power and cooling are shared, too
+    facts = replace(facts, matmul=probes.matmul_speed(device))
+    facts = replace(facts, link=probes.link_speed(hosts, device))
+    reduced = probes.reduce_speed(device)
+    if facts.local_rank == 0:
+        facts = replace(facts, sees_run=probes.sees(token[0]))
+        try:
+            facts = replace(
+                facts, disk_free=probes.free_space(run), disk_write=probes.write_speed(run, device)
+            )
+        except OSError as error:
+            facts = replace(facts, problem=f"cannot write into the run directory: {error}")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    everyone: list[Facts] = [facts] * grid.world
+    dist.all_gather_object(everyone, facts)
+    if grid.is_main:
+        token[0].unlink(missing_ok=True)
+    return everyone, reduced
+
+
+def _describe(facts: list[Facts], reduced: float | None, seconds: float) -> str:
+    hosts = len({fact.host for fact in facts})
+    devices = ", ".join(sorted({fact.device for fact in facts}))
+    text = f"preflight: {len(facts)} x {devices} on {hosts} node{'s' if hosts > 1 else ''}; matmul "
+    text += _range([fact.matmul for fact in facts], 1e12, "TFLOP/s")
+    if reduced:
+        text += f"; links {_range([fact.link for fact in facts], 1e9, 'GB/s')}, all-reduce {reduced / 1e9:.3g} GB/s"
+    text += f"; disk {_range([fact.disk_write for fact in facts], 1e6, 'MB/s')}"
+    free = [fact.disk_free for fact in facts if fact.disk_free is not None]
+    text += f", {min(free) / 1e9:,.0f} GB free" if free else ""
+    return f"{text}; {seconds:.1f} s"
+
+
+def _range(values: list[float | None], unit: float, name: str) -> str:
+    known = [value / unit for value in values if value is not None]
+    if not known:
+        return "not measured"
+    low, high = min(known), max(known)
+    return f"{low:.3g} {name}" if high < 1.05 * low else f"{low:.3g} to {high:.3g} {name}"
+
+
+def preflight(
+    recipe: Recipe, grid: Grid, run: RunDirectory, tokenizer: str | None, corpora: str
+) -> list[str]:
+    """Check the place before the model is built. Collective.
+
+    Args:
+        tokenizer: digest of the data's; corpora: digest of the data, for the record of a refused start.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        OctoError: the run cannot go on from its checkpoint, or there is no room for the next one.
+        BadNodeError: a node is bad, and the recipe says to stop then (``system.preflight``).
+    """
+    mode = recipe.system.preflight
+    if mode == "none":
+        return []
+    start = time.perf_counter()
+    warning = grid.main_first(lambda: _certain(recipe, run, tokenizer) if grid.is_main else None)
+    facts, reduced = measure(grid, run.path)
+    findings = judge(facts)
+    lines = [_describe(facts, reduced, time.perf_counter() - start)]
+    lines += [f"WARNING: {text}" for text in (warning, *(finding.text for finding in findings)) if text]
+    bad = [finding for finding in findings if finding.severe]
+    if bad and (mode == "stop" or (mode == "auto" and grid.device.type == "cuda")):
+        _refuse(recipe, grid, run, corpora, bad)
+    return lines
+
+
+def _certain(recipe: Recipe, run: RunDirectory, tokenizer: str | None) -> str | None:
+    check_match(recipe, run, tokenizer)
+    return check_space(recipe, run)
+
+
+def _refuse(recipe: Recipe, grid: Grid, run: RunDirectory, corpora: str, findings: list[Finding]) -> None:
+    """Record the attempt that ends here, with its culprits, and leave so that a scheduler starts it elsewhere."""
+    text = "; ".join(finding.text for finding in findings)
+    bad = tuple(sorted({finding.rank for finding in findings}))
+    attempt = [run.next_attempt()]
+    dist.broadcast_object_list(attempt, src=0)
+    grid.main_first(lambda: run.open_attempt(recipe, grid.world, corpora))
+    if grid.rank in bad:
+        mine = "; ".join(finding.text for finding in findings if finding.rank == grid.rank)
+        records.write_error(
+            run.path,
+            attempt=attempt[0],
+            rank=grid.rank,
+            kind=records.PREFLIGHT,
+            step=0,
+            phase="start",
+            what=mine,
+        )
+    error = BadNodeError(
+        f"preflight: {text}",
+        where=run.path,
+        hint="leave that node out (sbatch --exclude), or start with system.preflight=warn",
+    )
+    if grid.is_main:
+        records.end_attempt(
+            run.path,
+            attempt[0],
+            reason=records.PREFLIGHT,
+            exit_code=error.code,
+            last_step=0,
+            detail=text,
+            culprits=bad,
+        )
+    dist.barrier()  # nobody is missed before all is written
+    raise error
