@@ -1,8 +1,13 @@
-"""Look into an indexed dataset: ``python -m megatron_octo.inspect --help``."""
+"""Look into an indexed dataset or a run: ``python -m megatron_octo.inspect --help``."""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_octo.errors import USER_ERROR, OctoError, run_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _OVERLONG = ["split", "window", "truncate", "skip", "error"]
 
@@ -10,17 +15,32 @@ _OVERLONG = ["split", "window", "truncate", "skip", "error"]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.inspect",
-        description="Show what PREFIX.bin and PREFIX.idx hold, and check them (exit 2: something is wrong).",
+        description="Show what PREFIX.bin and PREFIX.idx hold, or how a run stands, and check it (exit 2: something "
+        "is wrong).",
     )
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="path of the data set without .bin or .idx")
+    add(
+        "prefix", metavar="PREFIX|RUN", help="path of the data set without .bin or .idx, or a run's directory"
+    )
     add("--sample", type=int, metavar="K", help="show document K, targets marked (from 0)")
     add("--tokenizer", metavar="tokenizer.json", help="to decode with (default: the one in the manifest)")
-    add("--full", action="store_true", help="read every byte: modes, token ids, digests")
+    add(
+        "--full",
+        action="store_true",
+        help="read every byte: modes, token ids, digests (of a run: checkpoints)",
+    )
     add(
         "--against", metavar="Q", help="compare with another data set, and name the first difference (exit 2)"
     )
     add("--plot", metavar="FILE.png", help="draw lengths and fill (needs the extra [plot])")
+    runs = parser.add_argument_group("a run")
+    runs.add_argument("--report", metavar="FILE.html", help="write a page with plots, all in one file")
+    runs.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="show rows and documents of step N; with --row R the text of its row R",
+    )
     rows = parser.add_argument_group("a packed row, as a run with these settings reads it")
     rows.add_argument(
         "--row", type=int, metavar="R", help="show row R (from 0): documents, targets, positions"
@@ -39,10 +59,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _inspect_run(args: argparse.Namespace, console: "Console") -> int:
+    if args.step is not None:
+        from megatron_octo.runview.steps import print_step
+
+        print_step(Path(args.prefix), args.step, args.row, args.tokenizer, console)
+        return 0
+    from megatron_octo.runview.load import load_run
+    from megatron_octo.runview.text import print_run
+
+    run = load_run(args.prefix, tail=not args.report, full=args.full)
+    good = print_run(run, console)
+    if args.report:
+        from megatron_octo.runview.page import write_page
+
+        write_page(run, args.report)
+        console.print(f"report: {args.report}", highlight=False)
+    return 0 if good else USER_ERROR
+
+
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from rich.console import Console
 
+    console = Console()
+    # A directory may have the name of a data set beside it.
+    if Path(args.prefix).is_dir() and not Path(f"{args.prefix}.idx").is_file():
+        return _inspect_run(args, console)
+    if args.report is not None or args.step is not None:
+        raise OctoError("--report and --step are for a run, and this is no directory", where=args.prefix)
     from megatron_octo.data.report import report
     from megatron_octo.data.rowview import RowOptions
 
@@ -63,7 +108,6 @@ def main(argv: list[str] | None = None) -> int:
             fim_rate=args.fim_rate,
             fim_spm_rate=args.fim_spm_rate,
         )
-    console = Console()
     good = report(
         prefix,
         sample=args.sample,
