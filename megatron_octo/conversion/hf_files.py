@@ -1,110 +1,31 @@
-"""Files of a Hugging Face model directory: safetensors shards with their index, tokenizer, generation config."""
+"""The small files of a Hugging Face model directory: tokenizer, configuration, model card."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from megatron_octo.checkpoint.tensors import SafetensorsWriter, TensorSpec
+from megatron_octo import __version__
+from megatron_octo.architectures import find_architecture
+from megatron_octo.conversion.source import Source
 from megatron_octo.data.tokenizer import Tokenizer
-from megatron_octo.errors import OctoError
-from megatron_octo.files import read_json
+from megatron_octo.model.layout import count_parameters
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 5_000_000_000
+_RECIPE = "recipe.yaml"
 
 
-class HfTensors:
-    """Lazy access to the tensors of a model directory, in one file or in shards.
+def write_json_file(path: Path, tree: Mapping[str, Any], keep: Sequence[str] = ()) -> None:
+    """Write JSON; keys without a value are left out, unless they begin with one of ``keep``.
 
-    Raises:
-        OctoError: no safetensors here, a shard is missing, or one is damaged.
+    A null stays where transformers' own default would be wrong: the end of a document is not token 50256.
     """
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-        if (directory / INDEX).is_file():
-            index = read_json(directory / INDEX)["weight_map"]
-            self._file_of: dict[str, str] = dict(index)
-        elif (directory / SINGLE).is_file():
-            self._file_of = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
-        else:
-            raise OctoError(
-                f"neither {SINGLE} nor {INDEX}",
-                where=directory,
-                hint="save the model with transformers' save_pretrained (safetensors is its default)",
-            )
-        self._opened: dict[str, Any] = {}
-        for file in sorted(set(self._file_of.values())):
-            self._opened[file] = self._open(file)
-
-    def _open(self, file: str) -> Any:
-        try:
-            return safe_open(self.directory / file, "pt")
-        except FileNotFoundError:
-            raise OctoError("a shard of the model is missing", where=self.directory / file) from None
-        except SafetensorError as error:
-            raise OctoError(f"damaged model file: {error}", where=self.directory / file) from None
-
-    def names(self) -> set[str]:
-        return set(self._file_of)
-
-    def spec(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """Stored dtype (safetensors' name) and shape, without reading the tensor."""
-        piece = self._opened[self._file_of[name]].get_slice(name)
-        return piece.get_dtype(), tuple(piece.get_shape())
-
-    def read(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._opened[self._file_of[name]].get_tensor(name)
-        return tensor
-
-
-def write_shards(
-    directory: Path,
-    specs: Mapping[str, TensorSpec],
-    read: Callable[[str], torch.Tensor],
-    progress: Callable[[int], None],
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Write tensors one at a time into shards of at most ``shard_bytes`` (a larger tensor has one to itself)."""
-    shards = list(_shards(specs, shard_bytes))
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards, 1):
-        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        weight_map.update(dict.fromkeys(names, file))
-        with SafetensorsWriter(
-            directory / file, {name: specs[name] for name in names}, {"format": "pt"}
-        ) as writer:
-            for name in names:
-                tensor = read(name)
-                writer.write(name, tensor)
-                progress(tensor.numel() * tensor.itemsize)
-            writer.close()
-    if len(shards) > 1:
-        total = sum(_bytes(spec) for spec in specs.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (directory / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-
-
-def _bytes(spec: TensorSpec) -> int:
-    return spec[0].itemsize * int(torch.Size(spec[1]).numel())
-
-
-def _shards(specs: Mapping[str, TensorSpec], limit: int) -> Iterator[list[str]]:
-    names: list[str] = []
-    size = 0
-    for name, spec in specs.items():
-        if names and size + _bytes(spec) > limit:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += _bytes(spec)
-    yield names
+    kept = {
+        key: value
+        for key, value in tree.items()
+        if value is not None or key.startswith(tuple(keep) or ("\0",))
+    }
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def write_tokenizer(directory: Path, source: Path, max_length: int) -> int:
@@ -118,6 +39,50 @@ def write_tokenizer(directory: Path, source: Path, max_length: int) -> int:
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    (directory / "special_tokens_map.json").write_text(json.dumps(special, indent=1) + "\n", encoding="utf-8")
+    write_json_file(directory / "tokenizer_config.json", settings)
+    write_json_file(directory / "special_tokens_map.json", special)
     return tokenizer.eod_id
+
+
+def provenance(source: Source) -> dict[str, Any]:
+    """Where the weights come from, as the model card and conversion.json say it."""
+    manifest = source.manifest
+    return {
+        "made_with": f"megatron_octo {__version__}",
+        "format": source.format,
+        "directory": str(source.directory.absolute()),
+        "step": manifest.step,
+        "tokenizer": manifest.tokenizer,
+        **manifest.provenance,
+    }
+
+
+def write_card(directory: Path, source: Source, dtype: str) -> None:
+    """README.md: what the model is, where it comes from, and the recipe of its run if that is known."""
+    model = source.manifest.model
+    facts = {
+        "architecture": find_architecture(model.architecture).hf_class,
+        "parameters": f"{count_parameters(model):,}",
+        "layers": model.num_layers,
+        "hidden size": model.hidden_size,
+        "heads": f"{model.num_attention_heads} for queries, {model.num_query_groups} for keys and values",
+        "context": f"{model.max_position_embeddings:,} tokens",
+        "vocabulary": f"{model.vocab_size:,} tokens",
+        "dtype": dtype,
+    }
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", ""]
+    lines += [f"# {directory_title(source)}", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in facts.items()]
+    lines += ["", "## Where the weights come from", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | `{value}` |" for key, value in provenance(source).items() if value is not None]
+    lines += ["", "`conversion.json` has the digests of the files."]
+    recipe = source.directory.parent.parent / _RECIPE
+    if source.format == "checkpoint" and recipe.is_file():
+        lines += ["", "## Recipe", "", "```yaml", recipe.read_text(encoding="utf-8").rstrip(), "```"]
+    (directory / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def directory_title(source: Source) -> str:
+    """A name for the model: that of its run, or of the directory that it was converted from."""
+    known = source.manifest.provenance.get("run") or source.manifest.provenance.get("from_hf")
+    return Path(str(known)).name if known else source.directory.name

@@ -1,22 +1,33 @@
-"""A checkpoint of any parallel layout -> a Hugging Face model directory, one tensor in memory at a time."""
+"""Weights of any format -> a Hugging Face model directory."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from megatron_octo.checkpoint.layout import find_checkpoint
-from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.checkpoint.tensors import DTYPE_NAMES, TensorSpec
-from megatron_octo.config import ModelConfig
-from megatron_octo.conversion import gpt_bigcode, hf_files
+from megatron_octo.architectures import find_architecture
+from megatron_octo.architectures.base import HfTensor
+from megatron_octo.checkpoint.digest import FileRecord
+from megatron_octo.conversion import hf_files
+from megatron_octo.conversion.hf_source import INDEX, RECORD, SINGLE
+from megatron_octo.conversion.job import SHARD_BYTES, Progress, convert, silent
+from megatron_octo.conversion.opening import open_weights
+from megatron_octo.conversion.rounding import Rounding
+from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
+from megatron_octo.conversion.source import Source
+from megatron_octo.conversion.stream import Box, Group, PlannedFile, PlannedTensor
+from megatron_octo.conversion.to_checkpoint import DTYPES
 from megatron_octo.errors import OctoError
-from megatron_octo.files import atomic_directory, digest_file
-from megatron_octo.model.layout import WORD_EMBEDDINGS, parameter_specs
+from megatron_octo.files import digest_file
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_STORED = {DTYPE_NAMES[dtype]: dtype for dtype in DTYPES.values()}
+
+@dataclass(frozen=True)
+class Exported:
+    """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did."""
+
+    source: Path
+    rounding: Rounding
 
 
 def to_hf(
@@ -25,99 +36,114 @@ def to_hf(
     *,
     dtype: str | None = None,
     tokenizer: str | Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Path:
+    base: str | Path | None = None,
+    vocab_size: int | None = None,
+    progress: Progress = silent,
+    shard_bytes: int = SHARD_BYTES,
+) -> Exported:
     """Write ``output`` so that transformers' AutoModelForCausalLM and AutoTokenizer load it.
 
     Args:
-        source: a run, a checkpoint, or the output of :func:`megatron_octo.conversion.from_hf.from_hf`.
+        source: a run, a checkpoint, or whatever :func:`megatron_octo.conversion.opening.open_weights` takes.
         dtype: fp32, bf16 or fp16; by default what is stored.
         tokenizer: a tokenizer.json; by default the run's.
-        progress: called with bytes done and bytes in all.
-
-    Returns:
-        The checkpoint that was converted.
-
-    Raises:
-        OctoError: no checkpoint, a damaged one, a tokenizer that does not fit it, or ``output`` exists.
-    """
-    checkpoint = find_checkpoint(source)
-    reader = CheckpointReader(checkpoint)
-    reader.verify()
-    model = reader.manifest.model
-    specs, names = _hf_specs(reader, dtype)
-    total = sum(spec[0].itemsize * int(torch.Size(spec[1]).numel()) for spec in specs.values())
-    done = 0
-
-    def read(hf: str) -> torch.Tensor:
-        tensor = _read_unpadded(reader, names[hf], model)
-        return tensor.to(specs[hf][0])
-
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        progress(done, total)
-
-    with atomic_directory(output) as directory:
-        source_tokenizer = _find_tokenizer(checkpoint, tokenizer, reader.manifest.tokenizer)
-        eod = None
-        if source_tokenizer:
-            eod = hf_files.write_tokenizer(directory, source_tokenizer, model.max_position_embeddings)
-        torch_dtype = str(next(iter(specs.values()))[0]).removeprefix("torch.")
-        _write_json(directory / "config.json", gpt_bigcode.hf_config(model, eod, torch_dtype))
-        _write_json(directory / "generation_config.json", {"bos_token_id": eod, "eos_token_id": eod})
-        hf_files.write_shards(directory, specs, read, count)
-    return checkpoint
-
-
-def _hf_specs(reader: CheckpointReader, dtype: str | None) -> tuple[dict[str, TensorSpec], dict[str, str]]:
-    model = reader.manifest.model
-    stored = reader.manifest.tensors["weights"]
-    specs: dict[str, TensorSpec] = {}
-    names: dict[str, str] = {}
-    for name, spec in parameter_specs(model).items():
-        if name not in stored:
-            raise OctoError(f"the checkpoint holds no {name!r}", where=reader.directory)
-        shape = (model.vocab_size, model.hidden_size) if name == WORD_EMBEDDINGS else spec.shape
-        hf = gpt_bigcode.hf_name(name)
-        specs[hf] = (DTYPES[dtype] if dtype else _STORED[stored[name].dtype], shape)
-        names[hf] = name
-    return specs, names
-
-
-def _read_unpadded(reader: CheckpointReader, name: str, model: ModelConfig) -> torch.Tensor:
-    if name == WORD_EMBEDDINGS:
-        return reader.read(name, offset=(0, 0), shape=(model.vocab_size, model.hidden_size))
-    return reader.read(name)
-
-
-def _find_tokenizer(checkpoint: Path, given: str | Path | None, digest: str | None) -> Path | None:
-    """The tokenizer.json of a checkpoint: given, beside the checkpoint, or in its run.
+        base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
+        vocab_size: real tokens of a BigCode checkpoint.
+        shard_bytes: size of a file (a larger tensor has one to itself).
 
     Raises:
-        OctoError: it is not the one that the checkpoint was trained with.
+        OctoError: no weights, damaged ones, a tokenizer that does not fit them, or ``output`` exists.
     """
-    candidates = (
-        [Path(given)]
-        if given
-        else [checkpoint / "tokenizer.json", checkpoint.parent.parent / "tokenizer.json"]
+    opened = open_weights(
+        source, stream=True, vocab_size=vocab_size, base=base, dtype=DTYPES[dtype] if dtype else None
     )
-    for path in candidates:
-        if not path.is_file():
-            continue
-        if digest and digest_file(path) != digest:
-            raise OctoError(
-                "this is not the tokenizer that the checkpoint was trained with",
-                where=path,
-                hint="name the right tokenizer.json with --tokenizer",
-            )
-        return path
-    if given:
-        raise OctoError("no such file", where=given)
-    return None
+    model = opened.manifest.model
+    found = _find_tokenizer(opened, tokenizer)
+    architecture = find_architecture(model.architecture)
+    shards = list(_shards(opened, architecture.hf_tensors(model), dtype, shard_bytes))
+    groups = [(PlannedFile(_name(number, len(shards)), shard),) for number, shard in enumerate(shards, 1)]
+
+    def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
+        eod = hf_files.write_tokenizer(directory, found, model.max_position_embeddings) if found else None
+        torch_dtype = str(shards[0][0].dtype).removeprefix("torch.")
+        hf_files.write_json_file(
+            directory / "config.json", architecture.hf_config(model, eod, torch_dtype), keep=("bos", "eos")
+        )
+        hf_files.write_json_file(
+            directory / "generation_config.json",
+            {"bos_token_id": eod, "eos_token_id": eod, "pad_token_id": eod},
+        )
+        if len(groups) > 1:
+            _write_index(directory, groups)
+        hf_files.write_card(directory, opened, torch_dtype)
+        record = {
+            "files": {name: files[name] for name in sorted(files)},
+            "source": hf_files.provenance(opened),
+        }
+        hf_files.write_json_file(directory / RECORD, record)
+
+    rounding = convert(
+        opened,
+        output,
+        groups,
+        _open_sink,
+        finish,
+        options={"to": "huggingface", "tokenizer": digest_file(found) if found else None},
+        progress=progress,
+    )
+    return Exported(opened.directory, rounding)
 
 
-def _write_json(path: Path, tree: dict[str, object]) -> None:
-    path.write_text(
-        json.dumps({key: value for key, value in tree.items() if value is not None}, indent=1) + "\n"
-    )
+def _open_sink(path: Path, tensors: Sequence[OutTensor]) -> SafetensorsSink:
+    return SafetensorsSink(path, tensors, {"format": "pt"})
+
+
+def _name(number: int, count: int) -> str:
+    return SINGLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def _shards(
+    source: Source, tensors: Mapping[str, HfTensor], dtype: str | None, limit: int
+) -> Iterator[tuple[PlannedTensor, ...]]:
+    shard: list[PlannedTensor] = []
+    for name, tensor in tensors.items():
+        width = torch.Size(tensor.shape[1:]).numel()
+        boxes = tuple(
+            Box(rows.parameter, "weights", (rows.start, rows.stop), (0, width)) for rows in tensor.rows
+        )
+        target = DTYPES[dtype] if dtype else source.dtype(boxes[0].name)
+        planned = PlannedTensor(name, target, tensor.shape, boxes)
+        if shard and sum(each.size for each in shard) + planned.size > limit:
+            yield tuple(shard)
+            shard = []
+        shard.append(planned)
+    yield tuple(shard)
+
+
+def _write_index(directory: Path, groups: Sequence[Group]) -> None:
+    files = [file for group in groups for file in group]
+    weight_map = {tensor.key: file.name for file in files for tensor in file.tensors}
+    total = sum(file.size for file in files)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    hf_files.write_json_file(directory / INDEX, index)
+
+
+def _find_tokenizer(source: Source, given: str | Path | None) -> Path | None:
+    """The tokenizer.json that goes with the weights.
+
+    Raises:
+        OctoError: it is not the one that the weights were trained with.
+    """
+    path = Path(given) if given else source.tokenizer
+    if path is None:
+        return None
+    if not path.is_file():
+        raise OctoError("no such file", where=path)
+    digest = source.manifest.tokenizer
+    if digest and digest_file(path) != digest:
+        raise OctoError(
+            "this is not the tokenizer that the checkpoint was trained with",
+            where=path,
+            hint="name the right tokenizer.json with --tokenizer",
+        )
+    return path

@@ -8,130 +8,155 @@ import torch
 from torch import Tensor
 
 import megatron_octo
-from megatron_octo.checkpoint.layout import find_checkpoint
-from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.config import ModelConfig, Recipe
-from megatron_octo.conversion.gpt_bigcode import hf_name
-from megatron_octo.conversion.hf_files import HfTensors
+from megatron_octo.config import ModelConfig
+from megatron_octo.conversion.layers import Network, open_networks
+from megatron_octo.conversion.opening import open_weights
+from megatron_octo.conversion.source import BLOCK, Source
 from megatron_octo.data.tokenizer import Tokenizer
-from megatron_octo.model.layout import WORD_EMBEDDINGS, parameter_specs
-from megatron_octo.recipe import build_recipe
+from megatron_octo.errors import OctoError
+from megatron_octo.model.layout import parameter_specs
 
 TOLERANCE = 1e-4
 _LENGTH = 512  # tokens compared
+_ROWS = 2048  # of the vocabulary at once
+# What may differ between two copies of one model: it is not in the weights, or does not change what is computed.
+_FREE = {"hidden_dropout", "attention_dropout", "init_std", "vocab_multiple"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences between a checkpoint on Megatron-core and its conversion in transformers, both in fp32.
+    """Differences between two copies of a model, both computed in fp32.
 
     Attributes:
-        weights_equal: every tensor bit-equal; None if the conversion changed the dtype, so they cannot be.
+        weights_equal: every tensor bit-equal; None if the dtypes differ, so they cannot be.
+        weights_max_abs: largest difference of a weight, and the tensor that has it.
         max_abs, mean_abs: of the logits' differences.
         argmax_agreement: fraction of positions where both predict the same token.
         tokens: positions compared.
+        layers: largest difference of the hidden states after each layer.
     """
 
     weights_equal: bool | None
+    weights_max_abs: float
+    weights_tensor: str | None
     max_abs: float
     mean_abs: float
     argmax_agreement: float
     tokens: int
+    layers: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def verify(source: str | Path, converted: str | Path, text: str | None = None) -> Comparison:
-    """Compare a run or checkpoint with a Hugging Face directory made from it.
+@torch.no_grad()
+def verify(
+    first: str | Path, second: str | Path, text: str | None = None, base: str | Path | None = None
+) -> Comparison:
+    """Compare any two of run, checkpoint, Hugging Face directory and BigCode checkpoint.
+
+    A Hugging Face directory is computed by transformers, everything else on Megatron-core. One matrix is in
+    memory at a time.
 
     Args:
-        text: what both networks read; by default the source code of this library's recipe.
+        text: what both networks read; by default source code of this library.
+        base: where the weights beneath a LoRA run are, if they were moved.
 
     Raises:
-        OctoError: one of the two is missing or damaged.
+        OctoError: one of the two is missing or damaged, or they are of different shapes.
     """
-    reader = CheckpointReader(find_checkpoint(source))
-    directory = Path(converted)
-    weights_equal = _weights_equal(reader, HfTensors(directory))
-    tokens = _tokens(directory, reader.manifest.model, text)
-    ours, theirs = megatron_logits(reader, tokens), hf_logits(directory, tokens)
-    difference = (ours - theirs).abs()
-    return Comparison(
-        weights_equal=weights_equal,
-        max_abs=float(difference.max()),
-        mean_abs=float(difference.mean()),
-        argmax_agreement=float((ours.argmax(-1) == theirs.argmax(-1)).double().mean()),
-        tokens=tokens.numel(),
-    )
+    one, other = _open_both(first, second, base)
+    _check_shapes(one, other)
+    for source in (one, other):
+        source.check()
+    equal, largest, tensor = _compare_weights(one, other)
+    for source in (one, other):
+        source.finish()
+    tokens = _tokens(one, other, text)
+    with open_networks((one, other)) as networks:
+        hidden = [network.embed(tokens) for network in networks]
+        layers = []
+        for number in range(one.manifest.model.num_layers):
+            hidden = [network.layer(number, each) for network, each in zip(networks, hidden)]
+            layers.append(float((hidden[0] - hidden[1]).abs().max()))
+        logits = _compare_logits(networks, hidden, one.manifest.model.vocab_size)
+    return Comparison(equal, largest, tensor, **logits, tokens=tokens.numel(), layers=tuple(layers))
 
 
-def _weights_equal(reader: CheckpointReader, tensors: HfTensors) -> bool | None:
-    model = reader.manifest.model
-    if reader.manifest.tensors["weights"][WORD_EMBEDDINGS].dtype != tensors.spec(hf_name(WORD_EMBEDDINGS))[0]:
-        return None
-    for name in parameter_specs(model):
-        ours, theirs = reader.read(name), tensors.read(hf_name(name))
-        if name == WORD_EMBEDDINGS:
-            ours = ours[: model.vocab_size]
-        if not torch.equal(ours, theirs):
-            return False
-    return True
+def _open_both(first: str | Path, second: str | Path, base: str | Path | None) -> tuple[Source, Source]:
+    one = open_weights(first, stream=True, base=base)
+    # A BigCode checkpoint does not know how many of its words are padding; the other side does.
+    other = open_weights(second, stream=True, vocab_size=one.manifest.model.vocab_size, base=base)
+    if one.format == "bigcode" != other.format:
+        one = open_weights(first, stream=True, vocab_size=other.manifest.model.vocab_size)
+    return one, other
 
 
-def _tokens(directory: Path, model: ModelConfig, text: str | None) -> Tensor:
+def _check_shapes(one: Source, other: Source) -> None:
+    a, b = (source.manifest.model.model_dump(exclude=_FREE) for source in (one, other))
+    differing = [f"{key} {a[key]} and {b[key]}" for key in a if a[key] != b[key]]
+    if differing:
+        raise OctoError(f"two different models: {', '.join(differing)}", where=other.directory)
+
+
+def _compare_weights(one: Source, other: Source) -> tuple[bool | None, float, str | None]:
+    """Whether all are bit-equal (None: dtypes differ), the largest difference, and where it is."""
+    equal: bool | None = True
+    largest, where = 0.0, None
+    for name, spec in parameter_specs(one.manifest.model).items():
+        width = torch.Size(spec.shape[1:]).numel()
+        step = max(1, BLOCK // (width * 4))
+        for row in range(0, spec.rows, step):  # without the padding
+            rows = (row, min(spec.rows, row + step))
+            blocks = []
+            for source in (one, other):
+                block = torch.empty(rows[1] - row, width, dtype=source.dtype(name))
+                source.rows(name, "weights", rows, (0, width), block)
+                blocks.append(block)
+            a, b = blocks
+            if a.dtype != b.dtype:
+                equal = None
+            elif torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
+                continue
+            elif equal:
+                equal = False
+            difference = float((a.float() - b.float()).abs().max())
+            if not difference <= largest:  # NaN, too
+                largest, where = difference, name
+    return equal, largest, where
+
+
+def _compare_logits(networks: list[Network], hidden: list[Tensor], vocabulary: int) -> dict[str, float]:
+    last = [network.norm(each) for network, each in zip(networks, hidden)]
+    largest, total = 0.0, 0.0
+    best = [
+        (torch.full((each.size(0),), -torch.inf), torch.zeros(each.size(0), dtype=torch.long))
+        for each in last
+    ]
+    for start in range(0, vocabulary, _ROWS):
+        stop = min(vocabulary, start + _ROWS)
+        logits = [each @ network.output_rows(start, stop).T for network, each in zip(networks, last)]
+        difference = (logits[0] - logits[1]).abs().nan_to_num(torch.inf)
+        largest, total = max(largest, float(difference.max())), total + float(difference.double().sum())
+        for side, each in enumerate(logits):
+            values, places = each.max(-1)
+            better = values > best[side][0]
+            best[side] = (
+                torch.where(better, values, best[side][0]),
+                torch.where(better, places + start, best[side][1]),
+            )
+    return {
+        "max_abs": largest,
+        "mean_abs": total / (last[0].size(0) * vocabulary),
+        "argmax_agreement": float((best[0][1] == best[1][1]).double().mean()),
+    }
+
+
+def _tokens(one: Source, other: Source, text: str | None) -> Tensor:
+    model: ModelConfig = one.manifest.model
     length = min(_LENGTH, model.max_position_embeddings)
-    if (directory / "tokenizer.json").is_file():
+    if tokenizer := one.tokenizer or other.tokenizer:
         sample = text or (Path(megatron_octo.__file__).parent / "config.py").read_text(encoding="utf-8")
-        return torch.tensor(Tokenizer(directory / "tokenizer.json").encode([sample])[0][:length])
+        return torch.tensor(Tokenizer(tokenizer).encode([sample])[0][:length])
     generator = torch.Generator().manual_seed(0)  # no tokenizer, no text
     return torch.randint(0, model.vocab_size, (length,), generator=generator)
-
-
-def inference_recipe(model: ModelConfig) -> Recipe:
-    """A recipe that builds the network in fp32 on the CPU; what it says of data and optimizer is not used."""
-    return build_recipe(
-        {
-            "run_dir": "-",
-            "model": {**model.model_dump(), "hidden_dropout": 0.0, "attention_dropout": 0.0},
-            "data": {"train": "-", "seq_length": model.max_position_embeddings},
-            "batch": {"global_size": 1},
-            "optimizer": {"lr": 1.0},
-            "train": {"steps": 1, "precision": "fp32"},
-            "system": {"device": "cpu", "attention": "torch", "cross_entropy": "reference"},
-        }
-    )
-
-
-@torch.no_grad()
-def megatron_logits(reader: CheckpointReader, tokens: Tensor) -> Tensor:
-    """fp32 [tokens, vocabulary] from the network on Megatron-core, in this process; no process group may be up."""
-    from megatron_octo.model.mcore import load_mcore
-
-    load_mcore()
-    from megatron_octo.model.attention import packed_params
-    from megatron_octo.model.backend import choose_backend
-    from megatron_octo.model.gpt import build_model
-    from megatron_octo.model.grid import lone_grid
-    from megatron_octo.model.weights import load_weights
-
-    recipe = inference_recipe(reader.manifest.model)
-    with lone_grid(torch.device("cpu")) as grid:
-        network = build_model(recipe, grid, choose_backend(recipe, grid.device)).eval()
-        load_weights(reader, network, recipe, grid)
-        count = tokens.numel()
-        packed = packed_params(torch.tensor([0, count], dtype=torch.int32), count)
-        logits_1TV: Tensor = network(tokens[None], torch.arange(count)[None], None, packed_seq_params=packed)
-        return logits_1TV[0, :, : recipe.model.vocab_size]
-
-
-@torch.no_grad()
-def hf_logits(directory: Path, tokens: Tensor) -> Tensor:
-    """fp32 [tokens, vocabulary] from transformers."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    logits: Tensor = model(tokens[None]).logits
-    return logits[0]

@@ -14,11 +14,12 @@ from megatron_octo.checkpoint.layout import find_checkpoint, read_manifest, writ
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.config import Recipe
 from megatron_octo.conversion.from_hf import from_hf
-from megatron_octo.conversion.hf_files import INDEX, HfTensors, write_shards
+from megatron_octo.conversion.hf_source import INDEX
 from megatron_octo.conversion.to_hf import to_hf
-from megatron_octo.conversion.verify import hf_logits, verify
+from megatron_octo.conversion.verify import verify
 from megatron_octo.errors import OctoError
 from tests.conftest import SEQ_LENGTH, VOCABULARY
+from tests.conversion.networks import hf_logits
 from tests.distributed import run_forked, run_ranks
 
 TOKENS = torch.randint(1, VOCABULARY, (SEQ_LENGTH,), generator=torch.Generator().manual_seed(3))
@@ -30,6 +31,7 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
     from megatron_octo.model.attention import packed_params
+    from megatron_octo.model.fused.attention import Documents
     from megatron_octo.model.grid import Grid
     from megatron_octo.training.loop import Run
 
@@ -37,7 +39,8 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
     run = Run(recipe, grid)
     assert run.train() == 0
     network = run.network.model.eval()
-    packed = packed_params(torch.tensor([0, SEQ_LENGTH], dtype=torch.int32), SEQ_LENGTH)
+    boundaries = torch.tensor([0, SEQ_LENGTH], dtype=torch.int32)
+    packed = packed_params(boundaries, SEQ_LENGTH)
     found: list[torch.Tensor] = []
 
     def keep(logits_1TV: torch.Tensor) -> Any:
@@ -47,7 +50,13 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
 
     def forward_step(_: Any, model: Any) -> Any:
         positions = torch.arange(SEQ_LENGTH)[None]
-        return model(TOKENS[None], positions, None, packed_seq_params=packed), keep
+        if not run.network.fused:
+            return model(TOKENS[None], positions, None, packed_seq_params=packed), keep
+        core: Any = run.network.core
+        hidden = core.hidden_states(TOKENS[None], positions, Documents(boundaries, SEQ_LENGTH))
+        if not core.post_process:
+            return hidden.unsqueeze(1), keep
+        return (core.tensor.gather_whole(hidden) @ core.output_weight().t())[None], keep
 
     with torch.no_grad():
         get_forward_backward_func()(
@@ -62,15 +71,36 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
     return found[0] if found else None
 
 
+STARCODER2 = {
+    "architecture": "starcoder2",
+    "num_query_groups": 2,
+    "rotary_base": 1e4,
+    "sliding_window": 16,
+    "tied_embeddings": False,
+}
+
+
 @pytest.mark.parametrize(
-    ("world", "parallel"),
-    [(1, {}), (2, {"tensor": 2}), (2, {"pipeline": 2}), (4, {"tensor": 2, "pipeline": 2, "sequence": True})],
-    ids=["tp1", "tp2", "pp2", "tp2-pp2-sp"],
+    ("world", "parallel", "model"),
+    [
+        (1, {}, {}),
+        (2, {"tensor": 2}, {}),
+        (2, {"pipeline": 2}, {}),
+        (4, {"tensor": 2, "pipeline": 2, "sequence": True}, {}),
+        (4, {"tensor": 2, "pipeline": 2, "sequence": True}, STARCODER2),
+        (4, {"tensor": 4}, {**STARCODER2, "tied_embeddings": True}),
+        (2, {"tensor": 2}, {"num_query_groups": 4, "tied_embeddings": False}),
+    ],
+    ids=["tp1", "tp2", "pp2", "tp2-pp2-sp", "starcoder2-tp2-pp2-sp", "starcoder2-tp4", "heads-untied-tp2"],
 )
 def test_logits_equal_the_training_networks(
-    world: int, parallel: dict[str, Any], make_recipe: Callable[..., Recipe], tmp_path: Path
+    world: int,
+    parallel: dict[str, Any],
+    model: dict[str, Any],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
 ) -> None:
-    recipe = make_recipe(parallel=parallel, batch={"micro_size": 1}, optimizer={"lr": 1e-2})
+    recipe = make_recipe(model=model, parallel=parallel, batch={"micro_size": 1}, optimizer={"lr": 1e-2})
     ours = next(answer for answer in run_ranks(world, train_and_read, recipe) if answer is not None)
     to_hf(recipe.run_dir, tmp_path / "hf")
     theirs = hf_logits(tmp_path / "hf", TOKENS)
@@ -146,15 +176,20 @@ def test_dtype_is_rounded_once(run: Path, hf: Path, tmp_path: Path) -> None:
     assert run_forked(verify, run, tmp_path / "bf16").weights_equal is None
 
 
-def test_shards_hold_every_tensor_once(tmp_path: Path) -> None:
-    specs = {f"t{i}": (torch.float32, (10,)) for i in range(5)}
-    values = {name: torch.full((10,), float(i)) for i, name in enumerate(specs)}
-    written: list[int] = []
-    write_shards(tmp_path, specs, values.__getitem__, written.append, shard_bytes=100)
-    assert len(list(tmp_path.glob("model-*-of-00003.safetensors"))) == 3
-    assert sum(written) == 200 == json.loads((tmp_path / INDEX).read_text())["metadata"]["total_size"]
-    tensors = HfTensors(tmp_path)
-    assert all(torch.equal(tensors.read(name), value) for name, value in values.items())
+def test_shards_hold_every_tensor_once(run: Path, hf: Path, tmp_path: Path) -> None:
+    to_hf(run, tmp_path / "out", shard_bytes=60_000)
+    shards = sorted(tmp_path.glob("out/model-*.safetensors"))
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    assert len(shards) == 3 and set(index["weight_map"].values()) == {path.name for path in shards}
+    whole = load_file(hf / "model.safetensors")
+    found: dict[str, torch.Tensor] = {}
+    for path in shards:
+        tensors = load_file(path)
+        assert not tensors.keys() & found.keys()
+        assert path.stat().st_size < 62_000 or len(tensors) == 1
+        found.update(tensors)
+    assert found.keys() == whole.keys() and all(torch.equal(found[name], whole[name]) for name in whole)
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
 
 
 def spoil(name: str, directory: Path) -> None:
@@ -163,7 +198,7 @@ def spoil(name: str, directory: Path) -> None:
     if name == "architecture":
         config["model_type"] = "llama"
     elif name == "variant":
-        config["multi_query"] = False
+        config["scale_attn_weights"] = False
     elif name == "activation":
         config["activation_function"] = "gelu"
     elif name == "shape":
@@ -189,7 +224,7 @@ def spoil(name: str, directory: Path) -> None:
     ("name", "words"),
     [
         ("architecture", "llama"),
-        ("variant", "multi_query"),
+        ("variant", "scale_attn_weights"),
         ("activation", "activation_function"),
         ("shape", "transformer.wpe.weight"),
         ("missing", "transformer.h.0.ln_1.bias"),

@@ -1,0 +1,95 @@
+"""A run's adapters -> the directory that the ``peft`` library loads beside the base model.
+
+Format: ``adapter_config.json`` and ``adapter_model.safetensors`` with tensors
+``base_model.model.<module>.lora_A.weight`` [rank, in] and ``.lora_B.weight`` [out, rank], peft 0.6 and later.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from megatron_octo.architectures import find_architecture
+from megatron_octo.checkpoint.adapted import find_base
+from megatron_octo.checkpoint.layout import Manifest, find_checkpoint, read_manifest
+from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint.tensors import SafetensorsWriter
+from megatron_octo.config import LoraConfig
+from megatron_octo.errors import OctoError
+from megatron_octo.files import atomic_directory
+from megatron_octo.model.adapters import adapter_specs
+from megatron_octo.model.layout import parameter_specs
+
+
+def to_peft(source: str | Path, output: str | Path, *, base_name: str | None = None) -> Path:
+    """Write ``output`` so that ``PeftModel.from_pretrained(base, output)`` is the trained network.
+
+    A Hugging Face tensor that holds some rows of one of our weights (the queries, say) gets the same rows of B, and
+    A whole.
+
+    Args:
+        source: a LoRA run, or one of its checkpoints.
+        base_name: what peft is to load the base from; by default what the base was converted from, or where it is.
+
+    Returns:
+        The checkpoint that was converted.
+
+    Raises:
+        OctoError: no checkpoint, one without adapters, a damaged one, or ``output`` exists.
+    """
+    checkpoint = find_checkpoint(source)
+    reader = CheckpointReader(checkpoint)
+    reader.verify()
+    model, lora = reader.manifest.model, reader.manifest.lora
+    if lora is None:
+        raise OctoError(
+            "this checkpoint holds whole weights, no adapters", where=checkpoint, hint="leave --adapter out"
+        )
+    architecture, weights = find_architecture(model.architecture), parameter_specs(model)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, pair in adapter_specs(model, lora).items():
+        a, b = reader.read(pair.a.name), reader.read(pair.b.name)
+        for theirs in architecture.split(weights[name], model):
+            module = f"base_model.model.{theirs.name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A.weight"] = a
+            rows = [b[part.start : part.stop] for part in theirs.rows]
+            tensors[f"{module}.lora_B.weight"] = torch.cat(rows)
+    with atomic_directory(output) as directory:
+        specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        with SafetensorsWriter(directory / "adapter_model.safetensors", specs, {"format": "pt"}) as writer:
+            for name, tensor in tensors.items():
+                writer.write(name, tensor)
+            writer.close()
+        config = _config(lora, _targets(reader.manifest, lora), base_name or _base_name(reader))
+        (directory / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return checkpoint
+
+
+def _targets(manifest: Manifest, lora: LoraConfig) -> list[str]:
+    """Adapted modules by the ends of their names: ``attn.c_proj``, which ``mlp.c_proj`` is not."""
+    linear = find_architecture(manifest.model.architecture).linear_modules(manifest.model)
+    return [".".join(name.split(".")[-2:]) for ours in lora.modules(manifest.model) for name in linear[ours]]
+
+
+def _base_name(reader: CheckpointReader) -> str:
+    try:
+        path = find_base(reader)
+    except OctoError:  # peft takes the base from its caller; this is for those that do not say it
+        return str(reader.manifest.state["base"]["path"])
+    return str(read_manifest(path).provenance.get("from_hf", path))
+
+
+def _config(lora: LoraConfig, targets: list[str], base_name: str) -> dict[str, object]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": targets,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
