@@ -1,13 +1,13 @@
-# make demo | test | checks | bench | clean | help. The first of them installs into .venv, once.
+# make demo | test | checks | bench | slurm-up | slurm-down | clean | help. The first of them installs into .venv, once.
 .DELETE_ON_ERROR:
-.PHONY: help install demo test checks bench clean
+.PHONY: help install demo test checks bench slurm-up slurm-down clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP)  ## find Python 3.12 or newer, make .venv, install the project and its tools into it
 
@@ -24,6 +24,12 @@ checks: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## the benchmarks that a CPU can run
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.throughput recipes/demo.yaml --nproc 2 --steps 20
+
+slurm-up:  ## a SLURM of two nodes on this machine, for tests/slurm (root; Debian or Ubuntu)
+	tests/slurm/start_slurm.sh
+
+slurm-down:  ## end it
+	tests/slurm/stop_slurm.sh
 
 clean:  ## remove what demo, tests and tools left (.venv stays)
 	rm -rf demo/out build dist .pytest_cache .mypy_cache .ruff_cache

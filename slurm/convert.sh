@@ -2,13 +2,13 @@
 # Convert a run to Hugging Face, and prove that both compute the same logits. One task, no GPU.
 #
 #   sbatch slurm/convert.sh                                            # SantaCoderPack
-#   RUN=runs/starcoderbase_finetune sbatch --mem=128G slurm/convert.sh
+#   RUN=runs/starcoderbase_finetune sbatch slurm/convert.sh
 
 #SBATCH --job-name=convert
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=16
-#SBATCH --mem=64G
+#SBATCH --mem=16G
 #SBATCH --time=04:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append

@@ -6,8 +6,9 @@
 #   sbatch --nodes=2 slurm/finetune_starcoderbase.sh                          # with another number of nodes
 #   RECIPE=my.yaml sbatch slurm/finetune_starcoderbase.sh
 #
-# The job resumes by itself: before the time limit or a preemption the training saves and asks to be queued again,
-# after a node's failure SLURM queues it again. Submitting again goes on, too: the state is in the run's directory.
+# The job resumes by itself, until the training is finished: before the time limit or a preemption it saves and is queued
+# again, after a fault it is queued again without the node that failed twice, after a node's death SLURM does it.
+# Submitting again goes on, too: the state is in the run's directory. `python -m megatron_octo.submit status RUN` shows it.
 
 #SBATCH --job-name=starcoderbase
 #SBATCH --nodes=8
@@ -29,6 +30,7 @@ cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 
 : "${RECIPE:=recipes/starcoderbase_finetune.yaml}"
 : "${OVERRIDES:=}"     # section.key=value ..., separated by spaces; the script's arguments are overrides, too
+: "${MAX_RESTARTS:=3}"  # in a row that bring no new checkpoint
 : "${SRUN_ARGS:=}"     # further arguments for srun, e.g. those of a container
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=python
@@ -39,18 +41,10 @@ read -ra srun_args <<<"$SRUN_ARGS"
 
 # This script runs on the job's first node, and so does rank 0.
 read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-# A port of the job's own, below the range from which the kernel gives ports to clients.
-MASTER_PORT=$("$PYTHON" -c '
-import socket, sys
-for port in range(10_000 + int(sys.argv[1]) % 20_000, 32_000):
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            continue
-    print(port)
-    break
-' "$SLURM_JOB_ID")
+# Stops what brings no progress, avoids nodes that fail, finds a free port; without one the run is finished.
+run=("$RECIPE" "${overrides[@]}" "$@")
+MASTER_PORT=$("$PYTHON" -m megatron_octo.cluster.guard before "${run[@]}" --max-restarts "$MAX_RESTARTS")
+[ -n "$MASTER_PORT" ] || exit 0
 export MASTER_ADDR MASTER_PORT
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun no longer takes it from sbatch
@@ -61,17 +55,10 @@ echo "job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, $(date +%FT%T): $SLURM
 
 # Neighbouring ranks on one node (block): tensor parallelism needs the fast links. A rank that ends takes the others
 # along after 60 s (wait), not at once (kill-on-bad-exit): they all end with 75 after saving, and srun would report
-# the 143 of those that it killed.
+# the 143 of those that it killed. A step that SLURM cannot begin in five minutes fails (immediate). The last word is
+# the guard's, after a SIGTERM, too: it says why this start ended, and queues the job again if that helps.
+trap : TERM
 code=0
-srun --distribution=block --wait=60 --kill-on-bad-exit=0 "${srun_args[@]}" \
-  "$PYTHON" -m megatron_octo.train "$RECIPE" "${overrides[@]}" "$@" || code=$?
-
-if [ "$code" = 75 ]; then  # saved, and asks to be started again
-  # A job that somebody cancelled, or that SLURM has queued again already, is not running any more.
-  if scontrol show job "$SLURM_JOB_ID" | grep -q JobState=RUNNING; then
-    echo "job $SLURM_JOB_ID: state is saved, queueing it again"
-    scontrol requeue "$SLURM_JOB_ID"
-    sleep 60  # until SLURM ends this run
-  fi
-fi
-exit "$code"
+srun --distribution=block --wait=60 --kill-on-bad-exit=0 --immediate=300 "${srun_args[@]}" \
+  "$PYTHON" -m megatron_octo.train "${run[@]}" || code=$?
+exec "$PYTHON" -m megatron_octo.cluster.guard after "${run[@]}" --max-restarts "$MAX_RESTARTS" --code "$code"

@@ -45,8 +45,11 @@ elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   # The first task queues the merge; queued again, it has done so already.
   if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
     name=${SLURM_JOB_NAME:-preprocess}-merge
-    STEP=merge sbatch --export=ALL --job-name="$name" --dependency="afterok:$SLURM_ARRAY_JOB_ID" \
-      --nodes=1 --ntasks=1 --cpus-per-task=1 --output="%x-%j.log" "$(scontrol show job "$SLURM_JOB_ID" |
+    memory=${SLURM_MEM_PER_NODE:+--mem=$SLURM_MEM_PER_NODE}
+    # Variables of this job's memory would contradict those of the other one.
+    STEP=merge env -u SLURM_MEM_PER_NODE -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU \
+      sbatch --export=ALL --job-name="$name" --dependency="afterok:$SLURM_ARRAY_JOB_ID" \
+      --nodes=1 --ntasks=1 --cpus-per-task=1 ${memory:+"$memory"} --output="%x-%j.log" "$(scontrol show job "$SLURM_JOB_ID" |
         sed -n 's/^ *Command=\([^ ]*\).*/\1/p')" "$@"
   fi
 fi

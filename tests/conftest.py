@@ -1,8 +1,13 @@
 """Fixtures that several rooms share: a small corpus, and recipes on it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# OpenMP's threads do not survive a fork, and transformers loads weights in threads of its own, which
+# torch.set_num_threads does not reach.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

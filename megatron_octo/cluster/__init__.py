@@ -1,0 +1,1 @@
+"""Clusters: what a run needs, and how it gets there."""

@@ -1,0 +1,218 @@
+"""What a submission leaves in the run directory, so that it can be understood and repeated: ``RUN/submit``.
+
+RUN/submit.sh            the training's sbatch script; RUN/submit/STAGE.sh those of the other stages
+RUN/submit/recipe.yaml   the resolved recipe
+           order.json    stages, nodes and the cluster's profile
+           code/         the library as it was; commit.txt and diff.patch say which
+           environment.json
+           jobs.jsonl    a line a submitted job
+           logs/
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import megatron_octo
+from megatron_octo.cluster import slurm
+from megatron_octo.cluster.script import LOGS, Job
+from megatron_octo.cluster.stages import Order
+from megatron_octo.config import Recipe
+from megatron_octo.errors import OctoError
+from megatron_octo.files import atomic_write, read_json, write_json
+from megatron_octo.recipe import dump_recipe, load_recipe
+
+JOBS = "submit/jobs.jsonl"
+# Settings, never secrets: no name here holds a token.
+_VARIABLES = (
+    "CUDA_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "LOADEDMODULES",
+    "PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+)
+_PREFIXES = ("NCCL_", "NVTE_", "OMP_", "TORCH_")
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """``key: old -> new`` for every key that differs."""
+    theirs, ours = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
+    keys = [*theirs, *(key for key in ours if key not in theirs)]
+    return [
+        f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}" for key in keys if theirs.get(key) != ours.get(key)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def check_same_recipe(run: Path, recipe: Recipe) -> None:
+    """Refuse to put another recipe into a run directory.
+
+    Raises:
+        OctoError: the run was made with another one; names the keys.
+    """
+    for path in (run / "submit" / "recipe.yaml", run / "recipe.yaml"):
+        if not path.is_file():
+            continue
+        changed = differences(load_recipe(path), recipe)
+        if changed:
+            raise OctoError(
+                "this run directory belongs to another recipe:\n    " + "\n    ".join(changed),
+                where=path,
+                hint="choose another run_dir, or say --change-recipe to go on with the new one",
+            )
+        return
+
+
+def prepare(order: Order, jobs: list[Job]) -> None:
+    """Write scripts, recipe, code and environment into the run directory, which is the owner's alone (0700).
+
+    Raises:
+        OctoError: the directory cannot be written.
+    """
+    if not order.run.exists():
+        order.run.mkdir(parents=True)
+        order.run.chmod(0o700)
+    folder = order.run / "submit"
+    (order.run / LOGS).mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    with atomic_write(folder / "recipe.yaml", "w") as file:
+        file.write(dump_recipe(order.recipe))
+    write_json(folder / "order.json", order_record(order))
+    write_json(folder / "environment.json", environment())
+    _copy_code(folder)
+    for job in jobs:
+        with atomic_write(job.script, "w") as file:
+            file.write(job.text)
+        job.script.chmod(0o700)
+
+
+def order_record(order: Order) -> dict[str, Any]:
+    return {
+        "submitted": time.time(),
+        "stages": list(order.stages),
+        "nodes": order.profile.nodes,
+        "gpus_per_node": order.profile.gpus_per_node,
+        "array": order.array,
+        "arguments": order.arguments,
+        "folder": str(order.folder),
+        "profile": order.profile.model_dump(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Interpreter, versions of all packages, and the variables that change what is computed or where."""
+    packages = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    variables = {
+        name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_PREFIXES)
+    }
+    return {
+        "python": sys.executable,
+        "version": platform.python_version(),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+        "packages": dict(sorted(packages.items())),
+        "variables": dict(sorted(variables.items())),
+    }
+
+
+def _copy_code(folder: Path) -> None:
+    """The package as it is now: what a job that waits for days will run, whatever is edited meanwhile."""
+    source = Path(megatron_octo.__file__).parent
+    target = folder / "code" / "megatron_octo"
+    if source.resolve() != target.resolve():
+        # Aside and renamed: a rank that starts at this moment finds one or the other, and both are whole.
+        aside, old = (target.with_name(f".{name}.{os.getpid()}") for name in ("new", "old"))
+        shutil.copytree(source, aside, ignore=shutil.ignore_patterns("__pycache__"))
+        if target.exists():
+            target.rename(old)
+        aside.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    root = source.parent
+    (folder / "commit.txt").write_text(_git(root, "rev-parse", "HEAD") or "not from a git checkout\n")
+    (folder / "diff.patch").write_text(_git(root, "diff", "--binary", "HEAD"))
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def write_job(run: Path, stage: str, job: str, after: str | None) -> None:
+    record = {"stage": stage, "job": job, "after": after, "submitted": time.time()}
+    with open(run / JOBS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_jobs(run: Path) -> list[dict[str, Any]]:
+    """Submitted jobs in order: stage, job, the job that it waits for, time."""
+    path = run / JOBS
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def check_idle(run: Path) -> None:
+    """Refuse to submit a run twice.
+
+    Raises:
+        OctoError: a job of the run is not over.
+    """
+    waiting = slurm.active() if read_jobs(run) else {}
+    if busy := [
+        f"{record['stage']} {record['job']}" for record in read_jobs(run) if record["job"] in waiting
+    ]:
+        raise OctoError(
+            f"this run has jobs already: {', '.join(busy)}",
+            where=run,
+            hint="python -m megatron_octo.submit status (or cancel) RUN",
+        )
+
+
+def read_order(run: Path) -> dict[str, Any]:
+    """What was submitted.
+
+    Raises:
+        OctoError: nothing was.
+    """
+    path = run / "submit" / "order.json"
+    if not path.is_file():
+        raise OctoError(
+            "this run was not submitted from here",
+            where=run,
+            hint="python -m megatron_octo.submit RECIPE starts one",
+        )
+    return dict(read_json(path))
+
+
+def run_recipe(run: Path) -> Recipe:
+    """The recipe of a run, submitted or trained otherwise.
+
+    Raises:
+        OctoError: the directory is no run.
+    """
+    for path in (run / "recipe.yaml", run / "submit" / "recipe.yaml"):
+        if path.is_file():
+            return load_recipe(path)
+    raise OctoError("no run here", where=run, hint="expected a run directory, with recipe.yaml")
