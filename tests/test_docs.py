@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from megatron_octo.cli import COMMANDS
 from megatron_octo.config import Recipe
-from megatron_octo.recipe import load_recipe
+from megatron_octo.recipe import load_recipe, section_class
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
@@ -22,10 +22,11 @@ def keys(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
     """Every key of the recipe with its default."""
     found: dict[str, object] = {}
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= keys(field.annotation, f"{prefix}{name}.")
-        else:
+        section = section_class(field.annotation)
+        if section is None or (not field.is_required() and field.default is None):
             found[prefix + name] = field.default
+        if section is not None:
+            found |= keys(section, f"{prefix}{name}.")
     return found
 
 
@@ -48,6 +49,7 @@ def test_the_described_default_is_the_real_one(key: str) -> None:
         assert text == "-"
     else:
         value = yaml.safe_load(text)
+        value = tuple(value) if isinstance(default, tuple) else value
         assert (float(value) if isinstance(default, float) else value) == default
 
 

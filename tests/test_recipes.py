@@ -1,11 +1,13 @@
-"""Every recipe loads, and OctoPack's two runs have OctoPack's numbers."""
+"""Every recipe loads, and OctoPack's runs have OctoPack's numbers."""
 
 import math
 from pathlib import Path
 
 import pytest
 
-from megatron_octo.config import ModelConfig, Recipe
+from megatron_octo.config import LoraConfig, ModelConfig, Recipe
+from megatron_octo.model.adapters import count_adapter_parameters
+from megatron_octo.model.layout import count_parameters
 from megatron_octo.recipe import dump_recipe, load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -89,8 +91,104 @@ def test_starcoderbase_finetune() -> None:
     assert recipe.checkpoint.init_from is not None
 
 
+def test_octocoder_lora() -> None:
+    recipe = load("octocoder_lora")
+    lora, optimizer, model = recipe.lora, recipe.optimizer, recipe.model
+    assert lora is not None and (lora.rank, lora.alpha, lora.dropout) == (16, 32.0, 0.05)
+    assert lora.modules(model) == LoraConfig().modules(model)
+    assert lora.modules(model) == (
+        "self_attention.linear_qkv",
+        "self_attention.linear_proj",
+        "mlp.linear_fc2",
+    )
+    # 16 * [(6144+6400) + (6144+6144) + (24576+6144)] in each of 40 layers
+    assert count_adapter_parameters(model, lora) == 35_553_280
+    assert parameters(model) == 15_517_456_384
+    assert (optimizer.lr, optimizer.min_lr, optimizer.weight_decay) == (5e-4, 0.0, 0.05)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.clip_grad) == (0.9, 0.999, 1e-8, 1.0)
+    assert (recipe.schedule.style, recipe.warmup_steps, recipe.decay_steps) == ("cosine", 5, 1000)
+    assert (recipe.data.seq_length, recipe.batch.micro_size, recipe.train.steps) == (2048, 1, 1000)
+    assert (recipe.train.loss_on, recipe.train.precision, recipe.train.recompute) == ("all", "bf16", "full")
+    assert (recipe.eval.interval, recipe.checkpoint.interval, recipe.log.interval) == (1, 5, 1)
+
+
+# Of OctoPack's scripts finetune_santacoder*.sh: GPUs, rows a batch, lr, lr at the end, schedule, steps, warm-up steps,
+# weight decay, both dropouts, steps between checkpoints and validations, normalised, loss on targets alone.
+SANTACODER = {
+    "": (24, 192, 4e-4, 4e-5, "cosine", 50_000, 500, 0.1, 0.1, 5000, 2500, True, "targets"),
+    "_constant": (8, 64, 4e-4, 4e-4, "constant", 100_000, 100, 0.01, 0.05, 2000, 2000, True, "targets"),
+    "_ql": (8, 64, 5e-5, 5e-6, "cosine", 50_000, 250, 0.05, 0.1, 3000, 1500, False, "all"),
+    "_long": (24, 192, 4e-4, 4e-5, "cosine", 50_000, 500, 0.1, 0.1, 5000, 2500, True, "targets"),
+    # The script asks for 24 GPUs, over which 64 rows cannot be shared out.
+    "_long64bs": (8, 64, 4e-4, 4e-5, "cosine", 150_000, 1500, 0.1, 0.1, 5000, 2500, True, "targets"),
+    "_longfullloss": (24, 192, 4e-4, 4e-5, "cosine", 50_000, 500, 0.1, 0.1, 5000, 2500, True, "all"),
+    "_longlr": (16, 128, 5e-5, 5e-6, "cosine", 100_000, 1000, 0.1, 0.1, 10_000, 5000, True, "targets"),
+    "_longlrinput": (16, 128, 5e-5, 5e-6, "cosine", 100_000, 1000, 0.1, 0.1, 10_000, 5000, True, "all"),
+}
+
+
+@pytest.mark.parametrize("variant", SANTACODER)
+def test_finetune_santacoder(variant: str) -> None:
+    recipe = load(f"finetune_santacoder{variant}")
+    model, optimizer, train, schedule = recipe.model, recipe.optimizer, recipe.train, recipe.schedule
+    gpus = SANTACODER[variant][0]
+    assert (
+        gpus,
+        recipe.batch.global_size,
+        optimizer.lr,
+        optimizer.min_lr,
+        schedule.style,
+        train.steps,
+        recipe.warmup_steps,
+        optimizer.weight_decay,
+        model.hidden_dropout,
+        recipe.checkpoint.interval,
+        recipe.eval.interval,
+        train.norm_target_loss,
+        train.loss_on,
+    ) == SANTACODER[variant]
+    assert recipe.batch.global_size % (gpus * recipe.batch.micro_size) == 0
+    # What all of them share.
+    assert parameters(model) == 1_124_886_528
+    assert (model.hidden_dropout, model.init_std) == (model.attention_dropout, 0.022)
+    assert (recipe.data.seq_length, model.max_position_embeddings, recipe.data.fim_rate) == (2048, 2048, 0.0)
+    assert (recipe.parallel.tensor, recipe.parallel.pipeline, recipe.batch.micro_size) == (1, 1, 8)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.clip_grad) == (0.9, 0.95, 1e-8, 1.0)
+    assert (recipe.decay_steps, recipe.eval.steps, recipe.log.interval) == (train.steps, 10, 10)
+    assert recipe.checkpoint.init_from == "models/santacoder"
+
+
+def test_starcoder2_3b_finetune() -> None:
+    recipe, base = load("starcoder2_3b_finetune"), load("starcoderbase_finetune")
+    model = recipe.model
+    assert count_parameters(model) == 3_030_371_328
+    assert (model.num_query_groups, model.rotary_base, model.sliding_window) == (2, 999999.4420358813, 4096)
+    assert (recipe.parallel.tensor, recipe.parallel.pipeline, recipe.parallel.sequence) == (1, 1, False)
+    assert (recipe.data.train.count("starcoder2"), recipe.checkpoint.init_from) == (1, "models/starcoder2_3b")
+    different = {"run_dir", "model", "parallel", "data", "checkpoint"}
+    assert recipe.model_dump(exclude=different) == base.model_dump(exclude=different)
+
+
+def test_run_directories_differ() -> None:
+    """Two recipes in one run directory would be taken for one run."""
+    runs = [load(path.stem).run_dir for path in RECIPES.glob("*.yaml")]
+    assert len(runs) == len(set(runs))
+
+
+def test_santacoderpack_fim() -> None:
+    plain, fim = load("santacoderpack"), load("santacoderpack_fim")
+    assert (fim.data.fim_rate, fim.data.fim_spm_rate, plain.data.fim_rate) == (0.5, 0.5, 0.0)
+    same = {"run_dir", "data"}
+    assert fim.model_dump(exclude=same) == plain.model_dump(exclude=same)
+
+
 @pytest.mark.parametrize(
-    "name,gpus", [("santacoderpack", (1, 2, 4, 8, 16, 32)), ("starcoderbase_finetune", (16, 32, 64, 128))]
+    "name,gpus",
+    [
+        ("santacoderpack", (1, 2, 4, 8, 16, 32)),
+        ("starcoderbase_finetune", (16, 32, 64, 128)),
+        ("starcoder2_3b_finetune", (1, 2, 4, 8, 16, 32)),
+    ],
 )
 def test_batch_divides_over_the_replicas(name: str, gpus: tuple[int, ...]) -> None:
     recipe = load(name)
