@@ -3,8 +3,9 @@
     torchrun --nproc-per-node 2 benchmarks/gpu_layouts.py --output benchmarks/results/layouts.jsonl
 
 Each case trains six steps with validation and a checkpoint at step 3, then loses the last checkpoint and resumes from
-step 3. Reported: the largest difference of its losses from the first case's, and whether the resumed steps have the
-same losses and gradient norms to the last bit. Without GPUs it runs on gloo, and only the torch attention.
+step 3. Reported: the largest difference of its losses and (relative) gradient norms from the first case's, and whether
+the resumed steps have the same losses and gradient norms to the last bit. Without GPUs it runs on gloo, and only the
+torch attention.
 """
 
 import argparse
@@ -145,6 +146,7 @@ def main() -> int:
         processes.store.set("folder", str(shared))
     shared = Path(processes.store.get("folder").decode())  # waits for rank 0
     reference: list[float] = []
+    reference_norms: list[float] = []
     failures = 0
     for name, sections in CASES.items():
         if (not gpu and name in GPU_ONLY) or (arguments.case and name not in arguments.case):
@@ -153,7 +155,8 @@ def main() -> int:
         first = {r["step"]: r for r in records if r["attempt"] == 1}
         again = [r for r in records if r["attempt"] == 2]
         losses = [first[step]["loss"] for step in sorted(first)]
-        reference = reference or losses
+        norms = [first[step]["grad_norm"] for step in sorted(first)]
+        reference, reference_norms = reference or losses, reference_norms or norms
         exact = [r["step"] for r in again] == [4, 5, 6] and all(
             (r["loss"], r["grad_norm"]) == (first[r["step"]]["loss"], first[r["step"]]["grad_norm"])
             for r in again
@@ -163,6 +166,7 @@ def main() -> int:
             "case": name,
             "ranks": processes.world,
             "max_loss_difference": max(abs(a - b) for a, b in zip(losses, reference)),
+            "max_norm_difference": max(abs(a / b - 1) for a, b in zip(norms, reference_norms)),
             "resume_bit_equal": exact,
             "losses": losses,
             "machine": environment()["gpus"] or "CPU",

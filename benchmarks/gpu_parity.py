@@ -1,6 +1,7 @@
 """One step of one model on every back end of this GPU: losses and gradients beside fp32 on the same weights.
 
     torchrun --nproc-per-node 1 benchmarks/gpu_parity.py --output benchmarks/results/parity.jsonl
+    torchrun --nproc-per-node 1 benchmarks/gpu_parity.py --architecture starcoder2
 
 The reference is torch attention, document by document, with fp32 weights and the fp32 cross entropy. bf16 back ends
 must agree with it within the rounding of bf16; the fused cross entropy must agree with the reference one on the same
@@ -21,20 +22,33 @@ from benchmarks.corpus import write_random_corpus
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe
 
-CASES: dict[str, dict[str, str]] = {
-    "fp32 unfused": {"precision": "fp32", "attention": "unfused", "cross_entropy": "reference"},
-    "bf16 unfused": {"precision": "bf16", "attention": "unfused", "cross_entropy": "reference"},
-    "bf16 torch flash": {"precision": "bf16", "attention": "torch", "cross_entropy": "reference"},
-    "bf16 te": {"precision": "bf16", "attention": "te", "cross_entropy": "reference"},
-    "bf16 te, te cross entropy": {"precision": "bf16", "attention": "te", "cross_entropy": "te"},
+# precision, attention, cross entropy (of megatron-core's layers), layers.
+CASES = {
+    "fp32 unfused": ("fp32", "unfused", "reference", "mcore"),
+    "bf16 unfused": ("bf16", "unfused", "reference", "mcore"),
+    "bf16 torch flash": ("bf16", "torch", "reference", "mcore"),
+    "bf16 te": ("bf16", "te", "reference", "mcore"),
+    "bf16 te, te cross entropy": ("bf16", "te", "te", "mcore"),
+    "fp32 unfused, fused layers": ("fp32", "unfused", "reference", "fused"),
+    "bf16 torch flash, fused layers": ("bf16", "torch", "reference", "fused"),
+    "bf16 te, fused layers": ("bf16", "te", "reference", "fused"),
+}
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "gpt_bigcode": {},
+    # Most documents are longer than the window.
+    "starcoder2": {"num_query_groups": 2, "rotary_base": 1e6, "sliding_window": 64, "tied_embeddings": False},
 }
 
 
-def make_recipe(folder: Path, case: dict[str, str], world: int) -> Recipe:
+def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str], world: int) -> Recipe:
+    precision, attention, cross_entropy, layers = case
     return build_recipe(
         {
             "run_dir": str(folder / "run"),
             "model": {
+                "architecture": architecture,
+                **ARCHITECTURES[architecture],
                 "num_layers": 4,
                 "hidden_size": 512,
                 "num_attention_heads": 4,
@@ -47,15 +61,15 @@ def make_recipe(folder: Path, case: dict[str, str], world: int) -> Recipe:
             "data": {"train": f"train: 1.0 0:1 {folder}/random", "seq_length": 1024},
             "batch": {"global_size": 8, "micro_size": 2},
             "optimizer": {"lr": 1e-3},
-            "train": {"steps": 4, "precision": case["precision"]},
-            "system": {"attention": case["attention"], "cross_entropy": case["cross_entropy"]},
+            "train": {"steps": 4, "precision": precision},
+            "system": {"attention": attention, "cross_entropy": cross_entropy, "layers": layers},
         }
     )
 
 
 def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
     from megatron_octo.data.stream import Position
-    from megatron_octo.model.weights import named_parameters
+    from megatron_octo.model.weights import held_parameters
     from megatron_octo.training.batches import Loader
     from megatron_octo.training.corpora import open_corpora
     from megatron_octo.training.metrics import reduce_totals
@@ -69,10 +83,10 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
     batch = loader.next()
     loader.close()
     part = network.gradients(batch)
-    loss = reduce_totals(part, batch, False, grid).loss
+    loss = reduce_totals(part, batch, None, grid).loss
     gradients = {
-        spec.name: getattr(parameter, "main_grad").float().clone()  # noqa: B009 - mcore adds it
-        for spec, parameter in named_parameters(network.core, recipe)
+        held.key: (held.spec.name, held.region, held.parameter.main_grad.float().clone())  # type: ignore[attr-defined]
+        for held in held_parameters(network.core, recipe, grid)
     }
     return {
         "loss": loss,
@@ -82,11 +96,23 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
     }
 
 
+def relative_errors(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
+    """Of each tensor of the model: the norm of its difference from the reference over the reference's norm."""
+    sums: dict[str, list[float]] = {}
+    for key, (name, region, value) in found.items():
+        expected = reference[key][2] if key in reference else reference[name][2][region]
+        both = sums.setdefault(name, [0.0, 0.0])
+        both[0] += float((value - expected).square().sum())
+        both[1] += float(expected.square().sum())
+    return {name: (difference / norm) ** 0.5 for name, (difference, norm) in sums.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="gpt_bigcode")
     arguments = parser.parse_args()
     from megatron_octo.model.mcore import load_mcore
 
@@ -104,22 +130,34 @@ def main() -> int:
     if dist.get_rank() == 0:
         write_random_corpus(folder / "random", 60_000, 1001, 200)
     dist.barrier()
-    recipes = {name: make_recipe(folder, case, dist.get_world_size()) for name, case in CASES.items()}
+    recipes = {
+        name: make_recipe(folder, arguments.architecture, case, dist.get_world_size())
+        for name, case in CASES.items()
+        if arguments.architecture == "gpt_bigcode" or case[3] == "mcore"
+    }
     grid = Grid.build(recipes["fp32 unfused"].parallel, device, seed=1)
-    reference = one_step(recipes["fp32 unfused"], grid)
+    # Tensor ranks of the two kinds of layers hold other rows of queries and keys: each kind has its reference then.
+    references = {
+        recipe.system.layers: one_step(recipe, grid)["gradients"]
+        for name, recipe in recipes.items()
+        if name.startswith("fp32")
+    }
+    baseline = one_step(recipes["fp32 unfused"], grid)
     for name, recipe in recipes.items():
         found = one_step(recipe, grid)
+        reference = references["mcore" if dist.get_world_size() == 1 else recipe.system.layers]
         worst, worst_name = max(
-            (float((found["gradients"][key] - value).norm() / value.norm()), key)
-            for key, value in reference["gradients"].items()
+            (error, key)
+            for key, error in relative_errors(found["gradients"], reference).items()
             if "linear_qkv.bias" not in key  # the key's part of it has no gradient but noise
         )
         line = {
+            "architecture": arguments.architecture,
             "case": name,
             "backend": found["backend"],
             "ranks": dist.get_world_size(),
             "loss": found["loss"],
-            "loss_difference": found["loss"] - reference["loss"],
+            "loss_difference": found["loss"] - baseline["loss"],
             "grad_norm": found["grad_norm"],
             "worst_relative_gradient_error": worst,
             "worst_gradient": worst_name,

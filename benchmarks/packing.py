@@ -23,6 +23,7 @@ import numpy as np
 from megatron_octo.data.indexed import DTYPES, HEADER, MAGIC, VERSION
 from megatron_octo.data.paths import read_group
 from megatron_octo.data.planner import Planner
+from megatron_octo.data.settings import RowSettings
 from megatron_octo.data.store import plan_directory, read_plan, write_plan
 
 _BLOCK = 1 << 20
@@ -79,10 +80,12 @@ def measure(prefix: str, cache: str, seq_length: int, overlong: str) -> dict[str
     start = time.perf_counter()
     planner = Planner(
         read_group(f"x: 1 0:1 {prefix}"),
-        seq_length=seq_length,
-        seed=1,
-        overlong=overlong,
-        cache_dir=cache,
+        RowSettings(
+            seq_length=seq_length,
+            seed=1,
+            overlong=overlong,
+            cache_dir=cache,
+        ),
     )
     opened = time.perf_counter()
     key = {**planner.key, "epoch": 0}

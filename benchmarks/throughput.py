@@ -43,6 +43,7 @@ def benchmark(
             "checkpoint.init_from=null",
             f"train.steps={steps}",
             "schedule.warmup_fraction=null",
+            "schedule.warmup_steps=null",
             "log.tensorboard=false",
             "log.interval=1",
         ]

@@ -1,0 +1,146 @@
+# bench: cpu gpu
+"""What a save costs the loop, and how long a resume takes, through the product's own command.
+
+    python -m benchmarks.async_save recipes/santacoderpack.yaml --nproc 1 --steps 60 --interval 20
+
+Trains twice on packed random documents, with and without ``checkpoint.asynchronous``, and takes the time of every line
+that the run prints. The stall of a save is by how much the steps from its start to its commit took longer than the
+median step without a save in flight; it is given in seconds and in such steps. Then the asynchronous run is started
+again for two more steps: seconds from the start of the process to the end of its first step. One JSON object is printed
+and appended to ``--output``.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import write_random_corpus
+from megatron_octo.recipe import load_recipe
+from megatron_octo.training.rundir import environment
+
+WARM_UP = 5
+_STEP = re.compile(r"^step (\d+)/")
+_SAVED = re.compile(r"^saved .*step-(\d+) in ([\d.]+) s; training waited ([\d.]+) s")
+
+
+def timed_lines(command: list[str]) -> list[tuple[float, str]]:
+    """Run a command; its lines with the seconds since its start at which they came.
+
+    Raises:
+        RuntimeError: it failed; the message holds its output.
+    """
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        lines = [(time.perf_counter() - start, line.rstrip("\n")) for line in process.stdout]
+    if process.returncode:
+        raise RuntimeError("\n".join(line for _, line in lines[-50:]))
+    return lines
+
+
+def examine(lines: list[tuple[float, str]]) -> dict[str, Any]:
+    """Steps with and without a save in flight, and what each save cost."""
+    ends: dict[int, float] = {}
+    saves: list[dict[str, Any]] = []
+    for seconds, line in lines:
+        if match := _STEP.match(line):
+            ends[int(match[1])] = seconds
+        elif match := _SAVED.match(line):
+            saves.append(
+                {
+                    "step": int(match[1]),
+                    "seconds": float(match[2]),
+                    "copy_s": float(match[3]),
+                    "end": max(ends),
+                }
+            )
+    first, last = min(ends), max(ends)
+    lengths = {step: ends[step] - ends[step - 1] for step in range(first + 1, last + 1)}
+    busy = {step for save in saves for step in range(save["step"] + 1, save["end"] + 2)}
+    quiet = [seconds for step, seconds in lengths.items() if step not in busy and step > first + WARM_UP]
+    median = statistics.median(quiet)
+    for save in saves:
+        # The step during which the commit was noticed is counted in; the last save has no steps after it.
+        steps = [lengths[step] for step in range(save["step"] + 1, save.pop("end") + 2) if step in lengths]
+        save["steps_in_flight"] = len(steps)
+        save["stall_s"] = round(sum(steps) - len(steps) * median, 3) if steps else None
+        save["stall_steps"] = round(save["stall_s"] / median, 2) if steps else None
+        save["longest_step"] = round(max(steps) / median, 2) if steps else None
+    return {"step_s": round(median, 4), "quiet_steps": len(quiet), "saves": saves}
+
+
+def first_moments(lines: list[tuple[float, str]]) -> dict[str, float]:
+    """Seconds from the process's start to the words that mark its progress."""
+    marks = {"imported": "# resolved recipe", "resumed": "resuming at step", "first_step": "step "}
+    return {
+        name: round(next(seconds for seconds, line in lines if line.startswith(mark)), 2)
+        for name, mark in marks.items()
+    }
+
+
+def benchmark(
+    recipe_path: str, nproc: int, steps: int, interval: int, place: str | None, overrides: list[str]
+) -> Any:
+    """Train with either way of saving, then resume."""
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        recipe = load_recipe(recipe_path, overrides)
+        tokens = int(1.1 * (steps + 3) * recipe.batch.global_size * recipe.data.seq_length)
+        corpus = write_random_corpus(Path(folder) / "random", tokens, recipe.model.vocab_size, 1024)
+        changed = [
+            *overrides,
+            f"data.train=train: 1.0 0:1 {corpus}",
+            *("data.valid=null", "data.tokenizer=null", "eval.interval=0", "checkpoint.init_from=null"),
+            *(f"checkpoint.interval={interval}", "checkpoint.keep=1", "schedule.warmup_fraction=null"),
+            *(f"schedule.decay_steps={2 * steps}", "log.tensorboard=false", "log.interval=1"),
+        ]
+        command = [sys.executable, "-m", "megatron_octo.train", recipe_path, "--nproc", str(nproc), *changed]
+        found = {}
+        for asynchronous in (False, True):
+            name = "asynchronous" if asynchronous else "waiting"
+            options = [f"run_dir={folder}/{name}", f"checkpoint.asynchronous={str(asynchronous).lower()}"]
+            found[name] = examine(timed_lines([*command, *options, f"train.steps={steps}"]))
+            if not asynchronous:
+                shutil.rmtree(f"{folder}/{name}")  # it may not fit twice
+        size = sum(path.stat().st_size for path in Path(folder).glob("asynchronous/checkpoints/step-*/*"))
+        resume = first_moments(timed_lines([*command, *options, f"train.steps={steps + 2}"]))
+    return {
+        **{
+            "recipe": recipe_path,
+            "overrides": overrides,
+            "ranks": nproc,
+            "steps": steps,
+            "interval": interval,
+        },
+        **{"checkpoint_gb": round(size / 1e9, 3), **found, "resume_s": resume, "machine": environment()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--interval", type=int, default=20, help="steps between saves")
+    parser.add_argument("--place", help="folder on the disk to save to (default: the temporary folder)")
+    parser.add_argument("--output", type=Path, help="JSON lines are appended here")
+    args = parser.parse_intermixed_args()
+    found = benchmark(args.recipe, args.nproc, args.steps, args.interval, args.place, args.overrides)
+    if args.output:
+        with open(args.output, "a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+    print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

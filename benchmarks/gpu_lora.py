@@ -1,0 +1,220 @@
+"""LoRA on GPUs: its gradients in bf16 beside fp32, then speed and memory of a recipe's own size.
+
+    torchrun --nproc-per-node 1 benchmarks/gpu_lora.py --output benchmarks/results/lora.jsonl
+    torchrun --nproc-per-node 2 benchmarks/gpu_lora.py recipes/octocoder_lora.yaml train.recompute=none
+
+The base is drawn at random, in the frozen weights' own precision; tensor parallelism takes all ranks. The first lines
+are of a small model: every back end's loss and adapter gradients against fp32 with attention computed document by
+document. The last is of the recipe: medians over its steps after the first three, the memory that torch had at most,
+and what ``megatron_octo.plan`` says.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.corpus import write_random_corpus
+from megatron_octo.config import Recipe
+from megatron_octo.recipe import build_recipe, load_recipe
+
+CASES = {"fp32 unfused": ("fp32", "unfused"), "bf16 torch": ("bf16", "torch"), "bf16 te": ("bf16", "te")}
+WARM_UP = 3
+
+
+def small_recipe(folder: Path, precision: str, attention: str, world: int) -> Recipe:
+    return build_recipe(
+        {
+            "run_dir": str(folder / "small"),
+            "model": {
+                "num_layers": 4,
+                "hidden_size": 512,
+                "num_attention_heads": 4,
+                "ffn_hidden_size": 2048,
+                "max_position_embeddings": 1024,
+                "vocab_size": 1001,
+                "init_std": 0.05,
+            },
+            "parallel": {"tensor": world, "sequence": world > 1},
+            "lora": {
+                "dropout": 0.0,
+                "target_modules": ["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"],
+            },
+            "data": {"train": f"train: 1.0 0:1 {folder}/small_corpus", "seq_length": 1024},
+            "batch": {"global_size": 8, "micro_size": 2},
+            "optimizer": {"lr": 1e-3},
+            "train": {"steps": 1, "precision": precision},
+            "checkpoint": {"init_from": "drawn"},
+            "system": {"attention": attention},
+        }
+    )
+
+
+class Steps:
+    """A recipe's network on random weights and its steps, one after the other."""
+
+    def __init__(self, recipe: Recipe, grid: Any, draw_b: bool):
+        from megatron_octo.data.stream import Position
+        from megatron_octo.model.weights import held_parameters
+        from megatron_octo.training.batches import Loader
+        from megatron_octo.training.corpora import open_corpora
+        from megatron_octo.training.network import Network
+        from megatron_octo.training.rundir import RunDirectory
+
+        self.recipe, self.grid = recipe, grid
+        self.network = Network(recipe, grid)
+        self.network.start_from(None)
+        if draw_b:  # B starts at zero, and then A has no gradient
+            for held in held_parameters(self.network.core, recipe, grid):
+                if held.spec.name.endswith(".lora.b"):
+                    generator = torch.Generator().manual_seed(len(held.spec.name) * 31 + held.spec.shape[0])
+                    drawn = torch.randn(held.spec.shape, generator=generator) * 0.05
+                    held.parameter.data.copy_(drawn[held.region])
+        corpora = open_corpora(recipe, RunDirectory(recipe, grid.is_main), grid)
+        self.loader = Loader(corpora.train, recipe, grid, Position())
+
+    def run(self, learning_rate: float) -> dict[str, Any]:
+        from megatron_octo.model.flops import training_flops
+        from megatron_octo.training.metrics import reduce_totals
+
+        start = time.perf_counter()
+        batch = self.loader.next()
+        loss = self.network.gradients(batch)
+        self.network.optimizer.step(learning_rate)
+        total = reduce_totals(loss, batch, None, self.grid)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        positions = self.recipe.batch.global_size * self.recipe.data.seq_length
+        flops = training_flops(self.recipe.model, positions, total.squared_lengths, self.recipe.lora)
+        return {
+            "loss": total.loss,
+            "seconds": seconds,
+            "tokens_per_s": positions / seconds / self.grid.world,
+            "tflops": flops / seconds / self.grid.world / 1e12,
+        }
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        from megatron_octo.model.weights import held_parameters
+
+        parameters = held_parameters(self.network.core, self.recipe, self.grid)
+        return {
+            held.key: held.parameter.main_grad.float().clone()  # type: ignore[attr-defined]
+            for held in parameters
+            if held.parameter.requires_grad
+        }
+
+
+def parity(folder: Path, grid: Any) -> list[dict[str, Any]]:
+    """Loss and gradients of every back end beside fp32."""
+    lines: list[dict[str, Any]] = []
+    reference: dict[str, torch.Tensor] = {}
+    for name, (precision, attention) in CASES.items():
+        steps = Steps(small_recipe(folder, precision, attention, grid.world), grid, draw_b=True)
+        loss = steps.run(0.0)["loss"]
+        found = steps.gradients()
+        steps.loader.close()
+        reference = reference or found
+        errors = {key: float((found[key] - value).norm() / value.norm()) for key, value in reference.items()}
+        worst = max(errors, key=lambda key: errors[key])
+        lines.append(
+            {
+                "case": name,
+                "backend": str(steps.network.backend),
+                "loss": loss,
+                "worst_relative_gradient_error": errors[worst],
+                "worst_gradient": worst,
+            }
+        )
+    return lines
+
+
+def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
+    """Medians of a recipe's steps."""
+    from megatron_octo.cluster.memory import GIB, memory
+    from megatron_octo.recipe import check_batch
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    steps = Steps(recipe, grid, draw_b=False)
+    records = [steps.run(recipe.optimizer.lr) for _ in range(count)]
+    steps.loader.close()
+    counted = records[min(WARM_UP, count - 1) :]
+    planned = memory(recipe, grid.data_size, check_batch(recipe, grid.data_size))
+    return {
+        "case": recipe.run_dir,
+        "backend": str(steps.network.backend),
+        "step_ms": round(1e3 * statistics.median(record["seconds"] for record in counted), 1),
+        "tokens_per_s_per_gpu": round(statistics.median(record["tokens_per_s"] for record in counted)),
+        "tflops_per_gpu": round(statistics.median(record["tflops"] for record in counted), 1),
+        "memory_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
+        "planned_gib": round(planned.total / GIB, 2),
+        "loss": [round(records[0]["loss"], 4), round(records[-1]["loss"], 4)],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", nargs="?", default="recipes/octocoder_lora.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_intermixed_args()
+    from megatron_octo.model.mcore import load_mcore
+
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    load_mcore()
+    dist.init_process_group("nccl", device_id=device)
+    from megatron_octo.model.grid import Grid
+    from megatron_octo.training.rundir import environment
+
+    world = dist.get_world_size()
+    shared: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0)
+    folder = Path(str(shared[0]))
+    recipe = load_recipe(
+        arguments.recipe,
+        [
+            *arguments.overrides,
+            f"run_dir={folder}/run",
+            f"data.train=train: 1.0 0:1 {folder}/corpus",
+            "data.valid=null",
+            "data.tokenizer=null",
+            "eval.interval=0",
+            f"parallel.tensor={world}",
+            f"parallel.sequence={'true' if world > 1 else 'false'}",
+        ],
+    )
+    if dist.get_rank() == 0:
+        write_random_corpus(folder / "small_corpus", 60_000, 1001, 200)
+        tokens = int(1.1 * (arguments.steps + 2) * recipe.batch.global_size * recipe.data.seq_length)
+        write_random_corpus(folder / "corpus", tokens, recipe.model.vocab_size, 512)
+    dist.barrier()
+    grid = Grid.build(recipe.parallel, device, seed=1)
+    lines = [*parity(folder, grid), speed(recipe, grid, arguments.steps)]
+    for line in lines if grid.is_main else []:
+        print(json.dumps(line))
+        if arguments.output:
+            whole = {**line, "ranks": world, **environment()}
+            with open(arguments.output, "a", encoding="utf-8") as file:
+                file.write(json.dumps(whole) + "\n")
+    dist.barrier()
+    if grid.is_main:
+        shutil.rmtree(folder)
+    dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
