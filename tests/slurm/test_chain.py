@@ -24,6 +24,9 @@ def undisturbed(desk: Path) -> SlurmRun:
 
 def test_a_chain_of_four_stages(cluster: Cluster, undisturbed: SlurmRun) -> None:
     run = undisturbed
+    # The nodes are taken, so that the chain still waits when it is looked at, however slow the looking.
+    taken = ask("sbatch", "--parsable", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600")
+    cluster.wait(taken, "RUNNING")
     jobs = run.submit("--cluster", "test", "--stages", "preprocess,train,convert,verify", *DATA)
     assert list(jobs) == ["preprocess", "train", "convert", "verify"]
     assert (run.path.stat().st_mode & 0o777, (run.path / "submit").stat().st_mode & 0o777) == (0o700, 0o700)
@@ -34,6 +37,7 @@ def test_a_chain_of_four_stages(cluster: Cluster, undisturbed: SlurmRun) -> None
     assert ("train", "PENDING", "Dependency") in [
         (s["stage"], s["state"], s["why"]) for s in waiting["stages"]
     ]
+    ask("scancel", taken)
 
     cluster.wait(jobs["verify"], "COMPLETED", "FAILED", "CANCELLED", seconds=300)
     status = wait_for("end in the accounting", lambda: run.over() and run.status())
