@@ -1,6 +1,8 @@
 """Four stages in a chain, and what happens to a run on its way: it ends bit-equal to one that was left alone."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +24,34 @@ def undisturbed(desk: Path) -> SlurmRun:
     return SlurmRun(desk, "a")
 
 
+@contextmanager
+def busy_nodes(cluster: Cluster) -> Iterator[None]:
+    """Meanwhile somebody else's job has all nodes."""
+    job = ask("sbatch", "--parsable", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600")
+    try:
+        cluster.wait(job, "RUNNING")
+        yield
+    finally:
+        ask("scancel", job)
+
+
+def stages(run: SlurmRun) -> list[tuple[str, str, str]]:
+    return [(stage["stage"], stage["state"], stage["why"]) for stage in run.status()["stages"]]
+
+
 def test_a_chain_of_four_stages(cluster: Cluster, undisturbed: SlurmRun) -> None:
     run = undisturbed
-    # The nodes are taken, so that the chain still waits when it is looked at, however slow the looking.
-    taken = ask("sbatch", "--parsable", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600")
-    cluster.wait(taken, "RUNNING")
-    jobs = run.submit("--cluster", "test", "--stages", "preprocess,train,convert,verify", *DATA)
-    assert list(jobs) == ["preprocess", "train", "convert", "verify"]
-    assert (run.path.stat().st_mode & 0o777, (run.path / "submit").stat().st_mode & 0o777) == (0o700, 0o700)
-    said = octo("megatron_octo.submit", "recipe.yaml", "--cluster", "test", folder=run.desk, code=2)
-    assert f"this run has jobs already: preprocess {jobs['preprocess']}, train {jobs['train']}" in said
-    waiting = run.status()
-    assert waiting["state"] == "waiting"
-    assert ("train", "PENDING", "Dependency") in [
-        (s["stage"], s["state"], s["why"]) for s in waiting["stages"]
-    ]
-    ask("scancel", taken)
+    with busy_nodes(cluster):  # so that the chain still waits when it is looked at, however slow the looking
+        jobs = run.submit("--cluster", "test", "--stages", "preprocess,train,convert,verify", *DATA)
+        assert list(jobs) == ["preprocess", "train", "convert", "verify"]
+        modes = [folder.stat().st_mode & 0o777 for folder in (run.path, run.path / "submit")]
+        assert modes == [0o700, 0o700]
+        said = octo("megatron_octo.submit", "recipe.yaml", "--cluster", "test", folder=run.desk, code=2)
+        assert f"this run has jobs already: preprocess {jobs['preprocess']}, train {jobs['train']}" in said
+        # SLURM finds the reason when it next goes through its queue.
+        dependent = ("train", "PENDING", "Dependency")
+        wait_for("reason why the training waits", lambda: dependent in stages(run), 30)
+        assert run.status()["state"] == "waiting"
 
     cluster.wait(jobs["verify"], "COMPLETED", "FAILED", "CANCELLED", seconds=300)
     status = wait_for("end in the accounting", lambda: run.over() and run.status())
