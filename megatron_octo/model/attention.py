@@ -6,6 +6,7 @@ are those of the document, too.
 """
 
 import importlib.util
+import inspect
 import itertools
 from typing import Any
 
@@ -21,8 +22,12 @@ from megatron_octo.model.rotary import Rotary, rotate
 
 
 def flash_available() -> bool:
-    """Whether this torch has variable-length flash attention (2.10 has)."""
-    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    """Whether this torch has variable-length flash attention as it is used here (2.11 has)."""
+    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
+        return False
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
 def packed_params(boundaries: Tensor, longest: int) -> PackedSeqParams:

@@ -50,7 +50,7 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
 def _torch(recipe: Recipe) -> Backend:
     problem = None
     if not flash_available():
-        problem = f"torch {torch.__version__} has no variable-length flash attention (2.10 has)"
+        problem = f"torch {torch.__version__} has no variable-length flash attention with a window (2.11 has)"
     elif recipe.model.attention_dropout:
         problem = (
             f"torch's flash attention has no dropout (attention_dropout {recipe.model.attention_dropout})"

@@ -1,5 +1,6 @@
 """Where the ranks of a run stand, and which of them keeps the others waiting."""
 
+import contextlib
 import json
 import linecache
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 # What a rank does, in the order of a step; docs/faults.md describes them.
-Phase = Literal["start", "data", "gradients", "totals", "update", "replicas", "validation", "saving", "end"]
+Phase = Literal["start", "data", "gradients", "totals", "update", "replicas", "saving", "validation", "end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
@@ -115,23 +116,26 @@ def waiting_in() -> tuple[str | None, float, bool | None]:
     import torch._C._distributed_c10d as c10d
 
     for dump in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):
-        try:
-            entries = json.loads(getattr(c10d, dump)()).get("entries", [])
-        except (AttributeError, RuntimeError, ValueError):  # a build without NCCL, another version of torch
-            continue
-        open_entries = [
-            entry for entry in entries if not entry.get("retired") and entry["state"] != "completed"
-        ]
-        if open_entries:
-            oldest = min(open_entries, key=lambda entry: int(entry["time_created_ns"]))
-            backend, _, name = str(oldest["profiling_name"]).partition(":")
-            group = oldest["process_group"][1]
-            started = oldest["state"] == "started" if backend == "nccl" else None
-            sizes = "x".join(map(str, oldest["input_sizes"][0])) if oldest["input_sizes"] else ""
-            number = oldest["p2p_seq_id" if oldest["is_p2p"] else "collective_seq_id"]
-            text = f"{backend} {name} number {number} of {group}" + (f", {sizes} elements" if sizes else "")
-            return text, max(0.0, time.time() - int(oldest["time_created_ns"]) / 1e9), started
+        # A build without NCCL, or another version of torch: the record is nobody's promise, and the watch has to go on.
+        with contextlib.suppress(AttributeError, RuntimeError, ValueError, LookupError, TypeError):
+            if found := _oldest_open(json.loads(getattr(c10d, dump)())["entries"]):
+                return found
     return _waiting_by_stack(), 0.0, None
+
+
+def _oldest_open(entries: list[dict[str, Any]]) -> tuple[str, float, bool | None] | None:
+    """What :func:`waiting_in` says, from the recorder's entries; None: nothing is open."""
+    still_open = [entry for entry in entries if not entry.get("retired") and entry["state"] != "completed"]
+    if not still_open:
+        return None
+    oldest = min(still_open, key=lambda entry: int(entry["time_created_ns"]))
+    backend, _, name = str(oldest["profiling_name"]).partition(":")
+    group = oldest["process_group"][1]
+    started = oldest["state"] == "started" if backend == "nccl" else None
+    sizes = "x".join(map(str, oldest["input_sizes"][0])) if oldest["input_sizes"] else ""
+    number = oldest["p2p_seq_id" if oldest["is_p2p"] else "collective_seq_id"]
+    text = f"{backend} {name} number {number} of {group}" + (f", {sizes} elements" if sizes else "")
+    return text, max(0.0, time.time() - int(oldest["time_created_ns"]) / 1e9), started
 
 
 def _waiting_by_stack() -> str | None:

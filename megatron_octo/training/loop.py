@@ -46,6 +46,8 @@ class Run:
         check_batch(recipe, grid.data_size)
         self.directory = RunDirectory(recipe, grid.is_main)
         self.lock = grid.main_first(self.directory.lock)
+        if self.watch and self.lock:
+            self.watch.before_leaving = self.lock.release
         self.corpora: Corpora = open_corpora(recipe, self.directory, grid)
         self.stop = stop or StopRequest()
         system = recipe.system
@@ -75,8 +77,6 @@ class Run:
         self.directory.attempt = self.faults.attempt = number[0]
         if self.watch:
             self.watch.run_is_open(self.directory.path, number[0])
-            if self.lock:
-                self.watch.before_leaving = self.lock.release
 
     def _at(self, phase: Phase, step: int | None = None) -> None:
         """This rank has come to a phase of a step, by default of the one that is being made."""
@@ -104,6 +104,7 @@ class Run:
     def _train(self) -> int:
         self._at("start", 0)
         self._resume()
+        self.grid.main_first(lambda: self.reporter.open_boards(self.step))
         self.check_replicas = ReplicaCheck(self.network.core, self.recipe, self.grid)
         recipe, say = self.recipe, self.reporter.say
         say(f"device {self.grid.device.type}, {self.grid}; attention: {self.network.backend}")
@@ -149,19 +150,17 @@ class Run:
                 self._at("replicas", self.step)
                 with self.network.gathered():
                     self.check_replicas(self.step)
-            if recipe.eval.interval and self.step % recipe.eval.interval == 0:
-                self._at("validation", self.step)
-                self._validate()
             if saving:
                 self._at("saving", self.step)
                 self._save(last)
             if totals.stop and self.step < recipe.train.steps:
-                self.reporter.say(
-                    f"stopping after step {self.step} ({totals.stop}), step {self.saved} is saved; "
-                    "the same command goes on"
-                )
+                # No validation: whoever asks to stop gives little time.
+                self._say_stopping(totals.stop)
                 reason = totals.stop
                 break
+            if self._validates_after(self.step):
+                self._at("validation", self.step)
+                self._validate()
         self.saver.wait()
         self._at("end", self.step)
         loader.close()
@@ -221,9 +220,19 @@ class Run:
 
     def _wish(self) -> str | None:
         """Why this rank wants to stop after this step."""
-        return self.stop.reason or (WALL_CLOCK if self.clock and self.clock.over else None)
+        if self.stop.reason or self.clock is None:
+            return self.stop.reason
+        return WALL_CLOCK if self.clock.is_over(self._validates_after(self.step + 1)) else None
+
+    def _say_stopping(self, why: str) -> None:
+        kept = f"step {self.saved} is saved" if self.saved else "nothing is saved (checkpoint.interval is 0)"
+        self.reporter.say(f"stopping after step {self.step} ({why}), {kept}; the same command goes on")
+
+    def _validates_after(self, step: int) -> bool:
+        return bool(self.recipe.eval.interval) and step % self.recipe.eval.interval == 0
 
     def _validate(self) -> None:
+        start = time.perf_counter()
         with self.network.gathered():
             for name, stream in self.corpora.valid.items():
                 loader = Loader(stream, self.recipe, self.grid, Position())
@@ -233,10 +242,10 @@ class Run:
                     losses.append(reduce_totals(self.network.evaluate(batch), batch, None, self.grid).loss)
                 loader.close()
                 self.reporter.validation(self.step, name, sum(losses) / len(losses))
+        if self.clock:
+            self.clock.saw_validation(time.perf_counter() - start)
 
     def _save(self, last: bool) -> None:
-        if self.lock:
-            self.lock.check(now=True)
         position = {"epoch": self.position.epoch, "row": self.position.row}
         state = {"corpora": self.corpora.digest, "position": position, "guard": self.guard.state()}
         self.saver.save(self.step, last, {**state, "base": self.base} if self.recipe.lora else state)
@@ -256,5 +265,6 @@ class Run:
             tokenizer=self.corpora.tokenizer,
             provenance={"run": str(self.directory.path.absolute()), "attempt": self.directory.attempt},
             saved=saved,
+            still_ours=lambda: self.lock.check(now=True) if self.lock else None,
             say=self.reporter.say,
         )

@@ -1,5 +1,6 @@
 """What a step reports: JSONL and TensorBoard for machines, one line with an ETA for people."""
 
+import importlib.util
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from typing import IO, Any
 
 import torch
 import torch.distributed as dist
+import xxhash
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
@@ -20,6 +22,8 @@ from megatron_octo.training.batches import StepBatch
 from megatron_octo.training.records import METRICS, VALIDATION
 from megatron_octo.training.rundir import RunDirectory
 from megatron_octo.training.signals import REASONS
+
+_BOARD_SECONDS = 20  # a rank that is killed takes what TensorBoard has not written yet
 
 
 @dataclass(frozen=True)
@@ -119,26 +123,9 @@ class Reporter:
     def _open(self, path: Path) -> None:
         self._jsonl = open(path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - open for the life of the run
         self._log = open(path / "logs" / f"attempt-{self._attempt:03d}.log", "a", encoding="utf-8")  # noqa: SIM115
-        if self._recipe.log.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(path / "tensorboard"))
-        if self._recipe.log.wandb_project:
-            try:
-                import wandb
-            except ImportError:
-                raise OctoError(
-                    "wandb is not installed", where="log.wandb_project", hint="pip install -e .[wandb]"
-                ) from None
-
-            self._wandb = wandb.init(
-                project=self._recipe.log.wandb_project,
-                dir=str(path),
-                name=path.name,
-                config=self._recipe.model_dump(),
-                mode=os.environ.get(
-                    "WANDB_MODE", "offline"
-                ),  # nodes often have no way out, and a run must not wait
+        if self._recipe.log.wandb_project and not importlib.util.find_spec("wandb"):
+            raise OctoError(
+                "wandb is not installed", where="log.wandb_project", hint="pip install -e .[wandb]"
             )
         if sys.stderr.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -146,6 +133,32 @@ class Reporter:
             self._bar = Progress(BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
             self._bar.add_task("", total=self._recipe.train.steps)
             self._bar.start()
+
+    def open_boards(self, step: int) -> None:
+        """Open TensorBoard and Weights & Biases for a run that goes on after ``step``."""
+        if not self._active:
+            return
+        log = self._recipe.log
+        if log.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Steps that an earlier attempt did and did not save are hidden: they come again.
+            folder = str(self._path / "tensorboard")
+            self._board = SummaryWriter(folder, purge_step=step + 1, flush_secs=_BOARD_SECONDS)
+        if log.wandb_project:
+            import wandb
+
+            self._wandb = wandb.init(
+                project=log.wandb_project,
+                dir=str(self._path),
+                name=self._path.name,
+                # All attempts are one run there, too.
+                id=xxhash.xxh64_hexdigest(str(self._path.absolute()).encode()),
+                resume="allow",
+                config=self._recipe.model_dump(),
+                # Nodes often have no way out, and a run must not wait.
+                mode=os.environ.get("WANDB_MODE", "offline"),
+            )
 
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in the attempt's log."""

@@ -188,7 +188,3 @@ class Optimizer:
             if not isinstance(owner.optimizer, torch.optim.Adam | torch.optim.AdamW):
                 for group in owner.optimizer.param_groups:
                     group["step"] = steps
-
-    def reload_weights(self) -> None:
-        """Take the model's weights as the fp32 ones (after weights were loaded without optimizer state)."""
-        self._inner.reload_model_params()

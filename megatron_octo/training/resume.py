@@ -47,6 +47,8 @@ def resume(
         OctoError: the checkpoint belongs to other data, another tokenizer, shape or adapters, or none is whole.
     """
     reader = newest_good(folder, grid, say)
+    if grid.is_main:
+        layout.sweep(folder)  # what a kill left of a save
     if reader is None:
         source = recipe.checkpoint.init_from
         start = weights_of(source, recipe, grid) if source else None

@@ -71,6 +71,7 @@ class Saver:
         tokenizer: digest of the data's tokenizer.json.
         provenance: where the checkpoints come from.
         saved: called on every rank with the step of a save that was committed, and its seconds.
+        still_ours: raises OctoError if another attempt has taken over the run; asked before anything in it is changed.
         say: for people.
     """
 
@@ -84,10 +85,12 @@ class Saver:
         tokenizer: str | None,
         provenance: dict[str, Any],
         saved: Callable[[int, float], None],
+        still_ours: Callable[[], None] = lambda: None,
         say: Callable[[str], None],
     ):
         self._run, self._network, self._recipe, self._grid = run, network, recipe, grid
         self._tokenizer, self._provenance, self._saved, self._say = tokenizer, provenance, saved, say
+        self._still_ours = still_ours
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._cancelled = threading.Event()
         self._phases = 0  # that all ranks have been through since the start
@@ -214,6 +217,7 @@ class Saver:
     def _make_directories(self) -> None:
         assert self._save
         if self._grid.is_main:
+            self._still_ours()
             for path in self._save.paths(hidden=True):
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir(parents=True)
@@ -244,6 +248,7 @@ class Saver:
                 lora=self._recipe.lora,
                 provenance=self._provenance,
             )
+            self._still_ours()  # a machine that slept since this save began may have lost the run
             layout.write_manifest(aside, manifest)
             if final.exists():  # damaged, or from before an operator rolled back
                 layout.discard(final)
@@ -271,6 +276,7 @@ class Saver:
     def _give_up(self, problems: list[str], error: BaseException | None) -> None:
         assert self._save
         if self._grid.is_main:
+            self._still_ours()  # else they are another attempt's
             for path in self._save.paths(hidden=True):
                 shutil.rmtree(path, ignore_errors=True)
         if error and not isinstance(error, OSError | OctoError | CancelledSave):

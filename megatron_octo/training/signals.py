@@ -52,7 +52,7 @@ class WallClock:
             ends.append(job)
         self.end: float | None = min(ends, default=None)
         self._reserve = min(60 * reserve_minutes, (self.end - start) / 10) if self.end else 0.0
-        self._step = self._save = 0.0
+        self._step = self._save = self._validation = 0.0
 
     def saw_step(self, seconds: float) -> None:
         self._step = max(self._step, seconds)
@@ -60,11 +60,15 @@ class WallClock:
     def saw_save(self, seconds: float) -> None:
         self._save = max(self._save, seconds)
 
-    @property
-    def over(self) -> bool:
+    def saw_validation(self, seconds: float) -> None:
+        self._validation = max(self._validation, seconds)
+
+    def is_over(self, validation_comes: bool = False) -> bool:
+        """Whether to save and leave after this step; ``validation_comes``: else one follows before the next chance."""
         if self.end is None:
             return False
-        return time.time() + max(self._reserve, 3 * self._step + 2 * self._save) > self.end
+        needed = 3 * self._step + 2 * self._save + (self._validation if validation_comes else 0.0)
+        return time.time() + max(self._reserve, needed) > self.end
 
 
 def slurm_end() -> float | None:

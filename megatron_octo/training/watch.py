@@ -150,10 +150,10 @@ class Watch:
             what = verdict.what.replace("; ", "\n  ")
             text = verdict.text or f"{prefix}error: {verdict.kind}: {what}{self._where()}"
             print(text, file=sys.stderr, flush=True)
-        with contextlib.suppress(OSError):
-            self.before_leaving()
         if self._hub_thread:
             self._hub_thread.join()
+        with contextlib.suppress(OSError):
+            self.before_leaving()  # last: until here a thread of this rank may be writing to the run
         leave_process(verdict.code)
 
     def _where(self) -> str:

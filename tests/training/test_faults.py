@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from megatron_octo.errors import OctoError
-from megatron_octo.training.diagnosis import Status, find_behind
+from megatron_octo.training.diagnosis import Status, find_behind, waiting_in
 from megatron_octo.training.faults import Fault, read_faults
 from megatron_octo.training.launch import _common_code
 from megatron_octo.training.records import Attempt, read_attempts, read_errors
@@ -295,3 +295,15 @@ def test_faults_are_read() -> None:
     ):
         with pytest.raises(OctoError, match="not a fault"):
             read_faults(text)
+
+
+@pytest.mark.parametrize(
+    "record", ['{"entries": [{"state": "scheduled"}]}', "[]", '{"entries": 3}', "nonsense"]
+)
+def test_a_flight_recorder_of_another_version(monkeypatch: pytest.MonkeyPatch, record: str) -> None:
+    """What cannot be read says nothing, and ends no thread."""
+    import torch._C._distributed_c10d as c10d
+
+    for dump in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):
+        monkeypatch.setattr(c10d, dump, lambda: record, raising=False)
+    assert waiting_in()[1:] == (0.0, None)

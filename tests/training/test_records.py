@@ -77,21 +77,23 @@ def test_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_JOB_END_TIME"):
         monkeypatch.delenv(name, raising=False)
     now = time.time()
-    assert not WallClock(now, None, 2).over
-    assert not WallClock(now, 10, 0.9).over
-    assert WallClock(now - 9.2 * 60, 10, 0.9).over  # the reserve has begun
-    assert not WallClock(now, 1, 50).over  # never more than a tenth
+    assert not WallClock(now, None, 2).is_over()
+    assert not WallClock(now, 10, 0.9).is_over()
+    assert WallClock(now - 9.2 * 60, 10, 0.9).is_over()  # the reserve has begun
+    assert not WallClock(now, 1, 50).is_over()  # never more than a tenth
     clock = WallClock(now, 1, 0.01)
     clock.saw_step(5.0)
-    assert not clock.over
+    assert not clock.is_over()
+    clock.saw_validation(50.0)  # 3 * 5 + 50 > 60, if there is one before the next chance to leave
+    assert clock.is_over(validation_comes=True) and not clock.is_over()
     clock.saw_save(23.0)  # 3 * 5 + 2 * 23 > 60
-    assert clock.over
+    assert clock.is_over()
 
     # SLURM's own limit: from the environment, else from squeue.
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 50))
     assert slurm_end() == int(now) + 50
-    assert WallClock(now - 1000, 100, 2).over
+    assert WallClock(now - 1000, 100, 2).is_over()
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     (tmp_path / "squeue").write_text('#!/bin/sh\n[ "$3" = 7 ] && echo 1:00:00\n')
     (tmp_path / "squeue").chmod(0o755)

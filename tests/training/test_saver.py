@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 from benchmarks.resume_kills import campaign
 from megatron_octo.checkpoint import layout
 from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.errors import OctoError
+from megatron_octo.model.grid import Grid
 from megatron_octo.training.hostmemory import available_bytes
+from tests.conftest import recipe_tree
 from tests.distributed import run_ranks
 from tests.training.runs import STEPS, TestRun, exit_codes, small_corpus
 from tests.training.test_signals import lines, wait_for
@@ -115,9 +118,52 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     assert found["runs"] >= 1
 
 
+def save_and_lose_the_run(tree: dict[str, Any]) -> tuple[str, list[str]]:
+    """A save that is in flight when another attempt takes over; what is said, and what is in the folder."""
+    from megatron_octo.recipe import build_recipe
+    from megatron_octo.training.network import Network
+    from megatron_octo.training.saver import Saver
+
+    recipe = build_recipe(tree)
+    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
+    network = Network(recipe, grid)
+    network.start_from(None)
+    ours = True
+
+    def still_ours() -> None:
+        if not ours:
+            raise OctoError("another attempt took over this run")
+
+    folder = Path(recipe.run_dir)
+    saver = Saver(
+        folder,
+        network,
+        recipe,
+        grid,
+        tokenizer=None,
+        provenance={},
+        saved=lambda step, seconds: None,
+        still_ours=still_ours,
+        say=lambda text: None,
+    )
+    saver.save(1, False, {})
+    ours = False
+    try:
+        saver.wait()
+    except OctoError as error:
+        return str(error), sorted(path.name for path in (folder / layout.CHECKPOINTS).iterdir())
+    return "", []
+
+
+def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path) -> None:
+    tree = recipe_tree(corpus, tmp_path / "run", checkpoint={"interval": 1, "asynchronous": True})
+    ((said, names),) = run_ranks(1, save_and_lose_the_run, tree)
+    assert "another attempt took over this run" in said
+    assert names == [".step-00000001.tmp"], "not committed; and what lies there may be the other's by now"
+
+
 def lack_on_this_rank(sizes: list[int]) -> str | None:
     from megatron_octo.config import ParallelConfig
-    from megatron_octo.model.grid import Grid
     from megatron_octo.training.hostcopy import lack_of_memory
 
     grid = Grid.build(ParallelConfig(), torch.device("cpu"), 0)

@@ -1,5 +1,6 @@
 """Kills and polite requests, on real processes: what is on disk afterwards is what an undisturbed run leaves."""
 
+import json
 import os
 import re
 import signal
@@ -174,3 +175,20 @@ def test_the_command_itself(tmp_path: Path, corpus: Path, whole: TestRun) -> Non
     for step in range(1, STEPS + 1):
         assert run.content(step) == whole.content(step)
     assert "Traceback" not in run.log.read_text()
+
+
+def test_who_asks_to_stop_does_not_wait_for_a_validation(tmp_path: Path, corpus: Path) -> None:
+    run = TestRun(tmp_path, corpus, checkpoint={"interval": 100}, eval={"interval": 1, "steps": 1})
+    valid = f"data.valid=valid: 1.0 0:1 {corpus}"
+    assert exit_codes(run.start(2, valid, "system.wall_minutes=0.001")) == [75, 75]
+    assert run.names() == ["latest", "step-00000001"]
+    assert not (run.path / "validation.jsonl").exists()
+    run.train(2, valid)
+    steps = [json.loads(line)["step"] for line in (run.path / "validation.jsonl").read_text().splitlines()]
+    assert steps == list(range(2, STEPS + 1))
+
+
+def test_nothing_is_said_to_be_saved_that_is_not(tmp_path: Path, corpus: Path) -> None:
+    run = TestRun(tmp_path, corpus, checkpoint={"interval": 0})
+    assert exit_codes(run.start(1, "system.wall_minutes=0.001")) == [75]
+    assert "nothing is saved (checkpoint.interval is 0)" in run.log.read_text()

@@ -7,6 +7,7 @@ barriers: the functions of a layer wait for a fetch before they have met as many
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ class PeerMemory:
         shape: of the largest piece, rows and columns.
 
     Raises:
-        RuntimeError: the GPUs cannot reach each other's memory.
+        RuntimeError: there is no memory for it.
     """
 
     def __init__(
@@ -28,14 +29,23 @@ class PeerMemory:
     ):
         import torch.distributed._symmetric_memory as symmetric
 
-        self._dtype = dtype
+        self._group, self._dtype = group, dtype
         self._count = shape[0] * shape[1]
         self._buffers = dist.get_world_size(group) + 3
         self._buffer = symmetric.empty(self._buffers * self._count, dtype=dtype, device=device)
-        self._handle = symmetric.rendezvous(self._buffer, group)
-        self._rank, self._size = self._handle.rank, self._handle.world_size
         self._stream = torch.cuda.Stream(device)
         self._use = 0
+
+    def connect(self) -> None:
+        """Reach the others' buffers. Collective: every rank has to have its own.
+
+        Raises:
+            RuntimeError: the GPUs cannot reach each other's memory.
+        """
+        import torch.distributed._symmetric_memory as symmetric
+
+        self._handle: Any = symmetric.rendezvous(self._buffer, self._group)
+        self._rank, self._size = self._handle.rank, self._handle.world_size
 
     def _next(self, shape: torch.Size) -> tuple[int, Tensor]:
         """Offset and tensor of the next buffer."""

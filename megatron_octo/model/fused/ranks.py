@@ -28,6 +28,13 @@ def sum_shared_gradients(model: torch.nn.Module, grid: Grid) -> None:
         gradient.copy_(summed.view_as(gradient))
 
 
+def _anybodys(problem: str | None, grid: Grid) -> str | None:
+    """The first problem that a tensor rank has. Collective."""
+    answers: list[str | None] = [None] * grid.tensor_size
+    torch.distributed.all_gather_object(answers, problem, group=grid.tensor_group)
+    return next((answer for answer in answers if answer), None)
+
+
 def tensor_group(recipe: Recipe, grid: Grid) -> TensorGroup:
     """The tensor ranks, with memory in common where GPUs of one machine can have it. Collective.
 
@@ -45,9 +52,13 @@ def tensor_group(recipe: Recipe, grid: Grid) -> TensorGroup:
             problem = str(error).splitlines()[0]
     elif wanted == "peer":
         problem = "it needs GPUs and parallel.sequence"
-    answers: list[str | None] = [None] * grid.tensor_size
-    torch.distributed.all_gather_object(answers, problem, group=grid.tensor_group)
-    problem = next((answer for answer in answers if answer), None)
+    problem = _anybodys(problem, grid)
+    if peer and not problem:  # all have theirs: nobody waits in vain for a rank that has none
+        try:
+            peer.connect()
+        except RuntimeError as error:
+            problem = str(error).splitlines()[0]
+        problem = _anybodys(problem, grid)
     if problem and wanted == "peer":
         raise OctoError(f"no common memory: {problem}", where="system.tensor_transport", hint="use auto")
     return TensorGroup(
