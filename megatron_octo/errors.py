@@ -81,6 +81,18 @@ def users_mistake(error: OSError) -> OctoError | None:
     return OctoError(what, where=str(error.filename), hint=hint)
 
 
+# A disk or a file server that fails.
+_FILE_SYSTEM = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
+
+
+def machines_failure(error: BaseException | None) -> MachineError | None:
+    """What is said of a failure that a restart may mend; None: it is another kind of error."""
+    if isinstance(error, OSError) and error.errno in _FILE_SYSTEM:
+        text = error.strerror or str(error)
+        return MachineError(f"the file system failed: {text}", where=error.filename, hint="look at dmesg")
+    return error if isinstance(error, MachineError) else None
+
+
 def _fail(error: OctoError) -> NoReturn:
     # Under torchrun or srun every rank meets the same mistake before the process group
     # exists: one message is enough. Later a mistake may belong to one rank alone.

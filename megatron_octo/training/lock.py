@@ -8,6 +8,7 @@ any more, and stops before it writes.
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from megatron_octo.errors import OctoError
+from megatron_octo.errors import MachineError, OctoError
 from megatron_octo.files import beside
 
 LOCK = "lock"
@@ -86,13 +87,27 @@ def _start_of(pid: int) -> str:
         return ""
 
 
+def _look_at(path: Path) -> tuple[int, str]:
+    for again in (True, False):
+        try:
+            with open(path, encoding="utf-8") as file:  # opening asks the server: no stale attributes
+                return os.fstat(file.fileno()).st_mtime_ns, file.read()
+        except OSError as error:
+            # Removed between open and read, as network file systems say it, or a server that was away.
+            if error.errno != errno.ESTALE or not again:
+                raise
+    raise AssertionError("not reached")
+
+
 def _read(path: Path) -> tuple[Owner | None, int] | None:
-    """The owner (None: not readable) and the time of the last touch in ns; None if the lock is free."""
+    """The owner (None: not readable) and the time of the last touch in ns; None if the lock is free.
+
+    Raises:
+        OSError: the file system does not say: the lock may be there or not.
+    """
     try:
-        with open(path, encoding="utf-8") as file:  # opening asks the server: no stale attributes
-            touched = os.fstat(file.fileno()).st_mtime_ns
-            text = file.read()
-    except OSError:  # not there, or removed between open and read, as network file systems say it
+        touched, text = _look_at(path)
+    except FileNotFoundError:
         return None
     try:
         return Owner(**json.loads(text)), touched
@@ -126,14 +141,16 @@ class RunLock:
 
         Raises:
             OctoError: another process trains here.
+            OSError: the lock file cannot be read.
         """
         lock = cls(run / LOCK, Owner.me(attempt))
         run.mkdir(parents=True, exist_ok=True)
         seen, since = None, time.monotonic()
         while not lock._make():
             found = _read(lock.path)
-            if found is None:
-                continue  # released meanwhile
+            if found is None:  # released meanwhile
+                time.sleep(_POLL / 10)
+                continue
             owner, touched = found
             if owner and owner.is_dead():
                 lock._take_over(found, f"its owner is gone ({owner})", say)
@@ -204,10 +221,11 @@ class RunLock:
         """Stop a process that lost its lock. Costs nothing, unless it is to look ``now``.
 
         Raises:
-            OctoError: somebody took over, because this process showed no sign of life.
+            MachineError: somebody took over, because this process showed no sign of life.
+            OSError: asked to look, and the file system does not say.
         """
         if self._lost or (now and not self._is_ours()):
-            raise OctoError(
+            raise MachineError(
                 "another attempt took over this run: this process was thought dead, and leaves without saving",
                 where=self.path,
                 hint=f"a process has to touch this file within {STALE:.0f} s; was it stopped, or the disk away?",
@@ -216,5 +234,6 @@ class RunLock:
     def release(self) -> None:
         self._done.set()
         self._thread.join()
-        if self._is_ours():
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it gets stale by itself
+            if self._is_ours():
+                self.path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -157,7 +157,7 @@ class Reporter:
                 resume="allow",
                 config=self._recipe.model_dump(),
                 # Nodes often have no way out, and a run must not wait.
-                mode=os.environ.get("WANDB_MODE", "offline"),
+                mode=cast(Any, os.environ.get("WANDB_MODE", "offline")),
             )
 
     def say(self, text: str) -> None:

@@ -10,6 +10,7 @@ the sum that ends a step anyway (metrics.py); all see the same sum, and all ente
 One save is in flight at most. What a kill leaves at any moment is never taken for a checkpoint (checkpoint/layout.py).
 """
 
+import contextlib
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 
@@ -27,7 +28,7 @@ from megatron_octo.checkpoint.image import CancelledSave
 from megatron_octo.checkpoint.layout import Manifest
 from megatron_octo.checkpoint.parts import merge_parts, write_part
 from megatron_octo.config import Recipe
-from megatron_octo.errors import OctoError
+from megatron_octo.errors import MachineError, OctoError, machines_failure
 from megatron_octo.model.gpt import DTYPES
 from megatron_octo.model.grid import Grid
 from megatron_octo.training.checkpoint import Part, full_part, weights_part
@@ -194,11 +195,9 @@ class Saver:
         while self._save:
             wait([self._save.job])
             error = self._save.job.exception()
-            mine = (
-                None
-                if error is None or isinstance(error, CancelledSave)
-                else f"rank {self._grid.rank}: {error}"
-            )
+            mine = None
+            if error is not None and not isinstance(error, CancelledSave):
+                mine = (f"rank {self._grid.rank}: {error}", machines_failure(error) is not None)
             everybodys: list[Any] = [None] * self._grid.world
             dist.all_gather_object(everybodys, mine)
             if problems := [problem for problem in everybodys if problem]:
@@ -273,16 +272,20 @@ class Saver:
             self._say(f"saved {path} in {seconds:.1f} s; training waited {save.waited:.2f} s")
         self._saved(save.step, seconds)
 
-    def _give_up(self, problems: list[str], error: BaseException | None) -> None:
+    def _give_up(self, problems: list[tuple[str, bool]], error: BaseException | None) -> NoReturn:
+        """``problems``: of the ranks, each with whether a restart may mend it."""
         assert self._save
         if self._grid.is_main:
-            self._still_ours()  # else they are another attempt's
-            for path in self._save.paths(hidden=True):
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OctoError, OSError):
+                self._still_ours()  # else they are another attempt's
+                for path in self._save.paths(hidden=True):
+                    shutil.rmtree(path, ignore_errors=True)
         if error and not isinstance(error, OSError | OctoError | CancelledSave):
             raise error  # a bug of ours keeps its traceback
-        raise OctoError(
-            f"checkpoint of step {self._save.step} could not be written: " + "; ".join(problems),
+        kind = MachineError if all(machines for _, machines in problems) else OctoError
+        raise kind(
+            f"checkpoint of step {self._save.step} could not be written: "
+            + "; ".join(text for text, _ in problems),
             where=self._save.paths(hidden=False)[0],
             hint="older checkpoints are untouched; mend the cause and start again to resume from the last one",
         )

@@ -1,7 +1,6 @@
 """What becomes of an error in one rank: a message or a traceback once, a record, and one exit code for all ranks."""
 
 import contextlib
-import errno
 import traceback
 from collections.abc import Iterator
 from typing import NoReturn
@@ -9,7 +8,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from megatron_octo.errors import MachineError, OctoError, users_mistake
+from megatron_octo.errors import MachineError, OctoError, machines_failure, users_mistake
 from megatron_octo.training import records
 from megatron_octo.training.hub import Verdict
 from megatron_octo.training.replicas import ReplicaError
@@ -28,9 +27,6 @@ _LOST = (
 )
 _DEVICE = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "cuDNN error", "uncorrectable ECC", "NVML")
 
-# A disk or a file server that fails; what the user can mend is in errors.py.
-_FILE_SYSTEM = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
-
 
 def lost_contact(error: BaseException) -> bool:
     """Whether an operation between ranks failed, most likely since another rank is gone."""
@@ -44,10 +40,7 @@ def explain(error: BaseException) -> OctoError | None:
     if isinstance(error, OctoError):
         return error
     if isinstance(error, OSError):
-        if error.errno in _FILE_SYSTEM:
-            text = error.strerror or str(error)
-            return MachineError(f"the file system failed: {text}", where=error.filename, hint="look at dmesg")
-        return users_mistake(error)
+        return machines_failure(error) or users_mistake(error)
     if isinstance(error, torch.OutOfMemoryError):
         return OctoError(
             f"out of GPU memory: {str(error).splitlines()[0]}",

@@ -1,5 +1,6 @@
 """One attempt at a time: the lock of a run directory between real processes."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +91,30 @@ def test_the_heart_finds_out_that_the_lock_is_lost(tmp_path: Path, monkeypatch: 
     with pytest.raises(OctoError):
         mine.check()
     mine.release()
+
+
+def test_a_file_server_that_is_away_takes_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.05)
+    mine = RunLock.acquire(tmp_path, 1)
+    real, failures = open, [errno.ESTALE, errno.EIO, errno.ESTALE, errno.ESTALE, errno.ETIMEDOUT]
+
+    def failing(path: Path, *more: Any, **options: Any) -> Any:
+        if failures and path == mine.path:
+            raise OSError(failures.pop(0), "away", str(path))
+        return real(path, *more, **options)
+
+    monkeypatch.setattr("builtins.open", failing)
+    deadline = time.monotonic() + 10
+    while failures:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.2)
+    mine.check(now=True)
+    failures += [errno.EIO]
+    with pytest.raises(OSError, match="away"):  # not known is not lost, and not ours
+        mine.check(now=True)
+    mine.release()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_dead_or_unknown() -> None:

@@ -1,5 +1,6 @@
 """Saving while training goes on: the same bytes as saving that waits, and everything that may happen meanwhile."""
 
+import errno
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from benchmarks.resume_kills import campaign
 from megatron_octo.checkpoint import layout
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.errors import OctoError
+from megatron_octo.errors import MachineError, OctoError
 from megatron_octo.model.grid import Grid
 from megatron_octo.training.hostmemory import available_bytes
 from tests.conftest import recipe_tree
@@ -118,8 +119,8 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     assert found["runs"] >= 1
 
 
-def save_and_lose_the_run(tree: dict[str, Any]) -> tuple[str, list[str]]:
-    """A save that is in flight when another attempt takes over; what is said, and what is in the folder."""
+def save_and_lose_the_run(tree: dict[str, Any], error: Exception) -> tuple[int, str, list[str]]:
+    """A save that is in flight when the lock fails; exit code, what is said, and what is in the folder."""
     from megatron_octo.recipe import build_recipe
     from megatron_octo.training.network import Network
     from megatron_octo.training.saver import Saver
@@ -132,7 +133,7 @@ def save_and_lose_the_run(tree: dict[str, Any]) -> tuple[str, list[str]]:
 
     def still_ours() -> None:
         if not ours:
-            raise OctoError("another attempt took over this run")
+            raise error
 
     folder = Path(recipe.run_dir)
     saver = Saver(
@@ -150,15 +151,20 @@ def save_and_lose_the_run(tree: dict[str, Any]) -> tuple[str, list[str]]:
     ours = False
     try:
         saver.wait()
-    except OctoError as error:
-        return str(error), sorted(path.name for path in (folder / layout.CHECKPOINTS).iterdir())
-    return "", []
+    except OctoError as found:
+        return found.code, str(found), sorted(path.name for path in (folder / layout.CHECKPOINTS).iterdir())
+    return 0, "", []
 
 
-def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [MachineError("another attempt took over"), OSError(errno.EIO, "server away"), OctoError("no room")],
+)
+def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path, error: Exception) -> None:
     tree = recipe_tree(corpus, tmp_path / "run", checkpoint={"interval": 1, "asynchronous": True})
-    ((said, names),) = run_ranks(1, save_and_lose_the_run, tree)
-    assert "another attempt took over this run" in said
+    ((code, said, names),) = run_ranks(1, save_and_lose_the_run, tree, error)
+    assert str(error) in said
+    assert code == (2 if type(error) is OctoError else 76), "what a restart may mend asks for one"
     assert names == [".step-00000001.tmp"], "not committed; and what lies there may be the other's by now"
 
 
