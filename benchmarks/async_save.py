@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import write_random_corpus
+from benchmarks.corpus import overrides_on, write_random_corpus
 from megatron_octo.recipe import load_recipe
 from megatron_octo.training.rundir import environment
 
@@ -96,10 +96,9 @@ def benchmark(
         corpus = write_random_corpus(Path(folder) / "random", tokens, recipe.model.vocab_size, 1024)
         changed = [
             *overrides,
-            f"data.train=train: 1.0 0:1 {corpus}",
-            *("data.valid=null", "data.tokenizer=null", "eval.interval=0", "checkpoint.init_from=null"),
+            *overrides_on(corpus),
             *(f"checkpoint.interval={interval}", "checkpoint.keep=1", "schedule.warmup_fraction=null"),
-            *(f"schedule.decay_steps={2 * steps}", "log.tensorboard=false", "log.interval=1"),
+            f"schedule.decay_steps={2 * steps}",
         ]
         command = [sys.executable, "-m", "megatron_octo.train", recipe_path, "--nproc", str(nproc), *changed]
         found = {}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_octo.model.mcore import load_mcore
-from megatron_octo.training.rundir import read_metrics
+from megatron_octo.training.rundir import environment, read_metrics
 from tests.distributed import exit_codes
 from tests.training.runs import TestRun, small_corpus
 
@@ -161,11 +161,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60, help="of each run (default: 60)")
+    parser.add_argument("--output", type=Path, help="JSON lines are appended here")
     args = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         found = campaign(Path(folder), args.kills, args.seed, args.steps)
-    print(json.dumps({**found, "seconds": round(time.perf_counter() - start)}))
+    found = {**found, "seconds": round(time.perf_counter() - start), "seed": args.seed, "steps": args.steps}
+    if args.output:
+        with open(args.output, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**found, "machine": environment()}) + "\n")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

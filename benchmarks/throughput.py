@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import write_random_corpus
+from benchmarks.corpus import overrides_on, write_random_corpus
 from megatron_octo.recipe import load_recipe
 from megatron_octo.training.rundir import environment, read_metrics
 
@@ -34,18 +34,12 @@ def benchmark(
         corpus = write_random_corpus(Path(folder) / "random", tokens, recipe.model.vocab_size, mean_length)
         changed = [
             *overrides,
+            *overrides_on(corpus),
             f"run_dir={folder}/run",
-            f"data.train=train: 1.0 0:1 {corpus}",
-            "data.valid=null",
-            "data.tokenizer=null",
-            "eval.interval=0",
             "checkpoint.interval=0",
-            "checkpoint.init_from=null",
             f"train.steps={steps}",
             "schedule.warmup_fraction=null",
             "schedule.warmup_steps=null",
-            "log.tensorboard=false",
-            "log.interval=1",
         ]
         command = [sys.executable, "-m", "megatron_octo.train", recipe_path, "--nproc", str(nproc), *changed]
         subprocess.run(command, check=True)
