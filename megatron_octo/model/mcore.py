@@ -35,7 +35,9 @@ def load_mcore() -> None:
     logging.getLogger("megatron.core").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"megatron\.core")
     # Torch's new names for collectives are not in the older versions that we and megatron-core run on, too.
-    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning
+    )
     if not torch.cuda.is_available():
         from megatron_octo.model.cpu import install
 
