@@ -36,7 +36,9 @@ class ModelConfig(Section):
         None  # tokens that a position sees, itself included; None: all before it
     )
     tied_embeddings: bool = True  # the output layer is the word embeddings
-    activation: Literal["gelu_tanh"] = "gelu_tanh"
+    activation: Literal["gelu_tanh", "gelu"] = (
+        "gelu_tanh"  # gelu: the exact one; the other its tanh approximation
+    )
     layernorm_epsilon: PositiveFloat = 1e-5
     hidden_dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0

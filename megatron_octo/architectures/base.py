@@ -18,6 +18,8 @@ WORD_EMBEDDINGS = "embedding.word_embeddings.weight"
 POSITION_EMBEDDINGS = "embedding.position_embeddings.weight"
 OUTPUT_LAYER = "output_layer.weight"  # a parameter of its own only if the embeddings are untied
 LAYER_PREFIX = "decoder.layers."
+# Hugging Face's spellings of the tanh approximation of gelu; they differ in how they are computed, not in what.
+TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 
 Init = Literal["normal", "residual", "ones", "zeros", "fan_in"]
 

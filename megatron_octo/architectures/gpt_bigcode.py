@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from megatron_octo.architectures.base import OUTPUT_LAYER, POSITION_EMBEDDINGS, WORD_EMBEDDINGS, Architecture
+from megatron_octo.architectures.base import (
+    OUTPUT_LAYER,
+    POSITION_EMBEDDINGS,
+    TANH_GELU,
+    WORD_EMBEDDINGS,
+    Architecture,
+)
 
 if TYPE_CHECKING:
     from megatron_octo.config import ModelConfig
@@ -47,8 +53,6 @@ class GPTBigCode(Architecture):
         "init_std": ("initializer_range", 0.02),
     }
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        # Spellings of the tanh approximation of gelu; they differ in how they are computed, not in what.
-        "activation_function": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
         "scale_attn_weights": (True,),
         "attention_softmax_in_fp32": (True, False),  # a choice of precision, not of the function
         "scale_attention_softmax_in_fp32": (True, False),
@@ -72,10 +76,18 @@ class GPTBigCode(Architecture):
             "n_inner": model.ffn_hidden_size,
             "embd_pdrop": model.hidden_dropout,
             "multi_query": model.num_query_groups == 1,
+            "activation_function": "gelu" if model.activation == "gelu" else TANH_GELU[0],
         }
 
     def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        function = tree.get("activation_function", TANH_GELU[0])
+        if function not in ("gelu", *TANH_GELU):
+            raise ValueError(
+                f"activation_function {function!r} is not supported, only {['gelu', *TANH_GELU]}"
+            )
         return {
+            # SantaCoder has the approximation, StarCoder the exact function.
+            "activation": "gelu" if function == "gelu" else "gelu_tanh",
             "ffn_hidden_size": tree.get("n_inner") or 4 * tree["n_embd"],
             "num_query_groups": 1 if tree.get("multi_query", True) else tree["n_head"],
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from megatron_octo.architectures.base import (
     LAYER_PREFIX,
     OUTPUT_LAYER,
+    TANH_GELU,
     WORD_EMBEDDINGS,
     Architecture,
     HfTensor,
@@ -55,14 +56,15 @@ class Starcoder2(Architecture):
         "init_std": ("initializer_range", 0.018042),
     }
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        # Spellings of the tanh approximation of gelu; they differ in how they are computed, not in what.
-        "hidden_act": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
+        "hidden_act": TANH_GELU,
         "use_bias": (True,),
         "mlp_type": ("default",),  # these two are in the published files, transformers does not read them
         "norm_type": ("layer_norm",),
     }
 
     def check(self, model: ModelConfig) -> None:
+        if model.activation != "gelu_tanh":
+            raise ValueError(f"starcoder2 has model.activation gelu_tanh, not {model.activation}")
         if model.rotary_base is None:
             raise ValueError(
                 "starcoder2 has rotary positions: model.rotary_base is missing (10000.0 is common; the published "

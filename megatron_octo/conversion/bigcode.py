@@ -169,6 +169,11 @@ def _model(directory: Path, ranks: list[list[_Rank]], vocab_size: int | None) ->
             f"vocabulary {vocab_size} does not fit {padded} rows of word embeddings", where=directory
         )
     arguments = first.arguments
+    if arguments.get("apply_residual_connection_post_layernorm"):
+        raise OctoError(
+            "its arguments say apply_residual_connection_post_layernorm: such a model is not computed here",
+            where=directory / first.file,
+        )
     section = {
         "architecture": "gpt_bigcode",
         "num_layers": len(layers) * pipeline,
@@ -181,6 +186,7 @@ def _model(directory: Path, ranks: list[list[_Rank]], vocab_size: int | None) ->
         "hidden_dropout": float(arguments.get("hidden_dropout", 0.0)),
         "attention_dropout": float(arguments.get("attention_dropout", 0.0)),
         "init_std": float(arguments.get("init_method_std", 0.02)),
+        "activation": _activation(arguments),
     }
     for key in ("num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size"):
         if arguments.get(key, section[key]) != section[key]:
@@ -194,6 +200,11 @@ def _model(directory: Path, ranks: list[list[_Rank]], vocab_size: int | None) ->
         raise OctoError(f"bad shape: {error}", where=directory) from None
     check_model(model, directory)
     return model
+
+
+def _activation(arguments: Mapping[str, Any]) -> str:
+    """Megatron-LM's fused bias + gelu is the tanh form, and so is openai_gelu; without either it is the exact one."""
+    return "gelu_tanh" if arguments.get("bias_gelu_fusion", True) or arguments.get("openai_gelu") else "gelu"
 
 
 def _check_tensors(directory: Path, ranks: list[list[_Rank]], listed: list[Part]) -> torch.dtype:

@@ -106,7 +106,7 @@ def _arguments(model: ModelConfig, tensor: int, pipeline: int, dtype: torch.dtyp
         "hidden_dropout": model.hidden_dropout,
         "attention_dropout": model.attention_dropout,
         "init_method_std": model.init_std,
-        "bias_gelu_fusion": True,
+        "bias_gelu_fusion": model.activation == "gelu_tanh",  # fused it is the tanh form, alone the exact one
         "openai_gelu": False,
         "add_position_embedding": True,
         "tensor_model_parallel_size": tensor,

@@ -47,6 +47,7 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         }
     elif recipe.train.recompute == "mlp":
         recompute = {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
+    exact = model.activation == "gelu"
     fp8: dict[str, Any] = {}
     if recipe.train.fp8 == "current":
         if not backend.transformer_engine:
@@ -70,8 +71,8 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         add_bias_linear=True,
         gated_linear_unit=False,
         # Megatron-core's fused bias + gelu computes the tanh form under the name of the exact one.
-        activation_func=F.gelu if gpu else partial(F.gelu, approximate="tanh"),
-        bias_activation_fusion=gpu,
+        activation_func=F.gelu if gpu or exact else partial(F.gelu, approximate="tanh"),
+        bias_activation_fusion=gpu and not exact,
         bias_dropout_fusion=gpu,
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,

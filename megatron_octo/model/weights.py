@@ -124,7 +124,7 @@ def check_shape(ours: ModelConfig, theirs: ModelConfig, where: Path) -> None:
         differing = [f"padded vocabulary {theirs.padded_vocab_size} (recipe: {ours.padded_vocab_size})"]
     if differing:
         raise OctoError(
-            "the checkpoint is of another shape: " + ", ".join(differing),
+            "the checkpoint is of another model: " + ", ".join(differing),
             where=where,
             hint="use a recipe with the checkpoint's model section, or another run_dir or checkpoint.init_from",
         )

@@ -14,6 +14,7 @@ from megatron_octo.architectures import architectures, find_architecture
 from megatron_octo.config import ModelConfig
 from megatron_octo.errors import OctoError
 from megatron_octo.model.layout import count_parameters, parameter_specs
+from megatron_octo.model.weights import check_shape
 from megatron_octo.recipe import build_recipe, load_recipe
 from tests.conftest import recipe_tree
 
@@ -121,6 +122,41 @@ def test_published_files_are_understood(name: str) -> None:
     if name == "starcoder2-3b":
         recipe = load_recipe(Path(__file__).parents[2] / "recipes/starcoder2_3b_finetune.yaml")
         assert recipe.model == model.model_copy(update={"attention_dropout": 0.0})
+
+
+# What config.json of bigcode/starcoderbase says of the network.
+STARCODERBASE: dict[str, Any] = {
+    "activation_function": "gelu",
+    "attention_softmax_in_fp32": True,
+    "attn_pdrop": 0.1,
+    "bos_token_id": 0,
+    "embd_pdrop": 0.1,
+    "eos_token_id": 0,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt_bigcode",
+    "multi_query": True,
+    "n_embd": 6144,
+    "n_head": 48,
+    "n_inner": 24576,
+    "n_layer": 40,
+    "n_positions": 8192,
+    "resid_pdrop": 0.1,
+    "scale_attention_softmax_in_fp32": True,
+    "scale_attn_weights": True,
+    "vocab_size": 49152,
+}
+
+
+@pytest.mark.parametrize("recipe", ["starcoderbase_finetune", "octocoder_lora"])
+def test_the_recipes_of_starcoder_are_its_model(recipe: str) -> None:
+    table = find_architecture("gpt_bigcode")
+    model = ModelConfig.model_validate(table.model_section(STARCODERBASE))
+    assert STARCODERBASE.items() <= table.hf_config(model, 0, "bfloat16").items()
+    ours = load_recipe(Path(__file__).parents[2] / f"recipes/{recipe}.yaml").model
+    check_shape(ours, model, Path(recipe))
+    with pytest.raises(OctoError, match=r"activation gelu_tanh \(recipe: gelu\)"):
+        check_shape(ours, model.model_copy(update={"activation": "gelu_tanh"}), Path(recipe))
 
 
 @pytest.mark.parametrize(

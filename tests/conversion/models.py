@@ -119,7 +119,13 @@ def megatron_enum() -> Any:
 
 
 def write_legacy(
-    directory: Path, hf: Tensors, layers: int, tensor: int, pipeline: int, extra: Any = None
+    directory: Path,
+    hf: Tensors,
+    layers: int,
+    tensor: int,
+    pipeline: int,
+    extra: Any = None,
+    **arguments: Any,
 ) -> None:
     """A checkpoint as the fork leaves it: arguments, random states and optimizer beside the weights."""
     directory.mkdir(parents=True)
@@ -139,6 +145,7 @@ def write_legacy(
                         init_method_std=0.01275,
                         position_embedding_type=position,
                         params_dtype=torch.float32,
+                        **arguments,
                     ),
                     "checkpoint_version": 3.0,
                     "iteration": 600,

@@ -27,7 +27,12 @@ STARCODER2 = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "bigcode": ("GPTBigCode", BIGCODE, {"num_query_groups": 1, "tied_embeddings": True}),
+    "bigcode": (
+        "GPTBigCode",
+        BIGCODE,
+        {"num_query_groups": 1, "tied_embeddings": True, "activation": "gelu_tanh"},
+    ),
+    "bigcode-gelu": ("GPTBigCode", {**BIGCODE, "activation_function": "gelu"}, {"activation": "gelu"}),
     "bigcode-heads": ("GPTBigCode", {**BIGCODE, "multi_query": False}, {"num_query_groups": 4}),
     "starcoder2": (
         "Starcoder2",

@@ -231,3 +231,29 @@ def test_what_has_no_such_format_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OctoError, match=words):
             to_bigcode(open_weights(tmp_path / "good"), tmp_path / "out", **sizes)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "activation"),
+    [
+        ({}, "gelu_tanh"),
+        ({"bias_gelu_fusion": True}, "gelu_tanh"),
+        ({"bias_gelu_fusion": False}, "gelu"),
+        ({"bias_gelu_fusion": False, "openai_gelu": True}, "gelu_tanh"),
+    ],
+)
+def test_the_arguments_that_choose_gelu(tmp_path: Path, arguments: dict[str, bool], activation: str) -> None:
+    tensors = write_hf(tmp_path / "hf", small_model())
+    write_legacy(tmp_path / "legacy", tensors, 4, tensor=2, pipeline=1, **arguments)
+    source = open_weights(tmp_path / "legacy", vocab_size=1001)
+    assert source.manifest.model == small_model(activation=activation, init_std=0.01275)
+    to_bigcode(source, tmp_path / "again")
+    assert open_weights(tmp_path / "again", vocab_size=1001).manifest.model.activation == activation
+
+
+def test_arguments_of_another_network(tmp_path: Path) -> None:
+    tensors = write_hf(tmp_path / "hf", small_model())
+    other = {"apply_residual_connection_post_layernorm": True}
+    write_legacy(tmp_path / "legacy", tensors, 4, tensor=1, pipeline=1, **other)
+    with pytest.raises(OctoError, match="apply_residual_connection_post_layernorm"):
+        open_weights(tmp_path / "legacy")

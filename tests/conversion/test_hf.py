@@ -85,13 +85,23 @@ STARCODER2 = {
     [
         (1, {}, {}),
         (2, {"tensor": 2}, {}),
+        (2, {"tensor": 2, "sequence": True}, {"activation": "gelu"}),
         (2, {"pipeline": 2}, {}),
         (4, {"tensor": 2, "pipeline": 2, "sequence": True}, {}),
         (4, {"tensor": 2, "pipeline": 2, "sequence": True}, STARCODER2),
         (4, {"tensor": 4}, {**STARCODER2, "tied_embeddings": True}),
         (2, {"tensor": 2}, {"num_query_groups": 4, "tied_embeddings": False}),
     ],
-    ids=["tp1", "tp2", "pp2", "tp2-pp2-sp", "starcoder2-tp2-pp2-sp", "starcoder2-tp4", "heads-untied-tp2"],
+    ids=[
+        "tp1",
+        "tp2",
+        "tp2-sp-gelu",
+        "pp2",
+        "tp2-pp2-sp",
+        "starcoder2-tp2-pp2-sp",
+        "starcoder2-tp4",
+        "heads-untied-tp2",
+    ],
 )
 def test_logits_equal_the_training_networks(
     world: int,
@@ -200,7 +210,7 @@ def spoil(name: str, directory: Path) -> None:
     elif name == "variant":
         config["scale_attn_weights"] = False
     elif name == "activation":
-        config["activation_function"] = "gelu"
+        config["activation_function"] = "relu"
     elif name == "shape":
         config["n_positions"] *= 2
     elif name == "missing":

@@ -168,7 +168,8 @@ class SlurmRun:
     def over(self) -> bool:
         """Whether the accounting has seen the end of every stage."""
         return all(
-            stage["state"] not in ("RUNNING", "COMPLETING", "UNKNOWN") for stage in self.status()["stages"]
+            stage["state"] not in ("PENDING", "RUNNING", "COMPLETING", "UNKNOWN")
+            for stage in self.status()["stages"]
         )
 
     def log(self) -> str:

@@ -47,6 +47,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt_bigcode": {},
+    "gpt_bigcode-gelu": {"activation": "gelu"},
     # Two key/value heads, so that pairs of four tensor ranks share one; an output layer of its own, on the last stage.
     "starcoder2": {
         "architecture": "starcoder2",
@@ -71,6 +72,7 @@ CASES: list[Case] = [
         ("gpt_bigcode", "mcore", layout, "packed")
         for layout in ("tp2", "tp2-sp-pp2", "recompute-full", "recompute-mlp")
     ),
+    *(("gpt_bigcode-gelu", "fused", layout, "packed") for layout in ("alone", "tp2-sp", "recompute-mlp")),
     *(
         ("starcoder2", "mcore", layout, "packed")
         for layout in ("tp2", "tp2-sp", "tp4", "pp2", "tp2-sp-pp2", "recompute-full")

@@ -144,7 +144,8 @@ class Projection(torch.autograd.Function):
 class Mlp(torch.autograd.Function):
     """``gelu(x W1 + b1) W2``, without the second bias, summed over the tensor ranks.
 
-    With ``recompute`` the two inner activations [T, F] are computed again in the backward pass.
+    ``exact`` gelu, or its tanh approximation. With ``recompute`` the two inner activations [T, F] are computed again in
+    the backward pass.
     """
 
     @staticmethod
@@ -156,12 +157,13 @@ class Mlp(torch.autograd.Function):
         weight2_HF: Tensor,
         tensor: TensorGroup,
         recompute: bool,
+        exact: bool,
     ) -> Tensor:
-        inner = [gemm.linear_gelu(piece.wait(), weight1_FH, bias1_F) for piece in tensor.gather(x_SH)]
+        inner = [gemm.linear_gelu(piece.wait(), weight1_FH, bias1_F, exact) for piece in tensor.gather(x_SH)]
         kept = [] if recompute else [part for pair in inner for part in pair]
         ctx.save_for_backward(x_SH, *kept)
         ctx.parameters = (weight1_FH, bias1_F, weight2_HF)
-        ctx.tensor = tensor
+        ctx.tensor, ctx.exact = tensor, exact
         return tensor.sum(lambda place: F.linear(inner[place][1], weight2_HF)).wait()
 
     @staticmethod
@@ -172,14 +174,14 @@ class Mlp(torch.autograd.Function):
         inner = (
             list(zip(kept[::2], kept[1::2], strict=True))
             if kept
-            else [gemm.linear_gelu(piece.wait(), weight1, bias1) for piece in pieces]
+            else [gemm.linear_gelu(piece.wait(), weight1, bias1, ctx.exact) for piece in pieces]
         )
         d_inner, bias_sums = [], []
 
         def second() -> Iterator[tuple[Tensor, Tensor]]:
             for piece, (before, activated) in zip(incoming, inner, strict=True):
                 d = piece.wait()
-                d_before, bias_sum = gemm.gelu_gradient(d, weight2, before)
+                d_before, bias_sum = gemm.gelu_gradient(d, weight2, before, ctx.exact)
                 d_inner.append(d_before)
                 bias_sums.append(bias_sum)
                 yield d, activated
@@ -189,7 +191,7 @@ class Mlp(torch.autograd.Function):
         first = ((d_before, piece.wait()) for d_before, piece in zip(d_inner, pieces, strict=True))
         weight1_gradient = gemm.give_weight_gradient(weight1, first)
         bias1_gradient = gemm.give_gradient(bias1, torch.stack(bias_sums).sum(0))
-        return summing.wait(), weight1_gradient, bias1_gradient, weight2_gradient, None, None
+        return summing.wait(), weight1_gradient, bias1_gradient, weight2_gradient, None, None, None
 
 
 class CrossEntropyOfLogits(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Matrix products of the fused layers. Weight gradients go straight into the buffer of gradients.
 
-M rows (tokens), N outputs, K inputs. Transformer Engine's cuBLAS calls are used where it is present: they take gelu
-along in the product's epilogue and accumulate in fp32 without a second pass.
+M rows (tokens), N outputs, K inputs. Transformer Engine's cuBLAS calls are used where it is present: they take the
+tanh form of gelu along in the product's epilogue and accumulate in fp32 without a second pass.
 """
 
 import functools
@@ -30,21 +30,21 @@ def _transformer_engine(x: Tensor) -> Any:
     return _engine() if x.is_cuda and x.dtype == torch.bfloat16 else None
 
 
-def linear_gelu(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor) -> tuple[Tensor, Tensor]:
+def linear_gelu(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     """``x @ weight.T + bias``, and gelu of it; both [M, N]."""
-    if gemm := _transformer_engine(x_MK):
+    if not exact and (gemm := _transformer_engine(x_MK)):
         activated, _, before, _ = gemm(weight_NK, x_MK, bias=bias_N, gelu=True)
         return before, activated
     before = F.linear(x_MK, weight_NK, bias_N)
-    return before, ops.gelu_forward(before)
+    return before, ops.gelu_forward(before, exact)
 
 
-def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor) -> tuple[Tensor, Tensor]:
+def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     """Gradient before gelu, [M, N], from the gradient after the linear layer that follows it; and its sum, fp32 [N]."""
-    if gemm := _transformer_engine(d_MK):
+    if not exact and (gemm := _transformer_engine(d_MK)):
         gradient, *_ = gemm(weight_KN, d_MK, layout="NN", gelu=True, gelu_in=before_MN, grad=True)
         return gradient, gradient.sum(0, dtype=torch.float32)
-    return ops.gelu_backward(d_MK @ weight_KN, before_MN)
+    return ops.gelu_backward(d_MK @ weight_KN, before_MN, exact)
 
 
 def give_weight_gradient(weight_NK: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

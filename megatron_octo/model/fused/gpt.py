@@ -72,16 +72,16 @@ class Attention(torch.nn.Module):
 class FeedForward(torch.nn.Module):
     """Two linear layers with gelu between, without the second bias."""
 
-    def __init__(self, config: TransformerConfig, tensor: TensorGroup, recompute: bool):
+    def __init__(self, config: TransformerConfig, tensor: TensorGroup, recompute: bool, exact: bool):
         super().__init__()
         hidden, inner = config.hidden_size, config.ffn_hidden_size // tensor.size
-        self.tensor, self.recompute = tensor, recompute
+        self.tensor, self.recompute, self.exact = tensor, recompute, exact
         self.linear_fc1 = Affine((inner, hidden), "rows", tensor)
         self.linear_fc2 = Affine((hidden, inner), "columns", tensor)
 
     def forward(self, x_SH: Tensor) -> tuple[Tensor, Tensor]:
         weight2, bias2 = self.linear_fc2()
-        return Mlp.apply(x_SH, *self.linear_fc1(), weight2, self.tensor, self.recompute), bias2
+        return Mlp.apply(x_SH, *self.linear_fc1(), weight2, self.tensor, self.recompute, self.exact), bias2
 
 
 class Norm(Affine):
@@ -120,7 +120,8 @@ class Layer(torch.nn.Module):
         self.input_layernorm = Norm(config, tensor)
         self.self_attention = Attention(config, number, backend, tensor)
         self.pre_mlp_layernorm = Norm(config, tensor)
-        self.mlp = FeedForward(config, tensor, recipe.train.recompute == "mlp")
+        exact = recipe.model.activation == "gelu"
+        self.mlp = FeedForward(config, tensor, recipe.train.recompute == "mlp", exact)
 
     def _run(self, stream: Stream, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
         residual, x = self.input_layernorm(*stream)

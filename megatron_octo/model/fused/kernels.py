@@ -146,23 +146,26 @@ def add_norm_backward(
 
 
 @triton.jit
-def _gelu_gate(x):  # type: ignore[no-untyped-def]
-    """Half of one plus the tanh of GPT's approximation, as a sigmoid."""
+def _gelu_gate(x, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What gelu multiplies x by: the normal distribution function, or GPT's approximation of it, as a sigmoid."""
+    if EXACT:
+        return 0.5 + 0.5 * tl.erf(0.7071067811865476 * x)
     return tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
 
 
 @triton.jit
-def _gelu_forward(x, y, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gelu_forward(x, y, count, EXACT: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + at, value * _gelu_gate(value), mask=inside)
+    tl.store(y + at, value * _gelu_gate(value, EXACT), mask=inside)
 
 
 @triton.jit
 def _gelu_backward(  # type: ignore[no-untyped-def]
-    dy, x, dx, partial, rows, width, COLUMNS: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr
-):
+    dy, x, dx, partial, rows, width,
+    EXACT: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     for step in range(STEPS):
@@ -170,8 +173,11 @@ def _gelu_backward(  # type: ignore[no-untyped-def]
         at = row[:, None].to(tl.int64) * width + column[None, :]
         inside = (row[:, None] < rows) & (column[None, :] < width)
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        gate = _gelu_gate(value)
-        slope = gate + value * gate * (1.0 - gate) * 1.5957691216057308 * (1.0 + 0.134145 * value * value)
+        gate = _gelu_gate(value, EXACT)
+        if EXACT:
+            slope = gate + value * 0.3989422804014327 * tl.exp(-0.5 * value * value)
+        else:
+            slope = gate + value * gate * (1.0 - gate) * 1.5957691216057308 * (1.0 + 0.134145 * value * value)
         gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * slope
         tl.store(dx + at, gradient, mask=inside)
         sums += tl.where(inside, gradient, 0.0)
@@ -179,22 +185,24 @@ def _gelu_backward(  # type: ignore[no-untyped-def]
     tl.store(partial + at, tl.sum(sums, 0), mask=column < width)
 
 
-def gelu_forward(x_TF: Tensor) -> Tensor:
+def gelu_forward(x_TF: Tensor, exact: bool) -> Tensor:
     out = torch.empty_like(x_TF)
     block = 4096
-    _gelu_forward[(triton.cdiv(x_TF.numel(), block),)](x_TF, out, x_TF.numel(), BLOCK=block, num_warps=8)
+    grid = (triton.cdiv(x_TF.numel(), block),)
+    _gelu_forward[grid](x_TF, out, x_TF.numel(), EXACT=exact, BLOCK=block, num_warps=8)
     return out
 
 
-def gelu_backward(dy_TF: Tensor, x_TF: Tensor) -> tuple[Tensor, Tensor]:
+def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     rows, width = x_TF.shape
     dx = torch.empty_like(x_TF)
     columns, block_rows, steps = 512, 4, 32
     programs = triton.cdiv(rows, block_rows * steps)
     partial = x_TF.new_empty((programs, width), dtype=torch.float32)
     _gelu_backward[(programs, triton.cdiv(width, columns))](
-        dy_TF, x_TF, dx, partial, rows, width, COLUMNS=columns, ROWS=block_rows, STEPS=steps, num_warps=8
-    )
+        dy_TF, x_TF, dx, partial, rows, width,
+        EXACT=exact, COLUMNS=columns, ROWS=block_rows, STEPS=steps, num_warps=8,
+    )  # fmt: skip
     return dx, partial.sum(0)
 
 

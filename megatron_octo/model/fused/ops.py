@@ -25,13 +25,13 @@ def add_norm_backward(d_summed: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     return found
 
 
-def gelu_forward(x: Tensor) -> Tensor:
-    found: Tensor = _for(x).gelu_forward(x)
+def gelu_forward(x: Tensor, exact: bool) -> Tensor:
+    found: Tensor = _for(x).gelu_forward(x, exact)
     return found
 
 
-def gelu_backward(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _for(x).gelu_backward(dy, x)
+def gelu_backward(dy: Tensor, x: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _for(x).gelu_backward(dy, x, exact)
     return found
 
 

@@ -74,14 +74,14 @@ def add_norm_backward(
     return d_residual, d_delta, torch.stack([d_weight, d_shift, dx.sum(0)])
 
 
-def gelu_forward(x_TF: Tensor) -> Tensor:
-    """GPT's tanh approximation of gelu."""
-    return F.gelu(x_TF, approximate="tanh")
+def gelu_forward(x_TF: Tensor, exact: bool) -> Tensor:
+    """Gelu, or GPT's tanh approximation of it."""
+    return F.gelu(x_TF, approximate="none" if exact else "tanh")
 
 
-def gelu_backward(dy_TF: Tensor, x_TF: Tensor) -> tuple[Tensor, Tensor]:
+def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     """Gradient of :func:`gelu_forward` [T, F], and its sum over the tokens, fp32 [F]."""
-    dx = torch.ops.aten.gelu_backward(dy_TF, x_TF, approximate="tanh")
+    dx = torch.ops.aten.gelu_backward(dy_TF, x_TF, approximate="none" if exact else "tanh")
     return dx, dx.sum(0, dtype=torch.float32)
 
 

@@ -33,9 +33,10 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
         arguments = (*gradients, summed, weight, mean, rstd, added, 0.0, 0)
         same(kernels.add_norm_backward(*arguments), reference.add_norm_backward(*arguments), 3 * tolerance)
 
-    x, dy = normal(300, 260, dtype=dtype), normal(300, 260, dtype=dtype)
-    same([kernels.gelu_forward(x)], [reference.gelu_forward(x)], tolerance)
-    same(kernels.gelu_backward(dy, x), reference.gelu_backward(dy, x), 3 * tolerance)
+    x, dy = 2 * normal(300, 260, dtype=dtype), normal(300, 260, dtype=dtype)
+    for exact in (True, False):
+        same([kernels.gelu_forward(x, exact)], [reference.gelu_forward(x, exact)], tolerance)
+        same(kernels.gelu_backward(dy, x, exact), reference.gelu_backward(dy, x, exact), 3 * tolerance)
 
     logits, losses = 4 * normal(9, 5000, dtype=dtype), normal(9)
     losses[3] = 0.0
