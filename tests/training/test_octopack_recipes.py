@@ -26,7 +26,7 @@ class Material(NamedTuple):
     tokenizer: Path
     pairs: Path
     texts: Path
-    weights: dict[str, Path]  # by architecture
+    weights: dict[tuple[str, str], Path]  # by architecture and activation
 
 
 def shrink(name: str, material: Material, folder: Path) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def shrink(name: str, material: Material, folder: Path) -> dict[str, Any]:
         "eval": {"interval": 2, "steps": 1},
         "checkpoint": {
             "interval": 3,
-            "init_from": recipe.checkpoint.init_from and str(material.weights[recipe.model.architecture]),
+            "init_from": recipe.checkpoint.init_from
+            and str(material.weights[recipe.model.architecture, recipe.model.activation]),
         },
         "log": {"interval": 1},
         "system": {"device": "cpu"},
@@ -96,10 +97,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     for name, kind in (("pairs", "finetune"), ("texts", "text")):
         options = ["--format", kind, "--tokenizer", str(tokenizer), "--output-prefix", str(folder / name)]
         assert preprocess.main(["--input", str(folder / f"{name}.jsonl"), *options]) == 0
-    weights = {"gpt_bigcode": folder / "santacoderpack", "starcoder2": folder / "starcoder2_3b_finetune"}
-    made = Material(tokenizer, folder / "pairs", folder / "texts", weights)
-    for path in weights.values():
-        tree = shrink(path.name, made, folder)
+    made = Material(tokenizer, folder / "pairs", folder / "texts", {})
+    for name in ("santacoderpack", "starcoderbase_finetune", "starcoder2_3b_finetune"):
+        model, path = load_recipe(RECIPES / f"{name}.yaml").model, folder / name
+        made.weights[model.architecture, model.activation] = path
+        tree = shrink(name, made, folder)
         tree["checkpoint"]["init_from"] = None
         run(tree)
     return made
