@@ -33,6 +33,7 @@ def shrink(name: str, material: Material, folder: Path) -> dict[str, Any]:
     """The recipe's mapping with small sizes; all that is not a size stays."""
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     tree = recipe.model_dump()
+    kind = recipe.model.architecture, recipe.model.activation
     vocabulary = Tokenizer(material.tokenizer).vocab_size
     corpus = material.texts if recipe.train.loss_on == "all" and recipe.data.fim_rate else material.pairs
     sizes: dict[str, dict[str, Any]] = {
@@ -60,8 +61,7 @@ def shrink(name: str, material: Material, folder: Path) -> dict[str, Any]:
         "eval": {"interval": 2, "steps": 1},
         "checkpoint": {
             "interval": 3,
-            "init_from": recipe.checkpoint.init_from
-            and str(material.weights[recipe.model.architecture, recipe.model.activation]),
+            "init_from": recipe.checkpoint.init_from and str(material.weights[kind]),
         },
         "log": {"interval": 1},
         "system": {"device": "cpu"},
