@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,9 @@ def load_mcore() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     compile_function = torch.compile
+    # Megatron-core imports it wherever it is installed: half a second and two directories, for what we do not use.
+    hidden = {} if "wandb" in sys.modules else {"wandb": None}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its fallbacks are what we choose; the run prints what it uses
         if not torch.cuda.is_available():
@@ -32,6 +36,8 @@ def load_mcore() -> None:
             import megatron.core.models.gpt  # noqa: F401
         finally:
             torch.compile = compile_function
+            for name in hidden:
+                del sys.modules[name]
     logging.getLogger("megatron.core").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"megatron\.core")
     # Torch's new names for collectives are not in the older versions that we and megatron-core run on, too.

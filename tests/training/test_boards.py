@@ -1,6 +1,7 @@
 """TensorBoard and Weights & Biases: real event files, over a restart that computes steps again."""
 
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,9 @@ def test_tensorboard_shows_each_step_once(
 
 def test_wandb_is_offline_and_one_run(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "wandb"))
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what it found before
     run = TestRun(tmp_path, corpus, log={"wandb_project": "tests"}, checkpoint={"interval": 2})
     run.train(2, "train.steps=2")
     assert f"{run.path}/wandb/offline-run-" in run.train(2).replace("./", str(run.path) + "/")
