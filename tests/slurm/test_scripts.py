@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,8 @@ def desk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return desk
 
 
-def sbatch(desk: Path, script: str, *options: str, **variables: str) -> str:
-    words = ["sbatch", "--parsable", *options, str(PROJECT / "slurm" / script)]
+def sbatch(desk: Path, script: str, *options: str, arguments: Sequence[str] = (), **variables: str) -> str:
+    words = ["sbatch", "--parsable", *options, str(PROJECT / "slurm" / script), *arguments]
     variables = {**environment(), "PYTHON": sys.executable, **variables}
     return subprocess.run(
         words, cwd=desk, env=variables, check=True, text=True, capture_output=True
@@ -100,3 +101,15 @@ class TestFinetune:
         cluster.wait(job, "COMPLETED", "FAILED")
         assert "weights bit-equal" in logs(desk, f"convert-{job}")
         assert (desk / "runs/disturbed/hf/model.safetensors").is_file()
+
+
+def test_pretraining(cluster: Cluster, desk: Path, data: Path) -> None:
+    """SantaCoderPack's script, with overrides as its arguments; submitted again it finds the run finished."""
+    run = SlurmRun(desk, "pretrained")
+    words = ["--nodes=1", "--ntasks-per-node=1", *SMALL]
+    options = {"RECIPE": "recipe.yaml", "OVERRIDES": f"run_dir={run.name}"}
+    for wanted in ("finished at step 10", f"{run.name} is finished"):
+        job = sbatch(desk, "pretrain_santacoderpack.sh", *words, **options, arguments=("train.steps=10",))
+        cluster.wait(job, "COMPLETED", "FAILED")
+        assert wanted in logs(desk, f"santacoderpack-{job}")
+    assert len(run.attempts()) == 1
