@@ -171,14 +171,12 @@ def _to_hf(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace) -> Any:
     from megatron_octo.conversion.opening import open_weights
-    from megatron_octo.conversion.to_checkpoint import DTYPES
 
     return open_weights(
         arguments.source,
         stream=True,
         vocab_size=getattr(arguments, "vocab_size", None),
         base=getattr(arguments, "base_weights", None),
-        dtype=DTYPES.get(arguments.dtype),
         expected={"from-hf": "huggingface", "from-bigcode": "bigcode"}.get(arguments.command),
     )
 

@@ -53,7 +53,7 @@ def convert(
         OSError: the disk is full, say: files that were complete wait for the next attempt.
     """
     plan = [[asdict(file) for file in group] for group in groups]
-    job = {"source": source.identity(), "plan": digest_json(_plain(plan)), "options": dict(options)}
+    job = {"source": source.identity(kinds), "plan": digest_json(_plain(plan)), "options": dict(options)}
     total = sum(file.size for group in groups for file in group)
     rounding, done = Rounding(), 0
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from megatron_octo.checkpoint.layout import CHECKPOINTS, MANIFEST, candidates, find_checkpoint, read_manifest
 from megatron_octo.checkpoint.tensorfile import TensorFile, open_safetensors
 from megatron_octo.conversion.bigcode import is_bigcode, open_bigcode
@@ -25,7 +23,7 @@ def open_weights(
     *,
     vocab_size: int | None = None,
     base: str | Path | None = None,
-    dtype: torch.dtype | None = None,
+    rounded: bool = False,
     expected: str | None = None,
 ) -> Source:
     """Weights in any format that the library reads.
@@ -36,7 +34,7 @@ def open_weights(
         stream: all of it will be read once, more or less in order; bytes read are then dropped from the page cache.
         vocab_size: real tokens of a BigCode checkpoint, which knows its padded vocabulary alone.
         base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
-        dtype: what adapted weights are rounded to; by default what the base has them in.
+        rounded: adapted weights as a conversion would write them, in the base's dtype; else in fp32, as computed.
         expected: the one format that will do.
 
     Raises:
@@ -55,7 +53,7 @@ def open_weights(
     source = open_checkpoint(find_checkpoint(path), stream)
     if source.manifest.lora is None:
         return source
-    return MergedSource(source, open_checkpoint(find_base_of(source, base), stream), dtype)
+    return MergedSource(source, open_checkpoint(find_base_of(source, base), stream), rounded)
 
 
 def format_of(path: Path) -> str:

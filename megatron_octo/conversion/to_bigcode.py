@@ -50,7 +50,7 @@ def to_bigcode(
             raise OctoError(
                 f"tensor {tensor} does not divide {name} {getattr(model, name)}", where=source.directory
             )
-    target = DTYPES[dtype] if dtype else source.dtype(next(iter(source.manifest.tensors["weights"])))
+    target = DTYPES[dtype] if dtype else source.written_dtype(next(iter(source.manifest.tensors["weights"])))
     groups = [_group(model, stage, tensor, pipeline, target) for stage in range(pipeline)]
     arguments = _arguments(model, tensor, pipeline, target)
 

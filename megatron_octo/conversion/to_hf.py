@@ -54,9 +54,7 @@ def to_hf(
     Raises:
         OctoError: no weights, damaged ones, a tokenizer that does not fit them, or ``output`` exists.
     """
-    opened = open_weights(
-        source, stream=True, vocab_size=vocab_size, base=base, dtype=DTYPES[dtype] if dtype else None
-    )
+    opened = open_weights(source, stream=True, vocab_size=vocab_size, base=base)
     model = opened.manifest.model
     found = _find_tokenizer(opened, tokenizer)
     architecture = find_architecture(model.architecture)
@@ -111,7 +109,7 @@ def _shards(
         boxes = tuple(
             Box(rows.parameter, "weights", (rows.start, rows.stop), (0, width)) for rows in tensor.rows
         )
-        target = DTYPES[dtype] if dtype else source.dtype(boxes[0].name)
+        target = DTYPES[dtype] if dtype else source.written_dtype(boxes[0].name)
         planned = PlannedTensor(name, target, tensor.shape, boxes)
         if shard and sum(each.size for each in shard) + planned.size > limit:
             yield tuple(shard)
