@@ -116,13 +116,13 @@ def test_ranks_read_their_boxes_of_any_format(tensor: int, tmp_path: Path) -> No
                 assert torch.equal(other.read(name, offset=offset, shape=shape), wanted), (name, other.format)
 
 
-def test_an_optimizer_is_resharded_too(tmp_path: Path) -> None:
+def test_an_optimizer_is_resharded_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """States come as flat pieces of ranks' boxes; they leave as boxes of the new ranks."""
     from megatron_octo.checkpoint.layout import Fragment, TensorEntry
     from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
 
     model = small_model()
-    write_hf(tmp_path / "hf", model)
+    original = write_hf(tmp_path / "hf", model)
     from_hf(tmp_path / "hf", tmp_path / "ours", tensor=2)
     manifest = read_manifest(tmp_path / "ours")
     generator = torch.Generator().manual_seed(1)
@@ -177,6 +177,15 @@ def test_an_optimizer_is_resharded_too(tmp_path: Path) -> None:
     assert torch.equal(flat, states[name].view(-1)[100:900])
     assert main(["reshard", str(tmp_path / "ours"), str(tmp_path / "weights"), "--weights-only"]) == 0
     assert set(read_manifest(tmp_path / "weights").tensors) == {"weights"}
+    # Whoever wants the weights alone needs the optimizer's files as little as their contents.
+    for path in (tmp_path / "ours").glob("optimizer-*"):
+        path.unlink()
+    to_hf(tmp_path / "ours", tmp_path / "again")
+    assert same(read_all(tmp_path / "again"), original)
+    assert main(["reshard", str(tmp_path / "ours"), str(tmp_path / "alone"), "--weights-only"]) == 0
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main(["reshard", str(tmp_path / "ours"), str(tmp_path / "no")]))
+    assert stop.value.code == 2 and "optimizer-00000.safetensors" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="module")
