@@ -86,7 +86,9 @@ def verify(
 def _open_both(first: str | Path, second: str | Path, base: str | Path | None) -> tuple[Source, Source]:
     one = open_weights(first, stream=True, base=base, rounded=True)
     # A BigCode checkpoint does not know how many of its words are padding; the other side does.
-    other = open_weights(second, stream=True, vocab_size=one.manifest.model.vocab_size, base=base, rounded=True)
+    other = open_weights(
+        second, stream=True, vocab_size=one.manifest.model.vocab_size, base=base, rounded=True
+    )
     if one.format == "bigcode" != other.format:
         one = open_weights(first, stream=True, vocab_size=other.manifest.model.vocab_size)
     return one, other

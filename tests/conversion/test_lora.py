@@ -276,9 +276,7 @@ def beside_another_base(folder: Path, place: Path, dtype: str, scale: float = 1.
     return place / "run"
 
 
-def test_rounding_of_the_sum_is_said(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_rounding_of_the_sum_is_said(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A bf16 base and fp32 adapters: the export is bf16, and its distance from the sum is what is printed."""
     run = beside_another_base(folder, tmp_path, "bf16")
     capfd.readouterr()
