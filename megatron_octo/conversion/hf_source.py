@@ -11,6 +11,7 @@ from megatron_octo.checkpoint.tensorfile import Stored, TensorFile, open_safeten
 from megatron_octo.checkpoint.tensors import DTYPE_NAMES
 from megatron_octo.config import ModelConfig
 from megatron_octo.conversion.source import BLOCK, RowsFragment, Source, as_bytes
+from megatron_octo.conversion.special import KEY, read_special_tokens
 from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file, read_json
 from megatron_octo.model.layout import parameter_specs
@@ -43,6 +44,7 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
     stored = {name: _stored(opened[file], name) for name, file in file_of.items()}
     dtype = _check(directory, stored, model)
     tokenizer = directory / "tokenizer.json"
+    special = read_special_tokens(directory, model.vocab_size)
     manifest = Manifest(
         model=model,
         step=0,
@@ -50,7 +52,7 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
         tokenizer=digest_file(tokenizer) if tokenizer.is_file() else None,
         files={file: {"bytes": each.path.stat().st_size, "digest": ""} for file, each in opened.items()},
         tensors={"weights": _entries(model, file_of, DTYPE_NAMES[dtype])},
-        provenance={"from_hf": str(directory.absolute())},
+        provenance={"from_hf": str(directory.absolute()), **({KEY: special} if special else {})},
     )
 
     def check(source: Source) -> None:

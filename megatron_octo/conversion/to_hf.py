@@ -16,6 +16,7 @@ from megatron_octo.conversion.opening import open_weights
 from megatron_octo.conversion.rounding import Rounding
 from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
 from megatron_octo.conversion.source import Source
+from megatron_octo.conversion.special import configured, special_tokens
 from megatron_octo.conversion.stream import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.to_checkpoint import DTYPES
 from megatron_octo.errors import OctoError
@@ -64,13 +65,10 @@ def to_hf(
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
         eod = hf_files.write_tokenizer(directory, found, model.max_position_embeddings) if found else None
         torch_dtype = str(shards[0][0].dtype).removeprefix("torch.")
-        hf_files.write_json_file(
-            directory / "config.json", architecture.hf_config(model, eod, torch_dtype), keep=("bos", "eos")
-        )
-        hf_files.write_json_file(
-            directory / "generation_config.json",
-            {"bos_token_id": eod, "eos_token_id": eod, "pad_token_id": eod},
-        )
+        special = special_tokens(eod, opened.manifest.provenance)
+        config = {**architecture.hf_config(model, eod, torch_dtype), **configured(special)}
+        hf_files.write_json_file(directory / "config.json", config, keep=("bos", "eos"))
+        hf_files.write_json_file(directory / "generation_config.json", special)
         if len(groups) > 1:
             _write_index(directory, groups)
         hf_files.write_card(directory, opened, torch_dtype)
