@@ -4,7 +4,8 @@ from pathlib import Path
 
 from megatron_octo.checkpoint.layout import CHECKPOINTS, MANIFEST, candidates, find_checkpoint, read_manifest
 from megatron_octo.checkpoint.tensorfile import TensorFile, open_safetensors
-from megatron_octo.conversion.bigcode import is_bigcode, open_bigcode
+from megatron_octo.conversion.bigcode import open_bigcode
+from megatron_octo.conversion.bigcode_ranks import is_bigcode
 from megatron_octo.conversion.hf_source import is_hf, open_hf
 from megatron_octo.conversion.merged import MergedSource, find_base_of
 from megatron_octo.conversion.source import Source
