@@ -294,7 +294,7 @@ def test_killed_it_goes_on(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
         partial = tmp_path / ".out.partial"
         journal = partial / ".journal.json"
         done = json.loads(journal.read_text())["files"] if journal.is_file() else {}
-        now = {name: (partial / name).stat().st_mtime_ns for name in done}
+        now = {name: (partial / "files" / name).stat().st_mtime_ns for name in done}
         assert all(now[name] == time for name, time in kept.items())  # nothing was written twice
         kept = now
     assert len(kept) >= 3
@@ -316,7 +316,7 @@ def test_another_job_does_not_take_over_what_a_killed_one_left(
     # Damage to a finished file is found; the file is written again.
     convert_until(2 * total // 3, (tmp_path / "ours", tmp_path / "again"), to_hf)
     done = json.loads((tmp_path / ".again.partial/.journal.json").read_text())["files"]
-    file = tmp_path / ".again.partial" / min(done)
+    file = tmp_path / ".again.partial/files" / min(done)
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
@@ -360,7 +360,7 @@ def test_a_full_disk(
     # A shard that was complete is kept, and used when there is room again.
     with pytest.raises(OSError, match="No space left"):
         to_hf(hf[0], small_disk / "out", shard_bytes=20_000)
-    kept = {path.name for path in (small_disk / ".out.partial").glob("model-*")}
+    kept = {path.name for path in (small_disk / ".out.partial/files").glob("model-*")}
     assert kept and not (small_disk / "out").exists()
     (small_disk / "ballast").unlink()
     to_hf(hf[0], small_disk / "out", shard_bytes=20_000)
