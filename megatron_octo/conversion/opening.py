@@ -1,5 +1,6 @@
 """``open_weights``: a run, a checkpoint, a Hugging Face directory or a legacy one, told apart by what lies there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_octo.checkpoint.layout import CHECKPOINTS, MANIFEST, candidates, find_checkpoint, read_manifest
@@ -42,8 +43,6 @@ def open_weights(
         OctoError: nothing of this kind is there, it is damaged or of another architecture, or a base is gone.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise OctoError("no such directory", where=path)
     format = format_of(path)
     if expected and format != expected:
         raise OctoError(f"this is {_NAMES[format]}, not {_NAMES[expected]}", where=path)
@@ -57,12 +56,37 @@ def open_weights(
     return MergedSource(source, open_checkpoint(find_base_of(source, base), stream), rounded)
 
 
+def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str | Path | None) -> None:
+    """Whether one of the paths has a use for what was said.
+
+    Raises:
+        OctoError: none has, so that it would be silently left aside.
+    """
+    formats = {Path(path): format_of(Path(path)) for path in paths}
+    where = " and ".join(str(path) for path in formats)
+    if vocab_size is not None and "bigcode" not in formats.values():
+        raise OctoError(
+            "--vocab-size is for a BigCode checkpoint; other formats know the size of their vocabulary",
+            where=where,
+            hint="leave it out",
+        )
+    if base is not None and not any(
+        format == "checkpoint" and read_manifest(find_checkpoint(path)).lora
+        for path, format in formats.items()
+    ):
+        raise OctoError(
+            "--base-weights is for a LoRA run; here are whole weights", where=where, hint="leave it out"
+        )
+
+
 def format_of(path: Path) -> str:
     """``checkpoint``, ``huggingface`` or ``bigcode``.
 
     Raises:
         OctoError: none of them.
     """
+    if not path.is_dir():
+        raise OctoError("no such directory", where=path)
     if (path / MANIFEST).is_file() or (path / CHECKPOINTS).is_dir() or candidates(path):
         return "checkpoint"
     if is_hf(path):

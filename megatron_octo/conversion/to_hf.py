@@ -10,25 +10,29 @@ from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.base import HfTensor
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.conversion import hf_files
-from megatron_octo.conversion.hf_source import INDEX, RECORD, SINGLE
-from megatron_octo.conversion.job import SHARD_BYTES, Progress, convert, silent
+from megatron_octo.conversion.hf_source import INDEX, SINGLE
+from megatron_octo.conversion.job import SHARD_BYTES, Progress, convert, job_of, silent
 from megatron_octo.conversion.opening import open_weights
+from megatron_octo.conversion.record import is_result, write_record
 from megatron_octo.conversion.rounding import Rounding
 from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
 from megatron_octo.conversion.source import Source
 from megatron_octo.conversion.special import configured, special_tokens
 from megatron_octo.conversion.stream import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.to_checkpoint import DTYPES
+from megatron_octo.data.tokenizer import Tokenizer
 from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did."""
+    """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did; reused,
+    nothing was written, as the result was there."""
 
     source: Path
     rounding: Rounding
+    reused: bool = False
 
 
 def to_hf(
@@ -41,6 +45,7 @@ def to_hf(
     vocab_size: int | None = None,
     progress: Progress = silent,
     shard_bytes: int = SHARD_BYTES,
+    reuse: bool = False,
 ) -> Exported:
     """Write ``output`` so that transformers' AutoModelForCausalLM and AutoTokenizer load it.
 
@@ -51,6 +56,7 @@ def to_hf(
         base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
         vocab_size: real tokens of a BigCode checkpoint.
         shard_bytes: size of a file (a larger tensor has one to itself).
+        reuse: an ``output`` that is of the same input and options already is left as it is.
 
     Raises:
         OctoError: no weights, damaged ones, a tokenizer that does not fit them, or ``output`` exists.
@@ -72,19 +78,19 @@ def to_hf(
         if len(groups) > 1:
             _write_index(directory, groups)
         hf_files.write_card(directory, opened, torch_dtype)
-        record = {
-            "files": {name: files[name] for name in sorted(files)},
-            "source": hf_files.provenance(opened),
-        }
-        hf_files.write_json_file(directory / RECORD, record)
+        write_record(directory, files, hf_files.provenance(opened), job)
 
+    options = {"to": "huggingface", "tokenizer": digest_file(found) if found else None}
+    job = job_of(opened, groups, options)
+    if reuse and is_result(Path(output), job):
+        return Exported(opened.directory, Rounding(), reused=True)
     rounding = convert(
         opened,
         output,
         groups,
         _open_sink,
         finish,
-        options={"to": "huggingface", "tokenizer": digest_file(found) if found else None},
+        options=options,
         progress=progress,
     )
     return Exported(opened.directory, rounding)
@@ -139,6 +145,13 @@ def _find_tokenizer(source: Source, given: str | Path | None) -> Path | None:
     if digest and digest_file(path) != digest:
         raise OctoError(
             "this is not the tokenizer that the checkpoint was trained with",
+            where=path,
+            hint="name the right tokenizer.json with --tokenizer",
+        )
+    size, known = Tokenizer(path).vocab_size, source.manifest.model.vocab_size
+    if size > known:
+        raise OctoError(
+            f"this tokenizer has {size} tokens, the model {known}",
             where=path,
             hint="name the right tokenizer.json with --tokenizer",
         )

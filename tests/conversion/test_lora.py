@@ -20,6 +20,7 @@ from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.conversion.from_hf import from_hf
 from megatron_octo.conversion.merged import MergedSource
 from megatron_octo.conversion.opening import open_weights
+from megatron_octo.conversion.peft import to_peft
 from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import verify
 from megatron_octo.convert import main
@@ -226,6 +227,12 @@ def test_adapter_directory(folder: Path, tmp_path: Path) -> None:
     rows = [tensors[f"base_model.model.{prefix}.1.{name}.lora_B.weight"].shape[0] for name in targets[0]]
     assert rows == {"gpt_bigcode": [48], "starcoder2": [32, 16, 16]}[family]
     assert tensors[f"base_model.model.{prefix}.0.mlp.c_proj.lora_A.weight"].shape == (4, 128)
+    # After a failed upload it is taken as it is.
+    assert to_peft(folder / "run", folder / "adapter", reuse=True) == find_checkpoint(folder / "run")
+    with pytest.raises(OctoError, match="exists already"):
+        to_peft(folder / "run", folder / "adapter")
+    with pytest.raises(OctoError, match="exists already"):
+        to_peft(folder / "run", folder / "adapter", base_name="another", reuse=True)
     with pytest.raises(OctoError, match="whole weights, no adapters"):
         main(["to-hf", "--adapter", str(folder / "base"), str(tmp_path / "none")])
 

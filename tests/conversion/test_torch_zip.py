@@ -31,7 +31,7 @@ def test_every_flip_over_the_pickle_is_named(hf: tuple[Path, Tensors], tmp_path:
         (file,) = (tmp_path / legacy).rglob("*.pt")
         good = file.read_bytes()
         with zipfile.ZipFile(file) as archive:
-            places = []
+            places: list[int] = []
             for info in archive.infolist():
                 if info.filename.rpartition("/")[2] in ("data.pkl", "byteorder", "version"):
                     start = good.index(archive.read(info), info.header_offset)
