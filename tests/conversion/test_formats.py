@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from megatron_octo.checkpoint.layout import read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.conversion.from_hf import from_hf
 from megatron_octo.conversion.hf_source import RECORD
 from megatron_octo.conversion.opening import open_weights
 from megatron_octo.conversion.to_bigcode import to_bigcode
@@ -26,7 +25,7 @@ from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import Comparison, verify
 from megatron_octo.convert import main
 from megatron_octo.errors import OctoError, run_command
-from tests.conversion.models import Tensors, small_model, write_hf
+from tests.conversion.models import Tensors, from_hf, small_model, write_hf
 from tests.distributed import run_forked
 
 STARCODER2 = {

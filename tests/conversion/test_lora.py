@@ -17,7 +17,6 @@ from megatron_octo.checkpoint.adapted import base_record
 from megatron_octo.checkpoint.digest import digests
 from megatron_octo.checkpoint.layout import find_checkpoint, read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.conversion.from_hf import from_hf
 from megatron_octo.conversion.merged import MergedSource
 from megatron_octo.conversion.opening import open_weights
 from megatron_octo.conversion.peft import to_peft
@@ -29,6 +28,7 @@ from megatron_octo.model.adapters import adapter_specs
 from megatron_octo.model.layout import parameter_specs
 from megatron_octo.recipe import build_recipe, load_recipe
 from tests.conftest import SEQ_LENGTH, VOCABULARY, recipe_tree, write_corpus
+from tests.conversion.models import from_hf
 from tests.conversion.networks import hf_logits
 from tests.conversion.test_hf import TOKENS, train_and_read
 from tests.distributed import run_forked, run_ranks
