@@ -2,4 +2,4 @@
 # A checkpoint of BigCode's Megatron-LM to weights that checkpoint.init_from takes: convert/from_bigcode.sh DIR OUT [OPTION ...]
 set -euo pipefail
 (($# >= 2)) || { echo "usage: $0 DIR OUT [--vocab-size N] [--tensor N] [--pipeline N] [--dtype D]" >&2; exit 2; }
-python -m megatron_octo.convert from-bigcode "$@"
+"${PYTHON:-python}" -m megatron_octo.convert from-bigcode "$@"

@@ -2,4 +2,4 @@
 # A Hugging Face model to weights that a recipe's checkpoint.init_from takes: convert/from_hf.sh DIR OUT [OPTION ...]
 set -euo pipefail
 (($# >= 2)) || { echo "usage: $0 DIR OUT [--tensor N] [--pipeline N] [--dtype D]" >&2; exit 2; }
-python -m megatron_octo.convert from-hf "$@"
+"${PYTHON:-python}" -m megatron_octo.convert from-hf "$@"

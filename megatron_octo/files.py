@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -52,6 +53,48 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def sync_tree(path: Path) -> None:
+    """Make all files below ``path`` survive a power cut, and their names."""
+    for each in sorted(path.rglob("*"), reverse=True):
+        if each.is_file():
+            with open(each, "rb") as file:
+                os.fsync(file.fileno())
+        elif each.is_dir():
+            sync_directory(each)
+    sync_directory(path)
+
+
+def new_directory(path: str | Path) -> Path:
+    """The place of a directory that will be made beside and renamed: ``path`` without links and dots.
+
+    Raises:
+        OctoError: it exists and is not an empty directory, or nothing can be renamed to it.
+    """
+    try:
+        place = Path(path).resolve()
+    except RuntimeError:
+        raise OctoError("links that lead to each other", where=path) from None
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise OctoError("the output exists already", where=path, hint="remove it or choose another name")
+    if os.path.ismount(place) or str(place) in _mount_points():
+        raise OctoError(
+            "the output is a mount point, to which nothing can be renamed",
+            where=path,
+            hint="name a directory inside it",
+        )
+    return place
+
+
+def _mount_points() -> set[str]:
+    """A directory that is mounted at another place of the same file system shows in this list alone."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    points = (line.split(" ")[4] for line in lines)
+    return {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point) for point in points}
+
+
 def beside(path: Path) -> Path:
     """A hidden name in the same directory that no other process takes, on this host or on another."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
@@ -82,21 +125,16 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Fill a directory beside ``path`` and rename it when the block ends well.
 
     Raises:
-        OctoError: ``path`` exists and is not an empty directory.
+        OctoError: see :func:`new_directory`.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OctoError("the output exists already", where=path, hint="remove it or choose another name")
+    path = new_directory(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = beside(path)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
         yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
+        sync_tree(aside)
         os.replace(aside, path)
         sync_directory(path.parent)
     except BaseException:

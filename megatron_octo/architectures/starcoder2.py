@@ -85,11 +85,15 @@ class Starcoder2(Architecture):
 
     def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         rope = tree.get("rope_parameters") or tree.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise ValueError(f"rope_parameters {rope!r} are no mapping")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise ValueError(f"rotary positions of type {kind!r} are not supported, only 'default'")
         if rope.get("partial_rotary_factor", tree.get("partial_rotary_factor", 1.0)) != 1.0:
             raise ValueError("partial_rotary_factor is not supported, only 1.0")
+        if not tree["num_attention_heads"]:
+            raise ValueError("num_attention_heads is 0")
         head_dim = tree["hidden_size"] // tree["num_attention_heads"]
         if (tree.get("head_dim") or head_dim) != head_dim:
             raise ValueError(

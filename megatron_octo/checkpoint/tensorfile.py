@@ -181,10 +181,12 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 def _stored(item: dict[str, Any], base: int) -> Stored:
     start, end = item["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (start, end, *item["shape"])):
+        raise ValueError("an offset or a shape is no whole number")
     if item["dtype"] not in DTYPES:
         raise ValueError(f"dtype {item['dtype']} is unknown here")
     tensor = Stored(DTYPES[item["dtype"]], tuple(item["shape"]), base + start)
-    if start < 0 or end - start != tensor.size:
+    if end - start != tensor.size:
         raise ValueError("offsets and shape of a tensor differ")
     return tensor
 
@@ -199,5 +201,11 @@ def open_safetensors(path: Path, digest: str | None = None, stream: bool = False
         tensors = read_header(path)
     except FileNotFoundError:
         raise OctoError("a file of the model is missing", where=path) from None
+    if digest is not None and digest.partition(":")[0] not in _DIGESTS:
+        raise OctoError(
+            f"its digest is said to be {digest[:60]!r}, known are {', '.join(_DIGESTS)}",
+            where=path,
+            hint="the record of digests is damaged, or was made by a newer version",
+        )
     spans = [Span(0, path.stat().st_size, digest)] if digest else []
     return TensorFile(path, tensors, spans, stream)

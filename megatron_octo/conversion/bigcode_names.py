@@ -21,6 +21,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second with a distributed optimizer
 HEAD = "word_embeddings_for_head.weight"
 ENCODER = "language_model.encoder."
+TRUE_VOCABULARY = "true_vocab_size"  # among the arguments: real tokens, of which the fork says nothing
 _EMBEDDING = "language_model.embedding."
 _VOCABULARY_MULTIPLE = 128
 _TOP = {

@@ -11,6 +11,7 @@ from megatron_octo.checkpoint.tensorfile import Stored, TensorFile, open_safeten
 from megatron_octo.checkpoint.tensors import DTYPE_NAMES
 from megatron_octo.config import ModelConfig
 from megatron_octo.conversion.source import BLOCK, RowsFragment, Source, as_bytes
+from megatron_octo.conversion.special import KEY, read_special_tokens
 from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file, read_json
 from megatron_octo.model.layout import parameter_specs
@@ -35,14 +36,13 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
     file_of = weight_map(directory)
     record = _record(directory)
     opened = {
-        file: open_safetensors(
-            directory / file, record.get(file, {}).get("digest") if stream else None, stream
-        )
+        file: open_safetensors(directory / file, record.get(file) if stream else None, stream)
         for file in sorted(set(file_of.values()))
     }
     stored = {name: _stored(opened[file], name) for name, file in file_of.items()}
     dtype = _check(directory, stored, model)
     tokenizer = directory / "tokenizer.json"
+    special = read_special_tokens(directory, model.vocab_size)
     manifest = Manifest(
         model=model,
         step=0,
@@ -50,7 +50,7 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
         tokenizer=digest_file(tokenizer) if tokenizer.is_file() else None,
         files={file: {"bytes": each.path.stat().st_size, "digest": ""} for file, each in opened.items()},
         tensors={"weights": _entries(model, file_of, DTYPE_NAMES[dtype])},
-        provenance={"from_hf": str(directory.absolute())},
+        provenance={"from_hf": str(directory.absolute()), **({KEY: special} if special else {})},
     )
 
     def check(source: Source) -> None:
@@ -69,7 +69,7 @@ def read_hf_config(path: Path) -> ModelConfig:
     tree: Any = read_json(path)
     model_type = tree.get("model_type") if isinstance(tree, dict) else None
     known = architectures()
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         names = ", ".join(f"{name!r} ({each.models})" for name, each in known.items())
         raise OctoError(f"architecture {model_type!r}, expected one of {names}", where=path)
     try:
@@ -85,7 +85,7 @@ def weight_map(directory: Path) -> dict[str, str]:
     if (directory / INDEX).is_file():
         index: Any = read_json(directory / INDEX)
         found = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(found, dict) or not all(Path(str(file)).name == file for file in found.values()):
+        if not isinstance(found, dict) or not all(map(_is_file_name, found.values())):
             raise OctoError("no weight_map of file names", where=directory / INDEX)
         return found
     if (directory / SINGLE).is_file():
@@ -97,9 +97,27 @@ def weight_map(directory: Path) -> dict[str, str]:
     )
 
 
-def _record(directory: Path) -> dict[str, Any]:
-    tree: Any = read_json(directory / RECORD) if (directory / RECORD).is_file() else {}
-    return tree.get("files", {}) if isinstance(tree, dict) else {}
+def _is_file_name(text: Any) -> bool:
+    return isinstance(text, str) and bool(text) and "\0" not in text and Path(text).name == text
+
+
+def _record(directory: Path) -> dict[str, str]:
+    """Digests of the files, if the directory knows them.
+
+    Raises:
+        OctoError: its record of them is broken.
+    """
+    if not (directory / RECORD).is_file():
+        return {}
+    tree: Any = read_json(directory / RECORD)
+    try:
+        return {name: str(each["digest"]) for name, each in tree["files"].items()}
+    except (AttributeError, LookupError, TypeError):
+        raise OctoError(
+            "no digests of files here, as to-hf writes them",
+            where=directory / RECORD,
+            hint="restore it, or remove it to read the model without comparing digests",
+        ) from None
 
 
 def _stored(file: TensorFile, name: str) -> Stored:

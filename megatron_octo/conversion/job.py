@@ -52,8 +52,7 @@ def convert(
         OctoError: ``output`` exists, the disk is too small, or the source is damaged: then nothing is left.
         OSError: the disk is full, say: files that were complete wait for the next attempt.
     """
-    plan = [[asdict(file) for file in group] for group in groups]
-    job = {"source": source.identity(), "plan": digest_json(_plain(plan)), "options": dict(options)}
+    job = job_of(source, groups, options, kinds)
     total = sum(file.size for group in groups for file in group)
     rounding, done = Rounding(), 0
 
@@ -66,7 +65,7 @@ def convert(
         rounding = Rounding(**partial.note) if partial.note else rounding
         left = [group for group in groups if not all(file.name in partial.done for file in group)]
         done = total - sum(file.size for group in left for file in group)
-        _check_space(partial.path, total - done)
+        _check_space(partial.output.parent, total - done)
         try:
             source.check()
             for group in left:
@@ -87,6 +86,14 @@ def convert(
     return rounding
 
 
+def job_of(
+    source: Source, groups: Sequence[Group], options: Mapping[str, Any], kinds: tuple[str, ...] = ("weights",)
+) -> dict[str, Any]:
+    """All that decides what a conversion writes; equal jobs write equal files."""
+    plan = [[asdict(file) for file in group] for group in groups]
+    return {"source": source.identity(kinds), "plan": digest_json(_plain(plan)), "options": dict(options)}
+
+
 def _plain(tree: Any) -> Any:
     """Dtypes and tuples as JSON has them."""
     if isinstance(tree, dict):
@@ -101,6 +108,6 @@ def _check_space(directory: Path, size: int) -> None:
     if size + _RESERVE > free:
         raise OctoError(
             f"the result takes {(size + _RESERVE) / 1e9:.2f} GB, this disk has {free / 1e9:.2f} GB free",
-            where=directory.parent,
+            where=directory,
             hint="free some space or point the output elsewhere",
         )

@@ -13,15 +13,15 @@ from megatron_octo.model.adapters import adapter_specs
 
 
 class MergedSource(Source):
-    """``W + alpha / rank * B A``, computed in fp32 and rounded once.
+    """``W + alpha / rank * B A``, computed and given in fp32: whoever writes it rounds it once, and says how far.
 
     Args:
         adapters: a checkpoint of adapters.
         base: the weights that they were trained beside.
-        dtype: what adapted weights are rounded to; by default what the base has them in.
+        rounded: give them as a conversion would write them, in the base's dtype: for a comparison with one.
     """
 
-    def __init__(self, adapters: Source, base: Source, dtype: torch.dtype | None = None):
+    def __init__(self, adapters: Source, base: Source, rounded: bool = False):
         trained = adapters.manifest
         assert trained.lora is not None
         manifest = replace(
@@ -38,14 +38,17 @@ class MergedSource(Source):
             },
         )
         super().__init__(
-            base.directory, base.format, manifest, base.opened, adapters.tokenizer or base.tokenizer
+            adapters.directory, base.format, manifest, base.opened, adapters.tokenizer or base.tokenizer
         )
-        self._adapters, self._base, self._dtype = adapters, base, dtype
+        self._adapters, self._base, self._rounded = adapters, base, rounded
         self._pairs = adapter_specs(trained.model, trained.lora)
         self._scale = trained.lora.alpha / trained.lora.rank
 
-    def identity(self) -> str:
-        return f"{self._base.identity()} {self._adapters.identity()} {self._dtype}"
+    def path_of(self, file: str) -> Path:
+        return self._base.path_of(file)
+
+    def identity(self, kinds: tuple[str, ...] = ("weights",)) -> str:
+        return f"{self._base.identity(kinds)} {self._adapters.identity(kinds)}"
 
     def check(self) -> None:
         self._base.check()
@@ -55,8 +58,8 @@ class MergedSource(Source):
         self._adapters.finish()
 
     def dtype(self, name: str, kind: str = "weights") -> torch.dtype:
-        stored = super().dtype(name, kind)
-        return self._dtype or stored if name in self._pairs else stored
+        exact = name in self._pairs and not self._rounded
+        return torch.float32 if exact else super().dtype(name, kind)
 
     def rows(
         self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor
@@ -65,7 +68,7 @@ class MergedSource(Source):
         if pair is None:
             super().rows(name, kind, rows, columns, out)
             return
-        weight = torch.empty(out.shape, dtype=super().dtype(name, kind))
+        weight = torch.empty(out.shape, dtype=self.written_dtype(name, kind))
         super().rows(name, kind, rows, columns, weight)
         rank = pair.a.shape[0]
         a = self._adapters.read(pair.a.name, offset=(0, columns[0]), shape=(rank, out.size(1))).float()

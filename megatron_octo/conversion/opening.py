@@ -1,12 +1,12 @@
 """``open_weights``: a run, a checkpoint, a Hugging Face directory or a legacy one, told apart by what lies there."""
 
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from megatron_octo.checkpoint.layout import CHECKPOINTS, MANIFEST, candidates, find_checkpoint, read_manifest
 from megatron_octo.checkpoint.tensorfile import TensorFile, open_safetensors
-from megatron_octo.conversion.bigcode import is_bigcode, open_bigcode
+from megatron_octo.conversion.bigcode import open_bigcode
+from megatron_octo.conversion.bigcode_ranks import is_bigcode
 from megatron_octo.conversion.hf_source import is_hf, open_hf
 from megatron_octo.conversion.merged import MergedSource, find_base_of
 from megatron_octo.conversion.source import Source
@@ -25,7 +25,7 @@ def open_weights(
     *,
     vocab_size: int | None = None,
     base: str | Path | None = None,
-    dtype: torch.dtype | None = None,
+    rounded: bool = False,
     expected: str | None = None,
 ) -> Source:
     """Weights in any format that the library reads.
@@ -36,15 +36,13 @@ def open_weights(
         stream: all of it will be read once, more or less in order; bytes read are then dropped from the page cache.
         vocab_size: real tokens of a BigCode checkpoint, which knows its padded vocabulary alone.
         base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
-        dtype: what adapted weights are rounded to; by default what the base has them in.
+        rounded: adapted weights as a conversion would write them, in the base's dtype; else in fp32, as computed.
         expected: the one format that will do.
 
     Raises:
         OctoError: nothing of this kind is there, it is damaged or of another architecture, or a base is gone.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise OctoError("no such directory", where=path)
     format = format_of(path)
     if expected and format != expected:
         raise OctoError(f"this is {_NAMES[format]}, not {_NAMES[expected]}", where=path)
@@ -55,7 +53,30 @@ def open_weights(
     source = open_checkpoint(find_checkpoint(path), stream)
     if source.manifest.lora is None:
         return source
-    return MergedSource(source, open_checkpoint(find_base_of(source, base), stream), dtype)
+    return MergedSource(source, open_checkpoint(find_base_of(source, base), stream), rounded)
+
+
+def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str | Path | None) -> None:
+    """Whether one of the paths has a use for what was said.
+
+    Raises:
+        OctoError: none has, so that it would be silently left aside.
+    """
+    formats = {Path(path): format_of(Path(path)) for path in paths}
+    where = " and ".join(str(path) for path in formats)
+    if vocab_size is not None and "bigcode" not in formats.values():
+        raise OctoError(
+            "--vocab-size is for a BigCode checkpoint; other formats know the size of their vocabulary",
+            where=where,
+            hint="leave it out",
+        )
+    if base is not None and not any(
+        format == "checkpoint" and read_manifest(find_checkpoint(path)).lora
+        for path, format in formats.items()
+    ):
+        raise OctoError(
+            "--base-weights is for a LoRA run; here are whole weights", where=where, hint="leave it out"
+        )
 
 
 def format_of(path: Path) -> str:
@@ -64,6 +85,8 @@ def format_of(path: Path) -> str:
     Raises:
         OctoError: none of them.
     """
+    if not path.is_dir():
+        raise OctoError("no such directory", where=path)
     if (path / MANIFEST).is_file() or (path / CHECKPOINTS).is_dir() or candidates(path):
         return "checkpoint"
     if is_hf(path):

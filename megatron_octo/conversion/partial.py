@@ -1,9 +1,11 @@
 """The unfinished output of a conversion: what is complete in it survives a kill, and nobody takes it for the result.
 
-Beside ``OUT`` there is ``.OUT.partial`` with the files that are done and a journal of their digests. The same command
-goes on from there; a command that would write something else starts afresh. Renamed to ``OUT``, it is complete.
+Beside ``OUT`` there is ``.OUT.partial``: in ``files`` those that are done, and a journal of their digests. The same
+command goes on from there; a command that would write something else starts afresh. When all are complete, ``files`` is
+renamed to ``OUT``; the journal outlives that moment, so that a kill on either side of it loses nothing.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -14,9 +16,22 @@ from typing import Any, Self
 
 from megatron_octo.checkpoint.digest import FileRecord, differing
 from megatron_octo.errors import OctoError
-from megatron_octo.files import read_json, sync_directory, write_json
+from megatron_octo.files import new_directory, read_json, sync_directory, sync_tree, write_json
 
 _JOURNAL = ".journal.json"
+_FILES = "files"
+
+
+def _partial_name(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
+
+
+def _sweep(output: str | Path) -> None:
+    """Remove what a kill left that came right after the result got its name: the journal alone."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is not there, or its name is none
+        root = _partial_name(Path(output).resolve())
+        if [path.name for path in root.iterdir()] in ([], [_JOURNAL]):
+            shutil.rmtree(root, ignore_errors=True)
 
 
 class PartialOutput:
@@ -31,26 +46,27 @@ class PartialOutput:
         note: what was recorded last beside them.
 
     Raises:
-        OctoError: ``output`` exists and is not an empty directory, or another process works on it.
+        OctoError: ``output`` exists and is not an empty directory, is a mount point, or another process works on it.
     """
 
     def __init__(self, output: str | Path, job: Mapping[str, Any]):
-        self.output = Path(output)
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise OctoError(
-                "the output exists already", where=self.output, hint="remove it or choose another name"
-            )
-        self.path = self.output.with_name(f".{self.output.name}.partial")
+        try:
+            self.output = new_directory(output)
+        except OctoError:
+            _sweep(output)
+            raise
+        self._root = _partial_name(self.output)
+        self.path = self._root / _FILES
         self._job = dict(job)
         self.note: dict[str, Any] = {}
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path, os.O_RDONLY)
+        self._lock = os.open(self._root, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
             raise OctoError(
-                "another process writes the same output", where=self.path, hint="wait for it, or end it"
+                "another process writes the same output", where=self._root, hint="wait for it, or end it"
             ) from None
         except OSError:
             pass  # some shared file systems have no locks
@@ -60,7 +76,7 @@ class PartialOutput:
         """Complete files of an earlier attempt at the same job; all else is removed."""
         found: dict[str, FileRecord] = {}
         try:
-            tree: Any = read_json(self.path / _JOURNAL)
+            tree: Any = read_json(self._root / _JOURNAL)
             if tree["job"] == self._job:
                 found = {
                     name: record for name, record in tree["files"].items() if (self.path / name).is_file()
@@ -71,18 +87,22 @@ class PartialOutput:
         paths = {self.path / name: record["digest"] for name, record in found.items()}
         for path in differing(paths):
             del found[str(path.relative_to(self.path))]
-        for path in self._files():
-            if path.name != _JOURNAL and str(path.relative_to(self.path)) not in found:
+        for path in sorted(self._root.rglob("*"), reverse=True):
+            kept = path == self._root / _JOURNAL or (
+                path in paths and str(path.relative_to(self.path)) in found
+            )
+            if path.is_dir():
+                with contextlib.suppress(OSError):  # it is not empty
+                    path.rmdir()
+            elif not kept:
                 path.unlink()
+        self.path.mkdir(exist_ok=True)
         return found
-
-    def _files(self) -> list[Path]:
-        return [path for path in self.path.rglob("*") if path.is_file()]
 
     def record(self, files: Mapping[str, FileRecord], note: Mapping[str, Any]) -> None:
         """Files that are complete and on the disk."""
         self.done.update(files)
-        write_json(self.path / _JOURNAL, {"job": self._job, "files": self.done, "note": dict(note)})
+        write_json(self._root / _JOURNAL, {"job": self._job, "files": self.done, "note": dict(note)})
 
     def remove(self, names: list[str]) -> None:
         """Remove files that were begun."""
@@ -91,20 +111,14 @@ class PartialOutput:
 
     def commit(self) -> None:
         """Give the directory its name."""
-        for path in self._files():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        (self.path / _JOURNAL).unlink(missing_ok=True)
-        sync_directory(self.path)
+        sync_tree(self.path)
         os.replace(self.path, self.output)
         sync_directory(self.output.parent)
+        self.discard()
 
     def discard(self) -> None:
         """Remove all of it: it is of no use to a later attempt."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

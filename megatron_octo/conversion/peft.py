@@ -11,17 +11,23 @@ import torch
 
 from megatron_octo.architectures import find_architecture
 from megatron_octo.checkpoint.adapted import find_base
+from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.layout import Manifest, find_checkpoint, read_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.tensors import SafetensorsWriter
 from megatron_octo.config import LoraConfig
+from megatron_octo.conversion.record import is_result, write_record
 from megatron_octo.errors import OctoError
 from megatron_octo.files import atomic_directory
 from megatron_octo.model.adapters import adapter_specs
 from megatron_octo.model.layout import parameter_specs
 
+_WEIGHTS = "adapter_model.safetensors"
 
-def to_peft(source: str | Path, output: str | Path, *, base_name: str | None = None) -> Path:
+
+def to_peft(
+    source: str | Path, output: str | Path, *, base_name: str | None = None, reuse: bool = False
+) -> Path:
     """Write ``output`` so that ``PeftModel.from_pretrained(base, output)`` is the trained network.
 
     A Hugging Face tensor that holds some rows of one of our weights (the queries, say) gets the same rows of B, and
@@ -30,6 +36,7 @@ def to_peft(source: str | Path, output: str | Path, *, base_name: str | None = N
     Args:
         source: a LoRA run, or one of its checkpoints.
         base_name: what peft is to load the base from; by default what the base was converted from, or where it is.
+        reuse: an ``output`` that is of the same adapters and options already is left as it is.
 
     Returns:
         The checkpoint that was converted.
@@ -45,6 +52,10 @@ def to_peft(source: str | Path, output: str | Path, *, base_name: str | None = N
         raise OctoError(
             "this checkpoint holds whole weights, no adapters", where=checkpoint, hint="leave --adapter out"
         )
+    config = _config(lora, _targets(reader.manifest, lora), base_name or _base_name(reader))
+    job = {"to": "peft", "manifest": reader.manifest.to_json(), "config": config}
+    if reuse and is_result(Path(output), job):
+        return checkpoint
     architecture, weights = find_architecture(model.architecture), parameter_specs(model)
     tensors: dict[str, torch.Tensor] = {}
     for name, pair in adapter_specs(model, lora).items():
@@ -56,12 +67,13 @@ def to_peft(source: str | Path, output: str | Path, *, base_name: str | None = N
             tensors[f"{module}.lora_B.weight"] = torch.cat(rows)
     with atomic_directory(output) as directory:
         specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-        with SafetensorsWriter(directory / "adapter_model.safetensors", specs, {"format": "pt"}) as writer:
+        with SafetensorsWriter(directory / _WEIGHTS, specs, {"format": "pt"}) as writer:
             for name, tensor in tensors.items():
                 writer.write(name, tensor)
-            writer.close()
-        config = _config(lora, _targets(reader.manifest, lora), base_name or _base_name(reader))
+            digest = writer.close()
         (directory / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        provenance = {**reader.manifest.provenance, "adapters": str(checkpoint.absolute())}
+        write_record(directory, {_WEIGHTS: FileRecord(bytes=writer.size, digest=digest)}, provenance, job)
     return checkpoint
 
 

@@ -49,7 +49,7 @@ def describe(path: str | Path, vocab_size: int | None = None, tensors: bool = Fa
 
 
 def _size(source: Source, name: str) -> int | None:
-    path = source.directory / name
+    path = source.path_of(name)
     return path.stat().st_size if path.is_file() else None
 
 

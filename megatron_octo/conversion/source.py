@@ -76,7 +76,15 @@ class Source:
         return self._entry(kind, name).shape
 
     def dtype(self, name: str, kind: str = "weights") -> torch.dtype:
+        """What :meth:`rows` gives."""
         return DTYPES[self._entry(kind, name).dtype]
+
+    def written_dtype(self, name: str, kind: str = "weights") -> torch.dtype:
+        """What a conversion writes unless it is told another one: as it is stored."""
+        return DTYPES[self._entry(kind, name).dtype]
+
+    def path_of(self, file: str) -> Path:
+        return self.directory / file
 
     def _entry(self, kind: str, name: str) -> TensorEntry:
         entries = self.manifest.tensors.get(kind, {})
@@ -89,9 +97,9 @@ class Source:
         entries = [entry for kind in kinds for entry in self.manifest.tensors.get(kind, {}).values()]
         return list(dict.fromkeys(fragment.file for entry in entries for fragment in entry.fragments))
 
-    def identity(self) -> str:
-        """A digest that changes when a file here does: sizes and times, not contents."""
-        stats = {name: (self.directory / name).stat() for name in sorted(self.manifest.files)}
+    def identity(self, kinds: tuple[str, ...] = ("weights",)) -> str:
+        """A digest that changes when a file with tensors of some kinds does: sizes and times, not contents."""
+        stats = {name: self.path_of(name).stat() for name in sorted(self.files(kinds))}
         files = {name: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats.items()}
         manifest = self.manifest.to_json()
         return digest_json([str(self.directory.absolute()), manifest, files])

@@ -1,4 +1,4 @@
-"""From a source into files, block by block: every byte is read once, and memory stays at a few blocks.
+"""From a source into files, block by block: what is written is read once, and memory stays at a few blocks.
 
 What a conversion writes is a plan: files, the tensors in each, and the boxes of our tensors that make up each tensor.
 Files that cut the same tensors, those of the ranks of tensor parallelism, are written side by side. The kernel reads

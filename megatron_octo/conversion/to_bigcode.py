@@ -11,7 +11,15 @@ import torch
 
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.config import ModelConfig
-from megatron_octo.conversion.bigcode_names import FILES, TRACKER, check_model, nest, padded_vocabulary, parts
+from megatron_octo.conversion.bigcode_names import (
+    FILES,
+    TRACKER,
+    TRUE_VOCABULARY,
+    check_model,
+    nest,
+    padded_vocabulary,
+    parts,
+)
 from megatron_octo.conversion.job import Progress, convert, silent
 from megatron_octo.conversion.rounding import Rounding
 from megatron_octo.conversion.sinks import OutTensor
@@ -50,7 +58,7 @@ def to_bigcode(
             raise OctoError(
                 f"tensor {tensor} does not divide {name} {getattr(model, name)}", where=source.directory
             )
-    target = DTYPES[dtype] if dtype else source.dtype(next(iter(source.manifest.tensors["weights"])))
+    target = DTYPES[dtype] if dtype else source.written_dtype(next(iter(source.manifest.tensors["weights"])))
     groups = [_group(model, stage, tensor, pipeline, target) for stage in range(pipeline)]
     arguments = _arguments(model, tensor, pipeline, target)
 
@@ -102,6 +110,7 @@ def _arguments(model: ModelConfig, tensor: int, pipeline: int, dtype: torch.dtyp
         "seq_length": model.max_position_embeddings,
         "make_vocab_size_divisible_by": 128,
         "padded_vocab_size": padded_vocabulary(model.vocab_size, tensor),
+        TRUE_VOCABULARY: model.vocab_size,
         "layernorm_epsilon": model.layernorm_epsilon,
         "hidden_dropout": model.hidden_dropout,
         "attention_dropout": model.attention_dropout,

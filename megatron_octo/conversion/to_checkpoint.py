@@ -167,7 +167,7 @@ def _parts(
     for spec in specs:
         count = torch.Size(spec.shape).numel()
         bytes_ = sum(
-            count * (dtype or source.dtype(spec.name, kind)).itemsize
+            count * (dtype or source.written_dtype(spec.name, kind)).itemsize
             for kind in kinds
             if spec.name in source.manifest.tensors[kind]
         )
@@ -184,7 +184,7 @@ def _planned(
 ) -> PlannedTensor:
     box, shape = box_of(spec, kind, *spec.box(rank, size))
     key = spec.name if kind == "weights" else f"{kind}/{spec.name}"
-    return PlannedTensor(key, dtype or source.dtype(spec.name, kind), shape, (box,))
+    return PlannedTensor(key, dtype or source.written_dtype(spec.name, kind), shape, (box,))
 
 
 def _entries(source: Source, groups: Sequence[Group]) -> dict[str, dict[str, TensorEntry]]:

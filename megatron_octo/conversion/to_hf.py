@@ -10,24 +10,29 @@ from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.base import HfTensor
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.conversion import hf_files
-from megatron_octo.conversion.hf_source import INDEX, RECORD, SINGLE
-from megatron_octo.conversion.job import SHARD_BYTES, Progress, convert, silent
+from megatron_octo.conversion.hf_source import INDEX, SINGLE
+from megatron_octo.conversion.job import SHARD_BYTES, Progress, convert, job_of, silent
 from megatron_octo.conversion.opening import open_weights
+from megatron_octo.conversion.record import is_result, write_record
 from megatron_octo.conversion.rounding import Rounding
 from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
 from megatron_octo.conversion.source import Source
+from megatron_octo.conversion.special import configured, special_tokens
 from megatron_octo.conversion.stream import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.to_checkpoint import DTYPES
+from megatron_octo.data.tokenizer import Tokenizer
 from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did."""
+    """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did; reused,
+    nothing was written, as the result was there."""
 
     source: Path
     rounding: Rounding
+    reused: bool = False
 
 
 def to_hf(
@@ -40,6 +45,7 @@ def to_hf(
     vocab_size: int | None = None,
     progress: Progress = silent,
     shard_bytes: int = SHARD_BYTES,
+    reuse: bool = False,
 ) -> Exported:
     """Write ``output`` so that transformers' AutoModelForCausalLM and AutoTokenizer load it.
 
@@ -50,13 +56,12 @@ def to_hf(
         base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
         vocab_size: real tokens of a BigCode checkpoint.
         shard_bytes: size of a file (a larger tensor has one to itself).
+        reuse: an ``output`` that is of the same input and options already is left as it is.
 
     Raises:
         OctoError: no weights, damaged ones, a tokenizer that does not fit them, or ``output`` exists.
     """
-    opened = open_weights(
-        source, stream=True, vocab_size=vocab_size, base=base, dtype=DTYPES[dtype] if dtype else None
-    )
+    opened = open_weights(source, stream=True, vocab_size=vocab_size, base=base)
     model = opened.manifest.model
     found = _find_tokenizer(opened, tokenizer)
     architecture = find_architecture(model.architecture)
@@ -66,29 +71,26 @@ def to_hf(
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
         eod = hf_files.write_tokenizer(directory, found, model.max_position_embeddings) if found else None
         torch_dtype = str(shards[0][0].dtype).removeprefix("torch.")
-        hf_files.write_json_file(
-            directory / "config.json", architecture.hf_config(model, eod, torch_dtype), keep=("bos", "eos")
-        )
-        hf_files.write_json_file(
-            directory / "generation_config.json",
-            {"bos_token_id": eod, "eos_token_id": eod, "pad_token_id": eod},
-        )
+        special = special_tokens(eod, opened.manifest.provenance)
+        config = {**architecture.hf_config(model, eod, torch_dtype), **configured(special)}
+        hf_files.write_json_file(directory / "config.json", config, keep=("bos", "eos"))
+        hf_files.write_json_file(directory / "generation_config.json", special)
         if len(groups) > 1:
             _write_index(directory, groups)
         hf_files.write_card(directory, opened, torch_dtype)
-        record = {
-            "files": {name: files[name] for name in sorted(files)},
-            "source": hf_files.provenance(opened),
-        }
-        hf_files.write_json_file(directory / RECORD, record)
+        write_record(directory, files, hf_files.provenance(opened), job)
 
+    options = {"to": "huggingface", "tokenizer": digest_file(found) if found else None}
+    job = job_of(opened, groups, options)
+    if reuse and is_result(Path(output), job):
+        return Exported(opened.directory, Rounding(), reused=True)
     rounding = convert(
         opened,
         output,
         groups,
         _open_sink,
         finish,
-        options={"to": "huggingface", "tokenizer": digest_file(found) if found else None},
+        options=options,
         progress=progress,
     )
     return Exported(opened.directory, rounding)
@@ -111,7 +113,7 @@ def _shards(
         boxes = tuple(
             Box(rows.parameter, "weights", (rows.start, rows.stop), (0, width)) for rows in tensor.rows
         )
-        target = DTYPES[dtype] if dtype else source.dtype(boxes[0].name)
+        target = DTYPES[dtype] if dtype else source.written_dtype(boxes[0].name)
         planned = PlannedTensor(name, target, tensor.shape, boxes)
         if shard and sum(each.size for each in shard) + planned.size > limit:
             yield tuple(shard)
@@ -143,6 +145,13 @@ def _find_tokenizer(source: Source, given: str | Path | None) -> Path | None:
     if digest and digest_file(path) != digest:
         raise OctoError(
             "this is not the tokenizer that the checkpoint was trained with",
+            where=path,
+            hint="name the right tokenizer.json with --tokenizer",
+        )
+    size, known = Tokenizer(path).vocab_size, source.manifest.model.vocab_size
+    if size > known:
+        raise OctoError(
+            f"this tokenizer has {size} tokens, the model {known}",
             where=path,
             hint="name the right tokenizer.json with --tokenizer",
         )

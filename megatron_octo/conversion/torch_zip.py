@@ -5,11 +5,13 @@ to records, and ``NAME/data/0``, ``NAME/data/1``, ... with the bytes of the stor
 """
 
 import collections
+import errno
 import io
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,7 @@ from megatron_octo.errors import OctoError
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip record; then its name and extra field
 _ALIGNMENT = 64
+_OLD_FORMAT = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # how its files begin
 _ARCHIVE = "model_optim_rng"
 # What Megatron keeps beside the weights (arguments, enumerations, random states): nothing that we need, so each of
 # these names stands for an object that holds what it is given and does nothing.
@@ -43,6 +46,16 @@ class Inert:
             self.__dict__.update(state)
 
 
+@dataclass(frozen=True)
+class _Record:
+    """One file of the archive: its name below the archive's own, its bytes, and their digest ("": not known)."""
+
+    name: str
+    start: int
+    end: int
+    digest: str
+
+
 class TorchFile:
     """What a file of ``torch.save`` holds; its tensors are mapped and not read.
 
@@ -56,7 +69,11 @@ class TorchFile:
 
     def __init__(self, path: Path):
         self.path = path
+        _check_format(path)
         try:
+            records = _records(path)
+            _check_small(path, records)
+            self._records = {record.start: record for record in records}
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             if refused := [name for name in foreign if not name.startswith(_INERT)]:
                 raise OctoError(
@@ -67,11 +84,14 @@ class TorchFile:
             stand_ins: list[Any] = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in foreign]
             with torch.serialization.safe_globals(stand_ins):
                 self.tree: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self._records = dict(_records(path))
-        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except OctoError:
+            raise
+        except Exception as error:  # bytes that nobody meant can raise anything
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise  # the disk's, and not the file's
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise OctoError(f"no file of torch.save, or a damaged one: {reason}", where=path) from None
-        self._base = _mapped_at(path)
+        self._mapped = _mappings()
 
     def place(self, name: str, tensor: Tensor) -> Stored:
         """Where a tensor of the tree is in the file.
@@ -79,13 +99,18 @@ class TorchFile:
         Raises:
             OctoError: it is not one piece of it.
         """
-        storage = tensor.untyped_storage()
-        record = self._records.get(storage.data_ptr() - self._base)
-        if record is None or not tensor.is_contiguous():
+        if tensor.layout != torch.strided or not tensor.is_contiguous():
             raise OctoError(f"{name} is not stored as one piece", where=self.path)
-        start = tensor.data_ptr() - self._base
-        stored = Stored(tensor.dtype, tuple(tensor.shape), start)
-        if start + stored.size > record[1]:
+        address = tensor.untyped_storage().data_ptr()
+        mapped = next((each for each in self._mapped if each[0] <= address < each[1]), None)
+        if mapped is None:
+            raise OctoError(f"{name} is not mapped from this file", where=self.path)
+        base = mapped[0] - mapped[2]
+        record = self._records.get(address - base)
+        if record is None:
+            raise OctoError(f"{name} is not stored as one piece", where=self.path)
+        stored = Stored(tensor.dtype, tuple(tensor.shape), tensor.data_ptr() - base)
+        if stored.start + stored.size > record.end:
             raise OctoError(f"damaged: {name} is larger than its record", where=self.path)
         return stored
 
@@ -93,14 +118,25 @@ class TorchFile:
 def open_records(path: Path, tensors: Mapping[str, Stored], stream: bool) -> TensorFile:
     """Open some tensors of a file of ``torch.save``; streamed, the checksums of their records are compared."""
     spans: dict[int, Span] = {}
-    for start, end, digest in dict(_records(path)).values() if stream else ():
-        if digest and any(start <= tensor.start < end for tensor in tensors.values()):
-            spans[start] = Span(start, end, digest)
+    for record in _records(path) if stream else ():
+        if record.digest and any(record.start <= tensor.start < record.end for tensor in tensors.values()):
+            spans[record.start] = Span(record.start, record.end, record.digest)
     return TensorFile(path, tensors, spans.values(), stream)
 
 
-def _records(path: Path) -> Iterator[tuple[int, tuple[int, int, str]]]:
-    """First byte of every record -> first byte, last byte, digest."""
+def _check_format(path: Path) -> None:
+    with open(path, "rb") as file:
+        if file.read(len(_OLD_FORMAT)) == _OLD_FORMAT:
+            raise OctoError(
+                "this is torch.save's format from before torch 1.6, whose tensors cannot be mapped",
+                where=path,
+                hint="where you trust the file and have what wrote it, save it again: "
+                "torch.save(torch.load(FILE, map_location='cpu', weights_only=False), FILE)",
+            )
+
+
+def _records(path: Path) -> list[_Record]:
+    found = []
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED:
@@ -109,20 +145,44 @@ def _records(path: Path) -> Iterator[tuple[int, tuple[int, int, str]]]:
             *_, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             start = info.header_offset + _LOCAL_HEADER.size + name + extra
             # torch may be told to leave the checksums out (torch.serialization.set_crc32_options).
-            yield start, (start, start + info.file_size, f"crc32:{info.CRC:08x}" if info.CRC else "")
+            digest = f"crc32:{info.CRC:08x}" if info.CRC else ""
+            found.append(_Record(info.filename.partition("/")[2], start, start + info.file_size, digest))
+    return found
 
 
-def _mapped_at(path: Path) -> int:
-    """The address at which the kernel mapped a file into this process: an address in it, less that, is a place in it.
+def _check_small(path: Path, records: Sequence[_Record]) -> None:
+    """The records that torch reads without comparing their checksums: shapes and arguments are among them."""
+    with open(path, "rb") as file:
+        for record in records:
+            if record.name.startswith("data/"):
+                continue
+            file.seek(record.start)
+            data = file.read(record.end - record.start)
+            if record.digest and f"crc32:{zlib.crc32(data):08x}" != record.digest:
+                raise OctoError(
+                    f"damaged: {record.name} has changed since it was written (checksum differs)", where=path
+                )
+            if record.name == "byteorder" and data != b"little":
+                raise OctoError(
+                    f"its numbers are stored {data[:20].decode(errors='replace')}-endian, only little is read",
+                    where=path,
+                    hint="save it again on a machine of the usual byte order",
+                )
 
-    (torch says places only under its fake tensors, and these leave marks in a process that are felt by its training.)
+
+def _mappings() -> list[tuple[int, int, int]]:
+    """First and last address, and place in its file, of all that is mapped from a file into this process.
+
+    An address inside says where in the file it is. (torch says places only under its fake tensors, and these leave
+    marks in a process that are felt by its training.)
     """
-    inode = path.stat().st_ino
+    found = []
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-        addresses, _, offset, _, number = line.split(maxsplit=5)[:5]
-        if int(number) == inode and int(offset, 16) == 0:
-            return int(addresses.partition("-")[0], 16)
-    raise OctoError("this file was not mapped", where=path)
+        addresses, _, offset, _, inode = line.split(maxsplit=5)[:5]
+        first, _, last = addresses.partition("-")
+        if inode != "0":
+            found.append((int(first, 16), int(last, 16), int(offset, 16)))
+    return found
 
 
 _STORAGES = {

@@ -51,7 +51,11 @@ class Comparison:
 
 @torch.no_grad()
 def verify(
-    first: str | Path, second: str | Path, text: str | None = None, base: str | Path | None = None
+    first: str | Path,
+    second: str | Path,
+    text: str | None = None,
+    base: str | Path | None = None,
+    vocab_size: int | None = None,
 ) -> Comparison:
     """Compare any two of run, checkpoint, Hugging Face directory and BigCode checkpoint.
 
@@ -61,11 +65,13 @@ def verify(
     Args:
         text: what both networks read; by default source code of this library.
         base: where the weights beneath a LoRA run are, if they were moved.
+        vocab_size: real tokens of a BigCode checkpoint; by default as many as the other side has, too.
 
     Raises:
-        OctoError: one of the two is missing or damaged, or they are of different shapes.
+        OctoError: one of the two is missing or damaged, they are of different shapes, or there is no tokenizer for
+            the text.
     """
-    one, other = _open_both(first, second, base)
+    one, other = _open_both(first, second, base, vocab_size)
     _check_shapes(one, other)
     for source in (one, other):
         source.check()
@@ -83,13 +89,21 @@ def verify(
     return Comparison(equal, largest, tensor, **logits, tokens=tokens.numel(), layers=tuple(layers))
 
 
-def _open_both(first: str | Path, second: str | Path, base: str | Path | None) -> tuple[Source, Source]:
-    one = open_weights(first, stream=True, base=base)
-    # A BigCode checkpoint does not know how many of its words are padding; the other side does.
-    other = open_weights(second, stream=True, vocab_size=one.manifest.model.vocab_size, base=base)
-    if one.format == "bigcode" != other.format:
-        one = open_weights(first, stream=True, vocab_size=other.manifest.model.vocab_size)
-    return one, other
+def _open_both(
+    first: str | Path, second: str | Path, base: str | Path | None, vocab_size: int | None
+) -> list[Source]:
+    paths = (first, second)
+    found = [
+        open_weights(path, stream=True, vocab_size=vocab_size, base=base, rounded=True) for path in paths
+    ]
+    # A BigCode checkpoint may take rows of padding for words: how many depends on the ranks that wrote it. What the
+    # other side knows counts, and of two such checkpoints the rows that both have.
+    sizes = {source.manifest.model.vocab_size for source in found if source.format != "bigcode"}
+    common = min(sizes or {source.manifest.model.vocab_size for source in found})
+    for number, source in enumerate(found):
+        if source.format == "bigcode" and source.manifest.model.vocab_size != common and vocab_size is None:
+            found[number] = open_weights(paths[number], stream=True, vocab_size=common)
+    return found
 
 
 def _check_shapes(one: Source, other: Source) -> None:
@@ -155,8 +169,23 @@ def _compare_logits(networks: list[Network], hidden: list[Tensor], vocabulary: i
 def _tokens(one: Source, other: Source, text: str | None) -> Tensor:
     model: ModelConfig = one.manifest.model
     length = min(_LENGTH, model.max_position_embeddings)
-    if tokenizer := one.tokenizer or other.tokenizer:
-        sample = text or (Path(megatron_octo.__file__).parent / "config.py").read_text(encoding="utf-8")
-        return torch.tensor(Tokenizer(tokenizer).encode([sample])[0][:length])
-    generator = torch.Generator().manual_seed(0)  # no tokenizer, no text
-    return torch.randint(0, model.vocab_size, (length,), generator=generator)
+    tokenizer = one.tokenizer or other.tokenizer
+    if tokenizer is None:
+        if text is not None:
+            raise OctoError(
+                "there is a text, and no tokenizer.json on either side to read it with",
+                where=f"{one.directory} and {other.directory}",
+                hint="put it beside the weights, or leave the text out: random tokens are compared then",
+            )
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, model.vocab_size, (length,), generator=generator)
+    sample = text or (Path(megatron_octo.__file__).parent / "config.py").read_text(encoding="utf-8")
+    tokens = torch.tensor(Tokenizer(tokenizer).encode([sample])[0][:length], dtype=torch.long)
+    if not tokens.numel() or int(tokens.max()) >= model.vocab_size:
+        what = f"token {int(tokens.max())}" if tokens.numel() else "no token"
+        raise OctoError(
+            f"this tokenizer makes {what} of the text, the model has {model.vocab_size} of them",
+            where=tokenizer,
+            hint="it is not the tokenizer of these weights",
+        )
+    return tokens

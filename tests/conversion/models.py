@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from megatron_octo.architectures import find_architecture
 from megatron_octo.config import ModelConfig
+from megatron_octo.conversion.opening import open_weights
+from megatron_octo.conversion.to_checkpoint import write_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 
@@ -55,6 +57,13 @@ def write_hf(
         weight_map.update(dict.fromkeys(names, file))
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return tensors
+
+
+def from_hf(source: Path, output: Path, **options: Any) -> ModelConfig:
+    """What ``convert from-hf`` does; returns the model's shape."""
+    opened = open_weights(source, stream=True, expected="huggingface")
+    write_checkpoint(opened, output, **options)
+    return opened.manifest.model
 
 
 def legacy_state(hf: Tensors, layers: int, tensor: int, pipeline: int, rank: int, stage: int) -> Tensors:

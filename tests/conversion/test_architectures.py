@@ -1,5 +1,6 @@
 """Every architecture against models of transformers: both directions bit for bit, and the logits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_octo.architectures import architectures
-from megatron_octo.conversion.from_hf import from_hf
 from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import verify
+from megatron_octo.convert import main
+from tests.conversion.models import from_hf
 from tests.data.conftest import train_tokenizer
 from tests.distributed import run_forked
 
-SIZES = {"vocab_size": 251, "initializer_range": 0.1}
+SIZES = {"vocab_size": 283, "initializer_range": 0.1}
 BIGCODE = {**SIZES, "n_positions": 48, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 96}
 STARCODER2 = {
     **SIZES,
@@ -71,7 +73,7 @@ def test_both_directions(variant: tuple[Path, dict[str, Any]], tmp_path: Path) -
     theirs, section = variant
     model = from_hf(theirs, tmp_path / "ours")
     assert section.items() <= model.model_dump().items()
-    assert model.padded_vocab_size == 256
+    assert model.padded_vocab_size == 384
     to_hf(tmp_path / "ours", tmp_path / "again")
     before, after = load_file(theirs / "model.safetensors"), load_file(tmp_path / "again/model.safetensors")
     assert before.keys() == after.keys()
@@ -105,3 +107,36 @@ def test_generation_ends_where_a_document_does(variant: tuple[Path, dict[str, An
     for found in (settings, config):
         assert (found.bos_token_id, found.eos_token_id) == (2, 2)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "again").eos_token_id == 2
+
+
+def test_without_a_tokenizer_generation_ends_as_it_did(
+    variant: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Straight, and through checkpoints: what ended a text there ends it here."""
+    import transformers
+
+    theirs = variant[0]
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(theirs)
+    # Whatever is generated next is made to be an end: a text ends after one token.
+    following = int(loaded(torch.tensor([[1, 2, 3]])).logits[0, -1].argmax())
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps({**config, "bos_token_id": 4, "eos_token_id": 7}))
+    settings = {"eos_token_id": [7, following], "pad_token_id": 5}
+    (theirs / "generation_config.json").write_text(json.dumps(settings))
+    from_hf(theirs, tmp_path / "ours")
+    assert main(["reshard", str(tmp_path / "ours"), str(tmp_path / "sharded"), "--tensor", "2"]) == 0
+    for number, source in enumerate((theirs, tmp_path / "ours", tmp_path / "sharded")):
+        out = tmp_path / f"out-{number}"
+        to_hf(source, out)
+        found = transformers.GenerationConfig.from_pretrained(out)
+        assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (4, [7, following], 5)
+        again = transformers.AutoModelForCausalLM.from_pretrained(out)
+        assert (again.config.bos_token_id, again.config.eos_token_id) == (4, [7, following])
+        text = again.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=9, do_sample=False)
+        assert text.tolist() == [[1, 2, 3, following]]
+    # Ids that the vocabulary has not are transformers' defaults, and end nothing.
+    (theirs / "config.json").write_text(json.dumps({**config, "bos_token_id": 50256, "eos_token_id": 50256}))
+    (theirs / "generation_config.json").unlink()
+    to_hf(theirs, tmp_path / "last")
+    config = json.loads((tmp_path / "last/config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (None, None)

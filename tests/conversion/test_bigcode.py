@@ -113,11 +113,13 @@ def test_published_sizes(sizes: tuple[int, ...], total: int, fused: list[int]) -
 
 def test_true_vocabulary_and_tokenizer_survive(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
     to_bigcode(open_weights(hf[0]), tmp_path / "legacy", tensor=8)
-    assert open_weights(tmp_path / "legacy").manifest.model.vocab_size == 1024
-    assert (
-        main(["from-bigcode", str(tmp_path / "legacy"), str(tmp_path / "ours"), "--vocab-size", "1001"]) == 0
-    )
+    assert main(["from-bigcode", str(tmp_path / "legacy"), str(tmp_path / "ours")]) == 0
     assert open_weights(tmp_path / "ours").manifest.model.vocab_size == 1001
+    # The fork itself notes nothing: all rows are real unless somebody knows better.
+    write_legacy(tmp_path / "theirs", hf[1], MODEL.num_layers, 8, 1)
+    assert open_weights(tmp_path / "theirs").manifest.model.vocab_size == 1024
+    for source in ("theirs", "legacy"):
+        assert open_weights(tmp_path / source, vocab_size=1000).manifest.model.vocab_size == 1000
     to_hf(tmp_path / "ours", tmp_path / "again")
     again = load_file(tmp_path / "again/model.safetensors")
     assert all(torch.equal(again[name], hf[1][name]) for name in again)

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from megatron_octo.checkpoint.layout import read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.conversion.from_hf import from_hf
 from megatron_octo.conversion.hf_source import RECORD
 from megatron_octo.conversion.opening import open_weights
 from megatron_octo.conversion.to_bigcode import to_bigcode
@@ -26,7 +25,7 @@ from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import Comparison, verify
 from megatron_octo.convert import main
 from megatron_octo.errors import OctoError, run_command
-from tests.conversion.models import Tensors, small_model, write_hf
+from tests.conversion.models import Tensors, from_hf, small_model, write_hf
 from tests.distributed import run_forked
 
 STARCODER2 = {
@@ -116,13 +115,13 @@ def test_ranks_read_their_boxes_of_any_format(tensor: int, tmp_path: Path) -> No
                 assert torch.equal(other.read(name, offset=offset, shape=shape), wanted), (name, other.format)
 
 
-def test_an_optimizer_is_resharded_too(tmp_path: Path) -> None:
+def test_an_optimizer_is_resharded_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """States come as flat pieces of ranks' boxes; they leave as boxes of the new ranks."""
     from megatron_octo.checkpoint.layout import Fragment, TensorEntry
     from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
 
     model = small_model()
-    write_hf(tmp_path / "hf", model)
+    original = write_hf(tmp_path / "hf", model)
     from_hf(tmp_path / "hf", tmp_path / "ours", tensor=2)
     manifest = read_manifest(tmp_path / "ours")
     generator = torch.Generator().manual_seed(1)
@@ -177,6 +176,15 @@ def test_an_optimizer_is_resharded_too(tmp_path: Path) -> None:
     assert torch.equal(flat, states[name].view(-1)[100:900])
     assert main(["reshard", str(tmp_path / "ours"), str(tmp_path / "weights"), "--weights-only"]) == 0
     assert set(read_manifest(tmp_path / "weights").tensors) == {"weights"}
+    # Whoever wants the weights alone needs the optimizer's files as little as their contents.
+    for path in (tmp_path / "ours").glob("optimizer-*"):
+        path.unlink()
+    to_hf(tmp_path / "ours", tmp_path / "again")
+    assert same(read_all(tmp_path / "again"), original)
+    assert main(["reshard", str(tmp_path / "ours"), str(tmp_path / "alone"), "--weights-only"]) == 0
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: main(["reshard", str(tmp_path / "ours"), str(tmp_path / "no")]))
+    assert stop.value.code == 2 and "optimizer-00000.safetensors" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +293,7 @@ def test_killed_it_goes_on(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
         partial = tmp_path / ".out.partial"
         journal = partial / ".journal.json"
         done = json.loads(journal.read_text())["files"] if journal.is_file() else {}
-        now = {name: (partial / name).stat().st_mtime_ns for name in done}
+        now = {name: (partial / "files" / name).stat().st_mtime_ns for name in done}
         assert all(now[name] == time for name, time in kept.items())  # nothing was written twice
         kept = now
     assert len(kept) >= 3
@@ -307,7 +315,7 @@ def test_another_job_does_not_take_over_what_a_killed_one_left(
     # Damage to a finished file is found; the file is written again.
     convert_until(2 * total // 3, (tmp_path / "ours", tmp_path / "again"), to_hf)
     done = json.loads((tmp_path / ".again.partial/.journal.json").read_text())["files"]
-    file = tmp_path / ".again.partial" / min(done)
+    file = tmp_path / ".again.partial/files" / min(done)
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
@@ -351,7 +359,7 @@ def test_a_full_disk(
     # A shard that was complete is kept, and used when there is room again.
     with pytest.raises(OSError, match="No space left"):
         to_hf(hf[0], small_disk / "out", shard_bytes=20_000)
-    kept = {path.name for path in (small_disk / ".out.partial").glob("model-*")}
+    kept = {path.name for path in (small_disk / ".out.partial/files").glob("model-*")}
     assert kept and not (small_disk / "out").exists()
     (small_disk / "ballast").unlink()
     to_hf(hf[0], small_disk / "out", shard_bytes=20_000)

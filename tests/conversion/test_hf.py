@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from megatron_octo.checkpoint.layout import find_checkpoint, read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.config import Recipe
-from megatron_octo.conversion.from_hf import from_hf
 from megatron_octo.conversion.hf_source import INDEX
 from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import verify
 from megatron_octo.errors import OctoError
 from tests.conftest import SEQ_LENGTH, VOCABULARY
+from tests.conversion.models import from_hf
 from tests.conversion.networks import hf_logits
 from tests.distributed import run_forked, run_ranks
 

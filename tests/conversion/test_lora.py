@@ -1,5 +1,6 @@
 """LoRA runs against the peft library, and out of the house: merged, and as an adapter directory that peft loads."""
 
+import dataclasses
 import json
 import shutil
 from itertools import pairwise
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from megatron_octo.architectures import find_architecture
-from megatron_octo.checkpoint.layout import find_checkpoint
+from megatron_octo.checkpoint.adapted import base_record
+from megatron_octo.checkpoint.digest import digests
+from megatron_octo.checkpoint.layout import find_checkpoint, read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.conversion.from_hf import from_hf
 from megatron_octo.conversion.merged import MergedSource
 from megatron_octo.conversion.opening import open_weights
+from megatron_octo.conversion.peft import to_peft
 from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import verify
 from megatron_octo.convert import main
@@ -25,6 +28,7 @@ from megatron_octo.model.adapters import adapter_specs
 from megatron_octo.model.layout import parameter_specs
 from megatron_octo.recipe import build_recipe, load_recipe
 from tests.conftest import SEQ_LENGTH, VOCABULARY, recipe_tree, write_corpus
+from tests.conversion.models import from_hf
 from tests.conversion.networks import hf_logits
 from tests.conversion.test_hf import TOKENS, train_and_read
 from tests.distributed import run_forked, run_ranks
@@ -223,6 +227,12 @@ def test_adapter_directory(folder: Path, tmp_path: Path) -> None:
     rows = [tensors[f"base_model.model.{prefix}.1.{name}.lora_B.weight"].shape[0] for name in targets[0]]
     assert rows == {"gpt_bigcode": [48], "starcoder2": [32, 16, 16]}[family]
     assert tensors[f"base_model.model.{prefix}.0.mlp.c_proj.lora_A.weight"].shape == (4, 128)
+    # After a failed upload it is taken as it is.
+    assert to_peft(folder / "run", folder / "adapter", reuse=True) == find_checkpoint(folder / "run")
+    with pytest.raises(OctoError, match="exists already"):
+        to_peft(folder / "run", folder / "adapter")
+    with pytest.raises(OctoError, match="exists already"):
+        to_peft(folder / "run", folder / "adapter", base_name="another", reuse=True)
     with pytest.raises(OctoError, match="whole weights, no adapters"):
         main(["to-hf", "--adapter", str(folder / "base"), str(tmp_path / "none")])
 
@@ -253,6 +263,76 @@ def test_rounded_once(folder: Path, tmp_path: Path) -> None:
     to_hf(folder / "run", tmp_path / "bf16", dtype="bf16")
     exact, rounded = (load_file(tmp_path / name / "model.safetensors") for name in ("fp32", "bf16"))
     assert all(torch.equal(rounded[name], exact[name].bfloat16()) for name in exact)
+
+
+def beside_another_base(folder: Path, place: Path, dtype: str, scale: float = 1.0) -> Path:
+    """A run like that of ``folder``, its adapters ``scale`` times as large, on the base in another dtype."""
+    base = place / "base"
+    assert main(["reshard", "--dtype", dtype, str(folder / "base"), str(base)]) == 0
+    found = find_checkpoint(folder / "run")
+    shutil.copytree(found, place / "run/checkpoints" / found.name)
+    shutil.copyfile(folder / "run/recipe.yaml", place / "run/recipe.yaml")
+    adapters = place / "run/checkpoints" / found.name
+    manifest = read_manifest(adapters)
+    files = dict(manifest.files)
+    for path in adapters.glob("weights-*.safetensors"):
+        save_file({name: scale * tensor for name, tensor in load_file(path).items()}, path)
+        files[path.name] = {"bytes": path.stat().st_size, "digest": digests([path])[path]}
+    state = {**manifest.state, "base": base_record(CheckpointReader(base))}
+    write_manifest(adapters, dataclasses.replace(manifest, files=files, state=state))
+    return place / "run"
+
+
+def test_rounding_of_the_sum_is_said(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A bf16 base and fp32 adapters: the export is bf16, and its distance from the sum is what is printed."""
+    run = beside_another_base(folder, tmp_path, "bf16")
+    capfd.readouterr()
+    assert main(["to-hf", str(run), str(tmp_path / "hf")]) == 0
+    said = capfd.readouterr().out
+    assert main(["to-hf", "--dtype", "fp32", str(run), str(tmp_path / "exact")]) == 0
+    assert "rounded to float32: largest difference 0," in capfd.readouterr().out
+    made, exact = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "exact"))
+    assert all(torch.equal(made[name], exact[name].bfloat16()) for name in exact)
+    largest = max(float((made[name].double() - exact[name].double()).abs().max()) for name in exact)
+    assert largest > 0 and f"rounded to bfloat16: largest difference {largest:.3g}" in said
+    # Of the same run, a comparison is with what a conversion writes.
+    assert run_forked(verify, run, tmp_path / "hf").weights_equal is True
+    assert main(["reshard", str(run), str(tmp_path / "whole")]) == 0
+    assert "rounded to bfloat16" in capfd.readouterr().out
+    assert read_manifest(tmp_path / "whole").precision == "bf16"
+
+
+def test_a_sum_that_is_too_large_is_refused(folder: Path, tmp_path: Path) -> None:
+    run = beside_another_base(folder, tmp_path, "bf16", scale=1e4)
+    with pytest.raises(OctoError, match=r"linear_\w+.weight: .* is too large for float16"):
+        to_hf(run, tmp_path / "hf", dtype="fp16")
+    assert not (tmp_path / "hf").exists()
+    to_hf(run, tmp_path / "bf16")
+
+
+def test_the_card_is_of_the_run_and_not_of_its_base(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("base", "run"):
+        shutil.copytree(folder / name, tmp_path / name)
+    place = tmp_path / "base/runs/checkpoints"  # a base that is a run itself
+    place.mkdir(parents=True)
+    assert main(["reshard", str(folder / "base"), str(place / "step-00000001")]) == 0
+    (place.parent / "recipe.yaml").write_text("recipe: of the base")
+    adapters = find_checkpoint(tmp_path / "run")
+    manifest = read_manifest(adapters)
+    state = {**manifest.state, "base": base_record(CheckpointReader(place / "step-00000001"))}
+    write_manifest(adapters, dataclasses.replace(manifest, state=state))
+    capfd.readouterr()
+    assert main(["to-hf", str(tmp_path / "run"), str(tmp_path / "hf")]) == 0
+    assert capfd.readouterr().out.startswith(f"{adapters} -> ")
+    card = (tmp_path / "hf/README.md").read_text()
+    assert f"| directory | `{adapters}` |" in card and "lora:" in card and "recipe: of the base" not in card
+    record = json.loads((tmp_path / "hf/conversion.json").read_text())
+    assert record["source"]["directory"] == str(adapters)
+    assert record["source"]["base"] == str(place / "step-00000001")
+    assert main(["show", str(tmp_path / "run")]) == 0
+    assert "MISSING" not in capfd.readouterr().out
 
 
 def test_a_base_that_was_moved_is_named(folder: Path, tmp_path: Path) -> None:
