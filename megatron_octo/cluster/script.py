@@ -89,8 +89,6 @@ def _setup(order: Order) -> Iterator[str]:
     profile = order.profile
     yield "set -euo pipefail"
     yield f"cd {_word(order.folder)}"
-    yield "# The code as it was when the run was submitted, whatever became of it since."
-    yield f"export PYTHONPATH={_word(order.run / 'submit' / 'code')}${{PYTHONPATH:+:$PYTHONPATH}}"
     yield "export PYTHONUNBUFFERED=1"
     yield "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun takes it from nobody else"
     yield "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"
@@ -104,6 +102,9 @@ def _setup(order: Order) -> Iterator[str]:
         yield f'export TMPDIR="{profile.scratch}"'
         yield 'export TRITON_CACHE_DIR="$TMPDIR/triton" TORCHINDUCTOR_CACHE_DIR="$TMPDIR/inductor"'
         yield 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"'
+    yield "# The code as it was when the run was submitted, whatever became of it since. The safe path: python -m would look"
+    yield "# into this folder first, and this may be where that code is edited. Last, so that no line above undoes it."
+    yield f"export PYTHONPATH={_word(order.run / 'submit' / 'code')}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
     yield ""
 
 
