@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from megatron_octo.errors import run_command
@@ -25,6 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
     _paths(to_hf, "RUN", _WEIGHTS)
     to_hf.add_argument("--tokenizer", help="tokenizer.json (default: the run's)")
     to_hf.add_argument("--adapter", action="store_true", help="of a LoRA run: its adapters alone, for peft")
+    to_hf.add_argument(
+        "--renew",
+        action="store_true",
+        help="keep an OUT of the run's newest checkpoint, replace one of another",
+    )
     to_hf.add_argument(
         "--push", metavar="REPO", help="upload the result to this repository of the Hugging Face Hub"
     )
@@ -142,31 +149,41 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _to_hf(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from megatron_octo.conversion.peft import to_peft
     from megatron_octo.conversion.push import open_hub, push
-    from megatron_octo.conversion.to_hf import to_hf
+    from megatron_octo.conversion.renew import renew
 
     hub = open_hub(arguments.push) if arguments.push else None
-    if arguments.adapter:
-        print(f"adapters of {to_peft(arguments.source, arguments.output)} -> {arguments.output}")
+    output = Path(arguments.output)
+    if not arguments.renew:
+        _export(arguments, output)
     else:
-        with _progress("to Hugging Face") as progress:
-            done = to_hf(
-                arguments.source,
-                arguments.output,
-                dtype=arguments.dtype,
-                tokenizer=arguments.tokenizer,
-                base=arguments.base_weights,
-                vocab_size=arguments.vocab_size,
-                progress=progress,
-                shard_bytes=int(arguments.shard_size * 1e9),
-            )
-        print(f"{done.source} -> {arguments.output}\n{done.rounding}")
+        asked = {key: getattr(arguments, key) for key in ("dtype", "adapter", "tokenizer", "base_weights")}
+        if not renew(arguments.source, output, partial(_export, arguments), asked):
+            print(f"{output} is of the newest checkpoint already")
     if hub:
-        print(push(hub, Path(arguments.output), arguments.push, private=not arguments.public))
+        print(push(hub, output, arguments.push, private=not arguments.public))
     return 0
+
+
+def _export(arguments: argparse.Namespace, output: Path) -> None:
+    from megatron_octo.conversion.peft import to_peft
+    from megatron_octo.conversion.to_hf import to_hf
+
+    if arguments.adapter:
+        print(f"adapters of {to_peft(arguments.source, output)} -> {arguments.output}")
+        return
+    with _progress("to Hugging Face") as progress:
+        done = to_hf(
+            arguments.source,
+            output,
+            dtype=arguments.dtype,
+            tokenizer=arguments.tokenizer,
+            base=arguments.base_weights,
+            vocab_size=arguments.vocab_size,
+            progress=progress,
+            shard_bytes=int(arguments.shard_size * 1e9),
+        )
+    print(f"{done.source} -> {arguments.output}\n{done.rounding}")
 
 
 def _open(arguments: argparse.Namespace) -> Any:
@@ -226,8 +243,6 @@ def _to_bigcode(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # fp32 on the CPU: no TF32, no kernel choice
-    from pathlib import Path
-
     from megatron_octo.conversion.verify import TOLERANCE, verify
 
     text = Path(arguments.text).read_text(encoding="utf-8") if arguments.text else None
