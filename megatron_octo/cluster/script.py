@@ -36,6 +36,11 @@ def _links(stage: str, order: Order) -> tuple[str, ...]:
     return ("preprocess", "merge") if stage == "preprocess" and order.array is not None else (stage,)
 
 
+def code_path(order: Order) -> Path:
+    """The library as it was when the run was submitted."""
+    return order.run / "submit" / "code"
+
+
 def script(stage: str, order: Order) -> str:
     """The sbatch script of a stage."""
     lines = ["#!/usr/bin/env bash", *_title(stage, order), *_header(stage, order), "", *_setup(order)]
@@ -101,11 +106,13 @@ def _setup(order: Order) -> Iterator[str]:
         # Not quoted: $USER and $SLURM_JOB_ID are meant to become what they are in the job.
         yield f'export TMPDIR="{profile.scratch}"'
         yield 'export TRITON_CACHE_DIR="$TMPDIR/triton" TORCHINDUCTOR_CACHE_DIR="$TMPDIR/inductor"'
-        yield 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"'
-    yield "# The code as it was when the run was submitted, whatever became of it since. The safe path: python -m would look"
-    yield "# into this folder first, and this may be where that code is edited. Last, so that no line above undoes it."
-    yield f"export PYTHONPATH={_word(order.run / 'submit' / 'code')}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
+    yield "# The code as it was when the run was submitted, whatever became of it since. The safe path: python -m would"
+    yield "# look into this folder first, and here that code may be edited. Last, so that no line above undoes it."
+    yield f"export PYTHONPATH={_word(code_path(order))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
     yield ""
+
+
+_MAKE_SCRATCH = 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"'
 
 
 def _srun(order: Order, *options: str) -> str:
@@ -131,15 +138,17 @@ def _call(command: Command) -> str:
 
 
 def _single(stage: str, order: Order) -> Iterator[str]:
+    if order.profile.scratch:
+        yield _MAKE_SCRATCH
     for command in stage_of(stage).commands(order):
-        line = f"{_srun(order, '--ntasks=1')} {_call(command)}"
-        yield f"[ -e {_word(command.unless)} ] || {line}" if command.unless else line
+        yield f"{_srun(order, '--ntasks=1')} {_call(command)}"
 
 
 def _training(order: Order) -> Iterator[str]:
     (command,) = stage_of("train").commands(order)
     guard = shlex.join([order.python, "-m", "megatron_octo.cluster.guard"])
-    most = f"--max-restarts {order.profile.max_restarts}"
+    profile = order.profile
+    most = f"--max-restarts {profile.max_restarts} --signal-seconds {profile.signal_seconds}"
     srun = _srun(order, "--distribution=block", "--wait=60", "--kill-on-bad-exit=0", "--immediate=300")
     yield f"recipe={_word(order.recipe_file)}"
     yield 'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")  # rank 0 runs where this script does'
@@ -153,5 +162,8 @@ def _training(order: Order) -> Iterator[str]:
     yield "# The last word is the guard's, after a SIGTERM, too."
     yield "trap : TERM"
     yield "code=0"
+    if profile.scratch:
+        yield f"{_MAKE_SCRATCH} || code=$?"
+        srun = f'[ "$code" != 0 ] || {srun}'
     yield f'{srun} {command.module} "$recipe" || code=$?'
     yield f'exec {guard} after "$recipe" {most} --code "$code"'
