@@ -137,13 +137,24 @@ def _order(arguments: argparse.Namespace) -> "Order":
         folder=Path.cwd(),
         python=sys.executable,
         array=arguments.array,
-        arguments={name: shlex.split(text) for name, text in given.items() if text},
+        arguments={name: _split(name, text) for name, text in given.items() if text},
     )
     check_order(order)
     for stage in order.stages:
         for command in STAGES[stage].commands(order):
             _check_arguments(stage, command.module, command.words)
     return order
+
+
+def _split(stage: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise OctoError(
+            f"cannot read the arguments {text!r}: {error}",
+            where=f"--{stage}",
+            hint="quotes are closed, and a backslash is followed by something, as in a shell",
+        ) from None
 
 
 def _profile(arguments: argparse.Namespace) -> "Profile":

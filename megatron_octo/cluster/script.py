@@ -9,7 +9,6 @@ from megatron_octo.cluster.profile import Profile
 from megatron_octo.cluster.stages import Command, Order, stage_of
 
 LOGS = "submit/logs"
-_OMITTED: tuple[object, ...] = (None, False)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def _header(stage: str, order: Order) -> list[str]:
         "requeue": True,
         **profile.sbatch,
     }
-    kept = {name: value for name, value in options.items() if value not in _OMITTED}
+    kept = {name: value for name, value in options.items() if value is not None and value is not False}
     return [
         f"#SBATCH --{name}" + ("" if value is True else f"={_word(value)}") for name, value in kept.items()
     ]

@@ -145,17 +145,16 @@ def _copy_code(folder: Path) -> None:
         aside.rename(target)
         shutil.rmtree(old, ignore_errors=True)
     root = source.parent
-    (folder / "commit.txt").write_text(_git(root, "rev-parse", "HEAD") or "not from a git checkout\n")
-    (folder / "diff.patch").write_text(_git(root, "diff", "--binary", "HEAD"))
+    (folder / "commit.txt").write_bytes(_git(root, "rev-parse", "HEAD") or b"not from a git checkout\n")
+    (folder / "diff.patch").write_bytes(_git(root, "diff", "--binary", "HEAD"))
 
 
-def _git(root: Path, *words: str) -> str:
+def _git(root: Path, *words: str) -> bytes:
+    """Bytes: a file in another encoding than UTF-8 may be among those that changed."""
     try:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return b""
 
 
 def write_job(run: Path, stage: str, job: str, after: str | None) -> None:
