@@ -5,9 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron_octo.conversion.arguments import build_parser as build_parser  # submit asks the door for it
 from megatron_octo.conversion.arguments import parse
 from megatron_octo.errors import OctoError, run_command
 from megatron_octo.files import write_json
@@ -49,38 +51,50 @@ def _shard_bytes(arguments: argparse.Namespace) -> int:
 
 
 def _to_hf(arguments: argparse.Namespace) -> int:
-    from megatron_octo.conversion.opening import check_options
-    from megatron_octo.conversion.peft import to_peft
     from megatron_octo.conversion.push import open_hub, push
-    from megatron_octo.conversion.to_hf import to_hf
+    from megatron_octo.conversion.renew import renew
 
     hub = open_hub(arguments.push) if arguments.push else None
-    source, output = arguments.source, arguments.output
-    # What an earlier attempt made is taken as it is by what comes after the conversion.
-    reuse = bool(hub or arguments.verify)
-    if arguments.adapter:
-        print(f"adapters of {to_peft(source, output, reuse=reuse)} -> {output}")
+    output = Path(arguments.output)
+    if arguments.renew:
+        keys = ("dtype", "adapter", "tokenizer", "base_weights", "vocab_size")
+        asked = {key: getattr(arguments, key) for key in keys}
+        if not renew(arguments.source, output, partial(_export, arguments), asked):
+            print(f"{output} is of the newest checkpoint already")
     else:
-        check_options([source], arguments.vocab_size, arguments.base_weights)
-        with _progress("to Hugging Face") as progress:
-            done = to_hf(
-                source,
-                output,
-                dtype=arguments.dtype,
-                tokenizer=arguments.tokenizer,
-                base=arguments.base_weights,
-                vocab_size=arguments.vocab_size,
-                progress=progress,
-                shard_bytes=_shard_bytes(arguments),
-                reuse=reuse,
-            )
-        said = "it is there already, of this input and these options" if done.reused else done.rounding
-        print(f"{done.source} -> {output}\n{said}", flush=True)
-        if arguments.verify and not _compare(arguments, source, output):
-            return 1
+        _export(arguments, output)
+    if arguments.verify and not _compare(arguments, arguments.source, arguments.output):
+        return 1
     if hub:
-        print(push(hub, Path(output), arguments.push, private=not arguments.public))
+        print(push(hub, output, arguments.push, private=not arguments.public))
     return 0
+
+
+def _export(arguments: argparse.Namespace, output: Path) -> None:
+    from megatron_octo.conversion.opening import check_options
+    from megatron_octo.conversion.peft import to_peft
+    from megatron_octo.conversion.to_hf import to_hf
+
+    # What an earlier attempt made is taken as it is by what comes after the conversion.
+    reuse = bool(arguments.push or arguments.verify) and not arguments.renew
+    if arguments.adapter:
+        print(f"adapters of {to_peft(arguments.source, output, reuse=reuse)} -> {arguments.output}")
+        return
+    check_options([arguments.source], arguments.vocab_size, arguments.base_weights)
+    with _progress("to Hugging Face") as progress:
+        done = to_hf(
+            arguments.source,
+            output,
+            dtype=arguments.dtype,
+            tokenizer=arguments.tokenizer,
+            base=arguments.base_weights,
+            vocab_size=arguments.vocab_size,
+            progress=progress,
+            shard_bytes=_shard_bytes(arguments),
+            reuse=reuse,
+        )
+    said = "it is there already, of this input and these options" if done.reused else done.rounding
+    print(f"{done.source} -> {arguments.output}\n{said}", flush=True)
 
 
 def _open(arguments: argparse.Namespace) -> Any:

@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from megatron_octo.cluster import sbatch, snapshot
+    from megatron_octo.cluster import queue, sbatch, slurm, snapshot
     from megatron_octo.cluster.script import jobs_of
 
     order = _order(arguments)
@@ -103,19 +103,21 @@ def _submit(arguments: argparse.Namespace) -> int:
             where=arguments.recipe,
             hint="change what the plan says, or submit it nevertheless with --force",
         )
+    if slurm.installed():  # a run on this machine would change the code of the jobs that wait, too
+        queue.check_idle(order.run)
     if arguments.cluster == "local":
         from megatron_octo.cluster.local import run_here
 
         snapshot.prepare(order, [])
         return run_here(order)
-    snapshot.check_idle(order.run)
     is_new = not order.run.exists()
     snapshot.prepare(order, jobs)
     try:
         done = sbatch.submit_chain(jobs, order.run / "submit", partial(snapshot.write_job, order.run))
     except OctoError:
         if is_new:  # what was refused leaves nothing
-            shutil.rmtree(order.run)
+            # A job that was cancelled may still write its log.
+            shutil.rmtree(order.run, ignore_errors=True)
         raise
     for stage, job in done:
         print(f"{stage}: job {job}")
@@ -135,13 +137,24 @@ def _order(arguments: argparse.Namespace) -> "Order":
         folder=Path.cwd(),
         python=sys.executable,
         array=arguments.array,
-        arguments={name: shlex.split(text) for name, text in given.items() if text},
+        arguments={name: _split(name, text) for name, text in given.items() if text},
     )
     check_order(order)
     for stage in order.stages:
         for command in STAGES[stage].commands(order):
             _check_arguments(stage, command.module, command.words)
     return order
+
+
+def _split(stage: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise OctoError(
+            f"cannot read the arguments {text!r}: {error}",
+            where=f"--{stage}",
+            hint="quotes are closed, and a backslash is followed by something, as in a shell",
+        ) from None
 
 
 def _profile(arguments: argparse.Namespace) -> "Profile":

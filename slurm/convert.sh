@@ -30,6 +30,6 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun no
 export PYTHONUNBUFFERED=1
 
 echo "job $SLURM_JOB_ID, $(date +%FT%T): $RUN to $OUT"
-# Queued again after a node's failure, it does not convert a second time what is there: an output is complete or absent.
-[ -e "$OUT/config.json" ] || srun --ntasks=1 "$PYTHON" -m megatron_octo.convert to-hf "$RUN" "$OUT"
+# Queued again, it does not convert a second time what is there; after more training it does (renew).
+srun --ntasks=1 "$PYTHON" -m megatron_octo.convert to-hf "$RUN" "$OUT" --renew
 srun --ntasks=1 "$PYTHON" -m megatron_octo.convert verify "$RUN" "$OUT" "$@"

@@ -44,13 +44,19 @@ elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   part=(--task "$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))/$SLURM_ARRAY_TASK_COUNT")
   # The first task queues the merge; queued again, it has done so already.
   if [ "$SLURM_ARRAY_TASK_ID" = "$SLURM_ARRAY_TASK_MIN" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
-    name=${SLURM_JOB_NAME:-preprocess}-merge
-    memory=${SLURM_MEM_PER_NODE:+--mem=$SLURM_MEM_PER_NODE}
+    # It runs where this job does, and as long at most. Without kill-on-invalid-dep it would wait for ever for a task
+    # that failed. The script is this one: the copy that is running.
+    options=(--job-name="${SLURM_JOB_NAME:-preprocess}-merge" --output="%x-%j.log" --nodes=1 --ntasks=1 --cpus-per-task=1
+      --dependency="afterok:$SLURM_ARRAY_JOB_ID" --kill-on-invalid-dep=yes --export=ALL)
+    for option in partition account qos; do
+      variable=SLURM_JOB_${option^^}
+      [ -z "${!variable:-}" ] || options+=("--$option=${!variable}")
+    done
+    limit=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%l | tail -n 1)
+    [ -z "$limit" ] || options+=(--time="$limit")
+    [ -z "${SLURM_MEM_PER_NODE:-}" ] || options+=(--mem="$SLURM_MEM_PER_NODE")
     # Variables of this job's memory would contradict those of the other one.
-    STEP=merge env -u SLURM_MEM_PER_NODE -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU \
-      sbatch --export=ALL --job-name="$name" --dependency="afterok:$SLURM_ARRAY_JOB_ID" \
-      --nodes=1 --ntasks=1 --cpus-per-task=1 ${memory:+"$memory"} --output="%x-%j.log" "$(scontrol show job "$SLURM_JOB_ID" |
-        sed -n 's/^ *Command=\([^ ]*\).*/\1/p')" "$@"
+    STEP=merge env -u SLURM_MEM_PER_NODE -u SLURM_MEM_PER_CPU -u SLURM_MEM_PER_GPU sbatch "${options[@]}" "$0" "$@"
   fi
 fi
 

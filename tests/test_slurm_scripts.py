@@ -72,3 +72,29 @@ def test_training_scripts_differ_in_settings_alone() -> None:
         assert body.count(f"recipes/{recipe}.yaml") == 1
         bodies.append(body.replace(f"recipes/{recipe}.yaml", ""))
     assert bodies[0] == bodies[1]
+
+
+def test_the_merge_of_an_array_gets_what_the_array_has(tmp_path: Path) -> None:
+    """From a folder with a space in its name, by the first task, with stand-ins for SLURM's commands."""
+    script = tmp_path / "my scripts" / "preprocess.sh"
+    script.parent.mkdir()
+    shutil.copy(PROJECT / "slurm" / "preprocess.sh", script)
+    texts = {
+        "sbatch": f'printf "%s\\n" "$STEP" "$@" >{tmp_path}/asked',
+        "squeue": "echo 2:00:00",
+        "srun": ":",
+        "scontrol": f"echo Command={script} --input-key x",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"ID": "8", "NAME": "p", "PARTITION": "cpu", "ACCOUNT": "code", "QOS": "long"}
+    task = {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "0", "ARRAY_TASK_MIN": "0", "ARRAY_TASK_COUNT": "2"}
+    variables = {f"SLURM_JOB_{name}": value for name, value in job.items()}
+    variables |= {f"SLURM_{name}": value for name, value in {**task, "SUBMIT_DIR": str(tmp_path)}.items()}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run([script, "--input-key", "x"], env={**variables, "PATH": path}, check=True)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[0] == "merge" and asked[-3:] == [str(script), "--input-key", "x"]
+    assert {"--partition=cpu", "--account=code", "--qos=long", "--time=2:00:00"} <= set(asked)
+    assert {"--dependency=afterok:7", "--kill-on-invalid-dep=yes", "--job-name=p-merge"} <= set(asked)

@@ -23,7 +23,9 @@ from megatron_octo.recipe import load_recipe
 from megatron_octo.training import records
 from megatron_octo.training.lock import owner_of
 
-_SOON = 300.0  # seconds before the limit: a signal then is the one before the time limit
+_SOON = (
+    180.0  # seconds: SLURM's signal before the time limit may come so much earlier, and saving takes its time
+)
 _GOING = 60.0  # seconds to wait for SLURM to end a job that was requeued
 
 
@@ -40,6 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-restarts", type=int, default=3, metavar="N",
         help="stop after N restarts in a row that bring no new checkpoint (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--signal-seconds", type=int, default=120, metavar="N",
+        help="before the time limit sbatch's --signal comes (default: %(default)s)",
+    )  # fmt: skip
     return parser
 
 
@@ -48,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     if "SLURM_JOB_ID" not in os.environ:
         raise OctoError("this belongs into a SLURM job", hint="sbatch a script of slurm/, or RUN/submit.sh")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    guard = Guard(Path(recipe.run_dir), recipe.train.steps, arguments.max_restarts)
+    run, steps = Path(recipe.run_dir), recipe.train.steps
+    guard = Guard(run, steps, arguments.max_restarts, arguments.signal_seconds)
     return guard.before() if arguments.moment == "before" else guard.after(arguments.code)
 
 
@@ -62,16 +69,19 @@ class Guard:
     Args:
         steps: of the whole training.
         most: restarts in a row without a new checkpoint.
+        signal_seconds: before the time limit comes a signal.
     """
 
-    def __init__(self, run: Path, steps: int, most: int):
-        self.run, self.steps, self.most = run, steps, most
+    def __init__(self, run: Path, steps: int, most: int, signal_seconds: int = 120):
+        self.run, self.steps, self.most, self.signal_seconds = run, steps, most, signal_seconds
         self.job = os.environ["SLURM_JOB_ID"]
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)  # not set at the first start
 
     def before(self) -> int:
         """Print a port, or nothing if there is nothing to do; returns the exit code."""
-        self._settle()
+        nodes = slurm.hosts(os.environ.get("SLURM_JOB_NODELIST", ""))
+        start = Start(self.job, self.restart, time.time(), tuple(nodes), ledger.newest_checkpoint(self.run))
+        self._settle(start)
         starts = ledger.read_starts(self.run)
         if _is_finished(self.run, self.steps):
             say(f"{self.run} is finished")
@@ -79,23 +89,26 @@ class Guard:
         if (count := ledger.fruitless(starts, self.job)) > self.most:
             say(f"giving up: {count} starts in a row brought no new checkpoint; see submit status {self.run}")
             return FAULT
-        nodes = slurm.hosts(os.environ.get("SLURM_JOB_NODELIST", ""))
         bad = ledger.bad_nodes(starts)
         if bad & set(nodes) and (away := self._can_do_without(bad)):
-            say(
-                f"{', '.join(sorted(bad & set(nodes)))} failed twice: queueing the job again, for other nodes"
-            )
-            return self._requeue(away)
-        start = Start(self.job, self.restart, time.time(), tuple(nodes), ledger.newest_checkpoint(self.run))
+            what = f"{', '.join(sorted(bad & set(nodes)))} failed twice"
+            if not starts or (starts[-1].job, starts[-1].reason) != (self.job, ledger.BAD_NODE):
+                say(f"{what}: queueing the job again, for other nodes")
+                ledger.write_start(self.run, start)
+                end = replace(start, ended=time.time(), reason=ledger.BAD_NODE, detail=what)
+                ledger.write_end(self.run, replace(end, saved_after=start.saved))
+                return self._requeue(away)
+            # To try that again and again would train nothing.
+            say(f"{what}, and SLURM did not leave them out: starting here all the same")
         ledger.write_start(self.run, start)
         say(f"job {self.job}, start {self.restart} on {', '.join(nodes)}, from step {start.saved}")
         print(_free_port(int(self.job)), flush=True)
         return 0
 
-    def _settle(self) -> None:
-        """Write down how earlier starts ended that could not say it themselves."""
+    def _settle(self, start: Start) -> None:
+        """Write down how earlier starts ended that could not say it themselves; ``start`` is the next one."""
         before = ledger.read_starts(self.run)
-        for old, new in zip(before, ledger.with_ends(self.run, before)):
+        for old, new in zip(before, ledger.with_ends(self.run, before, begins=start)):
             if old.ended is None and new.ended is not None:
                 ledger.write_end(self.run, new)
 
@@ -135,12 +148,9 @@ class Guard:
     def _end(self, start: Start, code: int, state: str, fields: dict[str, str]) -> Start:
         """The reason of an end, from what the ranks recorded and what SLURM says."""
         saved = ledger.newest_checkpoint(self.run)
-        attempts = [
-            a for a in records.read_attempts(self.run) if a.job == self.job and a.started >= start.time - 1
-        ]
-        attempt = attempts[-1] if attempts else None
-        errors = [e for e in records.read_errors(self.run, attempt.number) if e.culprit] if attempt else []
-        reason, detail, failed = ledger.ERROR, _last_error(fields) or f"srun ended with {code}", set[str]()
+        attempt = self._attempt(start)
+        said, detail, failed = ledger.told_by(self.run, attempt) if attempt else (None, None, set[str]())
+        reason, detail = said or ledger.ERROR, detail or _last_error(fields) or f"srun ended with {code}"
         if code == 0:
             reason, detail = ledger.FINISHED, ""
         elif state == "CANCELLED":
@@ -148,13 +158,7 @@ class Guard:
         elif state == "TIMEOUT" or (attempt and attempt.reason == records.WALL_CLOCK):
             reason, detail = ledger.TIME_LIMIT, ""
         elif code == REQUEUE:
-            reason, detail = _asked(attempt, fields), ""
-        elif errors:
-            first = errors[0]
-            reason, detail = first.kind, f"rank {first.rank} on {first.host}: {first.what}"
-            failed = {error.host for error in errors}
-        elif attempt and attempt.reason:
-            reason, detail = attempt.reason, attempt.detail or detail
+            reason, detail = self._asked(attempt, fields), ""
         mistake = code == USER_ERROR or bool(attempt and attempt.exit_code == USER_ERROR)
         return replace(
             start,
@@ -162,8 +166,22 @@ class Guard:
             detail=detail or None,
             saved_after=saved,
             # Failures on several nodes at once are the program's, not the nodes'.
-            failed_nodes=tuple(failed) if len(failed) == 1 and not mistake else (),
+            failed_nodes=tuple(failed) if reason == said and len(failed) == 1 and not mistake else (),
         )
+
+    def _attempt(self, start: Start) -> records.Attempt | None:
+        attempts = ledger.attempts_of(self.run, start)
+        return attempts[-1] if attempts else None
+
+    def _asked(self, attempt: records.Attempt | None, fields: dict[str, str]) -> str:
+        """Why a training that saved and left did so: it only knows a signal's name."""
+        if fields.get("PreemptTime", "None").isdigit():
+            return ledger.PREEMPTED
+        end = fields.get("EndTime", "")
+        soon = end.isdigit() and float(end) - time.time() < self.signal_seconds + _SOON
+        if soon and (attempt is None or attempt.reason != "signal SIGTERM"):
+            return ledger.TIME_LIMIT
+        return attempt.reason if attempt and attempt.reason else "signal"
 
     def _no_restart(self, start: Start, starts: list[Start], state: str) -> str | None:
         """Why the job is not queued again; None: it is."""
@@ -171,13 +189,11 @@ class Guard:
             return "finished"
         if state == "CANCELLED":
             return "somebody cancelled the job: it stays so"
-        attempts = [
-            a for a in records.read_attempts(self.run) if a.job == self.job and a.started >= start.time - 1
-        ]
-        if start.code == USER_ERROR or (attempts and attempts[-1].exit_code == USER_ERROR):
+        attempt = self._attempt(start)
+        if start.code == USER_ERROR or (attempt and attempt.exit_code == USER_ERROR):
             return "a mistake that a restart does not mend"
         owner = owner_of(self.run)
-        if owner and owner.job not in (None, self.job) and owner.job in slurm.active():
+        if owner and owner.job not in (None, self.job) and _is_active(owner.job):
             return f"another job trains in this run directory: {owner}"
         if (count := ledger.fruitless(starts, self.job)) > self.most:
             return f"giving up: {count} starts in a row brought no new checkpoint"
@@ -188,7 +204,13 @@ class Guard:
         fields = slurm.job_fields(self.job)
         excluded = set(slurm.hosts(fields.get("ExcNodeList", "").replace("(null)", "")))
         away = bad | excluded
-        left = slurm.partition_nodes(fields.get("Partition", "")) - away
+        try:
+            left = slurm.partition_nodes(fields.get("Partition", "")) - away
+        except OctoError as error:  # the job is worth more than the choice of its nodes
+            say(
+                f"{', '.join(sorted(bad))} failed twice, but SLURM does not say what else there is: {error.what}"
+            )
+            return set()
         needed = int(fields.get("NumNodes", "1").partition("-")[0])
         if len(left) < needed:
             say(
@@ -215,18 +237,11 @@ def _last_error(fields: dict[str, str]) -> str | None:
     return said[-1].removeprefix("error: ") if said else None
 
 
-def _asked(attempt: records.Attempt | None, fields: dict[str, str]) -> str:
-    """Why a training that saved and left did so: it only knows a signal's name."""
-    if fields.get("PreemptTime", "None").isdigit():
-        return ledger.PREEMPTED
-    end = fields.get("EndTime", "")
-    if (
-        end.isdigit()
-        and float(end) - time.time() < _SOON
-        and (attempt is None or attempt.reason != "signal SIGTERM")
-    ):
-        return ledger.TIME_LIMIT
-    return attempt.reason if attempt and attempt.reason else "signal"
+def _is_active(job: str | None) -> bool:
+    try:
+        return job in slurm.active()
+    except OctoError:  # the lock of the run knows, too, when the training starts
+        return False
 
 
 def _is_finished(run: Path, steps: int) -> bool:

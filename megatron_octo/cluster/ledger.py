@@ -1,24 +1,27 @@
 """The starts of a run's training under SLURM: a line when one begins, a line when it ends, in ``RUN/slurm.jsonl``.
 
-What ends without a word (a power cut, a kill) is looked up in SLURM's accounting at the next start.
+What ends without a word (a power cut, a kill) is looked up in SLURM's accounting at the next start, or, where there is
+no accounting, in the run's own records.
 """
 
-import json
-import os
 import re
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from megatron_octo.checkpoint import layout
-from megatron_octo.cluster import slurm
+from megatron_octo.cluster import jsonl, slurm
+from megatron_octo.errors import REQUEUE, USER_ERROR
+from megatron_octo.training import records
+from megatron_octo.training.records import Attempt
 
 LEDGER = "slurm.jsonl"
 FINISHED, TIME_LIMIT, PREEMPTED, REQUEUED = "finished", "time limit", "preempted", "requeued"
-NODE_FAILURE, CANCELLED, ERROR, GAVE_UP = "node failure", "cancelled", "error", "gave up"
+NODE_FAILURE, CANCELLED, ERROR, NO_WORD = "node failure", "cancelled", "error", "no word of its end"
+BAD_NODE = "bad node"  # nothing was started there
 # Ends that are nobody's fault: they say nothing about whether a restart helps.
-HARMLESS = (PREEMPTED, REQUEUED, CANCELLED, FINISHED)
+HARMLESS = (PREEMPTED, REQUEUED, CANCELLED, FINISHED, BAD_NODE)
 _STATES = {
     "COMPLETED": FINISHED,
     "TIMEOUT": TIME_LIMIT,
@@ -29,7 +32,7 @@ _STATES = {
     "CANCELLED": CANCELLED,
 }
 _FORGIVEN = 7 * 86400.0  # seconds after which a node's failure counts no more
-_LIVE = ("RUNNING", "PENDING", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "REQUEUE_HOLD")
+LIVE = ("RUNNING", "PENDING", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "REQUEUE_HOLD")
 
 
 @dataclass(frozen=True)
@@ -68,62 +71,115 @@ def newest_checkpoint(run: Path) -> int:
     return int(re.sub(r"\D", "", found[-1].name)) if found else 0
 
 
-def _append(run: Path, **record: Any) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record, ensure_ascii=False) + "\n"
-    handle = os.open(run / LEDGER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(handle, line.encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_start(run: Path, start: Start) -> None:
-    _append(run, event="start", **{key: value for key, value in asdict(start).items() if value is not None})
+    known = {key: value for key, value in asdict(start).items() if value is not None}
+    jsonl.append(run / LEDGER, {"event": "start", **known})
 
 
 def write_end(run: Path, start: Start) -> None:
     keys = ("job", "restart", "ended", "reason", "detail", "failed_nodes", "saved_after", "code")
-    _append(run, event="end", **{key: getattr(start, key) for key in keys})
+    jsonl.append(run / LEDGER, {"event": "end", **{key: getattr(start, key) for key in keys}})
 
 
 def read_starts(run: Path) -> list[Start]:
     """All starts in order, with the ends that were written."""
-    path = run / LEDGER
-    if not path.is_file():
-        return []
     starts: dict[tuple[str, int], Start] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # a line that a power cut left unfinished
-            continue
+    for record in jsonl.read(run / LEDGER):
         key, event = (record["job"], record["restart"]), record.pop("event")
         for name in ("nodes", "failed_nodes"):
             if name in record:
                 record[name] = tuple(record[name])
-        starts[key] = Start(**record) if event == "start" else replace(starts[key], **record)
+        if event == "start":
+            starts[key] = Start(**record)
+        elif key in starts:  # else the line of its start was lost
+            starts[key] = replace(starts[key], **record)
     return list(starts.values())
 
 
-def with_ends(run: Path, starts: list[Start]) -> list[Start]:
-    """Ends from SLURM's accounting for the starts that have none of their own; those that run still stay open."""
+def attempts_of(run: Path, start: Start, until: float = float("inf")) -> list[Attempt]:
+    """Attempts at the run that this start came to, before ``until``."""
+    return [
+        attempt
+        for attempt in records.read_attempts(run)
+        if attempt.job == start.job and start.time - 1 <= attempt.started < until
+    ]
+
+
+def told_by(run: Path, attempt: Attempt) -> tuple[str | None, str | None, set[str]]:
+    """Reason and detail of an attempt's end in its own words, and the nodes whose ranks failed."""
+    errors = [error for error in records.read_errors(run, attempt.number) if error.culprit]
+    if not errors:
+        return attempt.reason, attempt.detail, set()
+    first = errors[0]
+    what = f"rank {first.rank} on {first.host}: {first.what}"
+    return first.kind, what, {error.host for error in errors}
+
+
+def with_ends(
+    run: Path,
+    starts: list[Start],
+    rows: list[slurm.Incarnation] | None = None,
+    active: Collection[str] | None = None,
+    begins: Start | None = None,
+) -> list[Start]:
+    """The ends of the starts that have none of their own; those that run still stay open.
+
+    SLURM's accounting knows best. Without it, what was started again has ended, and what SLURM has no job of.
+
+    Args:
+        rows: what the accounting says of their jobs; by default it is asked.
+        active: jobs that are not over, if that is known.
+        begins: a start that is not written down yet.
+    """
     unknown = {start.job for start in starts if start.ended is None}
-    rows = slurm.history(sorted(unknown)) if unknown else []
+    if rows is None:
+        rows = slurm.history(sorted(unknown)) if unknown else []
     settled = []
     for number, start in enumerate(starts):
         if start.ended is None:
             after = starts[number + 1].saved if number + 1 < len(starts) else newest_checkpoint(run)
-            start = _settle(start, [row for row in rows if row.job == start.job], after)
+            mine = [row for row in rows if row.job == start.job]
+            # The accounting lags behind: before a start is written down, it may still have its word on the last one.
+            later = [*starts[number + 1 :], *([begins] if begins and not mine else [])]
+            again = next((other for other in later if other.job == start.job), None)
+            gone = not mine and active is not None and start.job not in active
+            start = _settle(start, mine, after)
+            if start.ended is None and (again or gone):
+                start = _settle_alone(run, start, again.time if again else None, after)
         settled.append(start)
     return settled
+
+
+def _settle_alone(run: Path, start: Start, until: float | None, saved: int) -> Start:
+    """The end of a start that is over for sure, from the run's own records."""
+    attempts = attempts_of(run, start, until or float("inf"))
+    attempt = attempts[-1] if attempts else None
+    reason, detail, failed = told_by(run, attempt) if attempt else (None, None, set())
+    if until and attempt and attempt.exit_code == REQUEUE and reason == "signal SIGTERM":
+        # The guard does not queue a job again after a SIGTERM without a word: SLURM has taken it back.
+        reason, detail = REQUEUED, "SLURM took the job back"
+    mistake = attempt is not None and attempt.exit_code == USER_ERROR
+    return replace(
+        start,
+        ended=(attempt.ended if attempt else None) or until or _last_sign(run, start),
+        reason=reason or NO_WORD,
+        detail=detail,
+        failed_nodes=tuple(failed) if len(failed) == 1 and not mistake else (),
+        saved_after=saved,
+        code=attempt.exit_code if attempt else None,
+    )
+
+
+def _last_sign(run: Path, start: Start) -> float:
+    """When the job wrote into its log last."""
+    log = run / "submit" / "logs" / f"train-{start.job}.log"
+    return max(start.time, log.stat().st_mtime if log.is_file() else 0.0)
 
 
 def _settle(start: Start, rows: list[slurm.Incarnation], saved: int) -> Start:
     # The script begins a moment after the job: its incarnation is the last one that SLURM started before it.
     rows = [row for row in rows if row.start and row.start <= start.time + 2]
-    if not rows or rows[-1].state in _LIVE:
+    if not rows or rows[-1].state in LIVE:
         return start
     row = rows[-1]
     ended = row.end or start.time

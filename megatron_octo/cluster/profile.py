@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -28,6 +28,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+$")
 # sbatch --time: minutes, minutes:seconds, hours:minutes:seconds, or with days before.
 TIME = r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$"
 _TIME = Annotated[str, Field(pattern=TIME)]
+_VARIABLE = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_OPTION = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
+_STAGE = Literal["preprocess", "merge", "train", "convert", "verify"]  # stages.py has them; a test compares
 
 
 class Container(Section):
@@ -68,16 +71,25 @@ class Profile(Section):
     max_restarts: Count = 3  # in a row that bring no new checkpoint
     modules: list[str] = Field(default_factory=list)
     container: Container | None = None
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[_VARIABLE, str] = Field(default_factory=dict)
     scratch: str | None = None  # made on the job's nodes, for temporary files and compilers' caches
     setup: list[str] = Field(default_factory=list)  # lines of shell before everything else
     python: str | None = None  # of the tasks; default: the one that submits
     srun: list[str] = Field(default_factory=list)
-    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)  # any other option: name without dashes
-    stages: dict[str, Resources] = Field(default_factory=dict)
+    sbatch: dict[_OPTION, str | int | bool] = Field(
+        default_factory=dict
+    )  # any other option: name without dashes
+    stages: dict[_STAGE, Resources] = Field(default_factory=dict)
 
     def resources(self, stage: str) -> Resources:
-        return self.stages.get(stage, Resources())
+        """What a stage gets; the merge of an array what preprocess gets, if not told otherwise."""
+        own = self._own(stage)
+        if stage != "merge":
+            return own
+        return self._own("preprocess").model_copy(update=own.model_dump(exclude_none=True))
+
+    def _own(self, stage: str) -> Resources:
+        return next((own for name, own in self.stages.items() if name == stage), Resources())
 
 
 def find_profile(name: str | None) -> Profile:
@@ -97,7 +109,11 @@ def find_profile(name: str | None) -> Profile:
             where=path,
             hint=f"{there}write one (docs/slurm.md), or say --cluster local to run on this machine",
         )
-    return _parse(path.read_text(encoding="utf-8"), path)
+    try:
+        return _parse(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise OctoError("not UTF-8", where=f"{path}:{line}", hint="save the file as UTF-8") from None
 
 
 def _parse(text: str, path: Path) -> Profile:
@@ -137,7 +153,11 @@ def _explain(error: ValidationError, text: str, path: Path) -> OctoError:
         key = ".".join(str(part) for part in item["loc"])
         leaf = str(item["loc"][-1])
         line = line or _line_of(leaf, text)
-        if item["type"] == "extra_forbidden":
+        if leaf == "[key]":
+            name = str(item["loc"][-2])
+            line = _line_of(name, text) or line
+            problems.append(_bad_name(str(item["loc"][0]), name))
+        elif item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(leaf, _keys(item["loc"]), 1, 0.4)
             problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         else:
@@ -147,6 +167,18 @@ def _explain(error: ValidationError, text: str, path: Path) -> OctoError:
         "bad cluster profile: " + "\n  ".join(problems),
         where=f"{path}{line}",
         hint="the keys are described in docs/slurm.md",
+    )
+
+
+def _bad_name(section: str, name: str) -> str:
+    if section != "stages":
+        return (
+            f"{section}: {name!r} is no name of {'a variable' if section == 'environment' else 'an option'}"
+        )
+    stages = get_args(_STAGE)
+    near = difflib.get_close_matches(name, stages, 1, 0.4)
+    return f"stages: unknown stage {name!r}; " + (
+        f"did you mean {near[0]!r}?" if near else f"there are {', '.join(stages)}"
     )
 
 

@@ -87,7 +87,17 @@ _WORDS = (
         "partition",
         "the partitions here: {partitions}; choose with --partition or in the profile",
     ),
-    (r"account", "account", "your accounts: {accounts}; choose with --account or in the profile"),
+    (
+        r"violates accounting/QOS policy|(Assoc|QOS)\w+Limit",
+        "limits of your account or QOS",
+        "wait for jobs of yours to end, or ask for less: "
+        "`sacctmgr show association user=$USER` and `sacctmgr show qos` list the limits",
+    ),
+    (
+        r"invalid account|account not permitted",
+        "account",
+        "your accounts: {accounts}; choose with --account or in the profile",
+    ),
     (r"qos", "QOS", "your QOS: {qos}; choose with --qos or in the profile"),
     (r"invalid feature", "constraint", "`sinfo -o '%N %f'` lists the features of the nodes"),
     (r"gres|GPU", "GPUs", "`sinfo -o '%P %G'` lists the GPUs of the nodes; see gpus_per_node in the profile"),

@@ -9,7 +9,6 @@ from megatron_octo.cluster.profile import Profile
 from megatron_octo.cluster.stages import Command, Order, stage_of
 
 LOGS = "submit/logs"
-_OMITTED: tuple[object, ...] = (None, False)
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,11 @@ def jobs_of(order: Order) -> list[Job]:
 
 def _links(stage: str, order: Order) -> tuple[str, ...]:
     return ("preprocess", "merge") if stage == "preprocess" and order.array is not None else (stage,)
+
+
+def code_path(order: Order) -> Path:
+    """The library as it was when the run was submitted."""
+    return order.run / "submit" / "code"
 
 
 def script(stage: str, order: Order) -> str:
@@ -75,7 +79,7 @@ def _header(stage: str, order: Order) -> list[str]:
         "requeue": True,
         **profile.sbatch,
     }
-    kept = {name: value for name, value in options.items() if value not in _OMITTED}
+    kept = {name: value for name, value in options.items() if value is not None and value is not False}
     return [
         f"#SBATCH --{name}" + ("" if value is True else f"={_word(value)}") for name, value in kept.items()
     ]
@@ -89,8 +93,6 @@ def _setup(order: Order) -> Iterator[str]:
     profile = order.profile
     yield "set -euo pipefail"
     yield f"cd {_word(order.folder)}"
-    yield "# The code as it was when the run was submitted, whatever became of it since."
-    yield f"export PYTHONPATH={_word(order.run / 'submit' / 'code')}${{PYTHONPATH:+:$PYTHONPATH}}"
     yield "export PYTHONUNBUFFERED=1"
     yield "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun takes it from nobody else"
     yield "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"
@@ -103,8 +105,13 @@ def _setup(order: Order) -> Iterator[str]:
         # Not quoted: $USER and $SLURM_JOB_ID are meant to become what they are in the job.
         yield f'export TMPDIR="{profile.scratch}"'
         yield 'export TRITON_CACHE_DIR="$TMPDIR/triton" TORCHINDUCTOR_CACHE_DIR="$TMPDIR/inductor"'
-        yield 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"'
+    yield "# The code as it was when the run was submitted, whatever became of it since. The safe path: python -m would"
+    yield "# look into this folder first, and here that code may be edited. Last, so that no line above undoes it."
+    yield f"export PYTHONPATH={_word(code_path(order))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
     yield ""
+
+
+_MAKE_SCRATCH = 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"'
 
 
 def _srun(order: Order, *options: str) -> str:
@@ -130,15 +137,17 @@ def _call(command: Command) -> str:
 
 
 def _single(stage: str, order: Order) -> Iterator[str]:
+    if order.profile.scratch:
+        yield _MAKE_SCRATCH
     for command in stage_of(stage).commands(order):
-        line = f"{_srun(order, '--ntasks=1')} {_call(command)}"
-        yield f"[ -e {_word(command.unless)} ] || {line}" if command.unless else line
+        yield f"{_srun(order, '--ntasks=1')} {_call(command)}"
 
 
 def _training(order: Order) -> Iterator[str]:
     (command,) = stage_of("train").commands(order)
     guard = shlex.join([order.python, "-m", "megatron_octo.cluster.guard"])
-    most = f"--max-restarts {order.profile.max_restarts}"
+    profile = order.profile
+    most = f"--max-restarts {profile.max_restarts} --signal-seconds {profile.signal_seconds}"
     srun = _srun(order, "--distribution=block", "--wait=60", "--kill-on-bad-exit=0", "--immediate=300")
     yield f"recipe={_word(order.recipe_file)}"
     yield 'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")  # rank 0 runs where this script does'
@@ -152,5 +161,8 @@ def _training(order: Order) -> Iterator[str]:
     yield "# The last word is the guard's, after a SIGTERM, too."
     yield "trap : TERM"
     yield "code=0"
+    if profile.scratch:
+        yield f"{_MAKE_SCRATCH} || code=$?"
+        srun = f'[ "$code" != 0 ] || {srun}'
     yield f'{srun} {command.module} "$recipe" || code=$?'
     yield f'exec {guard} after "$recipe" {most} --code "$code"'

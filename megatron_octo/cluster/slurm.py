@@ -51,29 +51,31 @@ def job_fields(job: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job that is not over: its state (PENDING, RUNNING, COMPLETING, ...), why it waits, and when it may start."""
+    """A job that is not over: its state (PENDING, RUNNING, COMPLETING, ...), why it waits, and the script it runs."""
 
     job: str
     state: str
     why: str
     nodes: str
+    script: str = ""
 
 
 def active() -> dict[str, Waiting]:
     """This user's jobs that are not over, by id; an array is one job."""
     found: dict[str, Waiting] = {}
-    for line in ask("squeue", "--me", "--noheader", "--format=%A|%F|%T|%r|%N").splitlines():
-        job, array, state, why, nodes = line.split("|")
+    for line in ask("squeue", "--me", "--noheader", "--format=%A|%F|%T|%r|%N|%o").splitlines():
+        job, array, state, why, nodes, script = line.split("|", 5)
         for name in (job, array):
-            found.setdefault(name, Waiting(name, state, why, nodes))
+            found.setdefault(name, Waiting(name, state, why, nodes, script))
     return found
 
 
 @dataclass(frozen=True)
 class Incarnation:
-    """One start of a job, as the accounting knows it.
+    """One start of a job, or of a task of an array, as the accounting knows it.
 
     Attributes:
+        task: of an array: its number; empty in other jobs.
         state: COMPLETED, FAILED, TIMEOUT, PREEMPTED, REQUEUED, NODE_FAIL, CANCELLED, RUNNING, ...
         start, end: Unix times; None: not yet.
         code: exit code of the batch script; ``signal`` that ended it, or 0.
@@ -86,6 +88,7 @@ class Incarnation:
     nodes: tuple[str, ...]
     code: int
     signal: int
+    task: str = ""
 
 
 def history(jobs: Iterable[str]) -> list[Incarnation]:
@@ -102,16 +105,18 @@ def history(jobs: Iterable[str]) -> list[Incarnation]:
     rows = []
     for line in text.splitlines():
         job, state, start, end, nodes, code = line.split("|")
+        job, _, task = job.partition("_")
         number, _, signal = code.partition(":")
         rows.append(
             Incarnation(
-                job.partition("_")[0],
+                job,
                 state.split()[0],  # "CANCELLED by 0"
                 _time(start),
                 _time(end),
                 tuple(hosts(nodes)),
                 int(number or 0),
                 int(signal or 0),
+                task,
             )
         )
     return sorted(rows, key=lambda row: row.start or float("inf"))

@@ -10,7 +10,6 @@ RUN/submit/recipe.yaml   the resolved recipe
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import megatron_octo
-from megatron_octo.cluster import slurm
+from megatron_octo.cluster import jsonl
 from megatron_octo.cluster.script import LOGS, Job
 from megatron_octo.cluster.stages import Order
 from megatron_octo.config import Recipe
@@ -146,48 +145,25 @@ def _copy_code(folder: Path) -> None:
         aside.rename(target)
         shutil.rmtree(old, ignore_errors=True)
     root = source.parent
-    (folder / "commit.txt").write_text(_git(root, "rev-parse", "HEAD") or "not from a git checkout\n")
-    (folder / "diff.patch").write_text(_git(root, "diff", "--binary", "HEAD"))
+    (folder / "commit.txt").write_bytes(_git(root, "rev-parse", "HEAD") or b"not from a git checkout\n")
+    (folder / "diff.patch").write_bytes(_git(root, "diff", "--binary", "HEAD"))
 
 
-def _git(root: Path, *words: str) -> str:
+def _git(root: Path, *words: str) -> bytes:
+    """Bytes: a file in another encoding than UTF-8 may be among those that changed."""
     try:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return b""
 
 
 def write_job(run: Path, stage: str, job: str, after: str | None) -> None:
-    record = {"stage": stage, "job": job, "after": after, "submitted": time.time()}
-    with open(run / JOBS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    jsonl.append(run / JOBS, {"stage": stage, "job": job, "after": after, "submitted": time.time()})
 
 
 def read_jobs(run: Path) -> list[dict[str, Any]]:
     """Submitted jobs in order: stage, job, the job that it waits for, time."""
-    path = run / JOBS
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-
-
-def check_idle(run: Path) -> None:
-    """Refuse to submit a run twice.
-
-    Raises:
-        OctoError: a job of the run is not over.
-    """
-    waiting = slurm.active() if read_jobs(run) else {}
-    if busy := [
-        f"{record['stage']} {record['job']}" for record in read_jobs(run) if record["job"] in waiting
-    ]:
-        raise OctoError(
-            f"this run has jobs already: {', '.join(busy)}",
-            where=run,
-            hint="python -m megatron_octo.submit status (or cancel) RUN",
-        )
+    return jsonl.read(run / JOBS)
 
 
 def read_order(run: Path) -> dict[str, Any]:

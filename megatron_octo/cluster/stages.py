@@ -66,13 +66,11 @@ class Command:
 
     Attributes:
         module: of the library; ``words`` are its arguments.
-        unless: a file that says that this was done before.
         task: whether an array's task adds ``--task I/N``.
     """
 
     module: str
     words: list[str]
-    unless: Path | None = None
     task: bool = False
 
 
@@ -101,8 +99,8 @@ def _train(order: Order) -> list[Command]:
 
 
 def _convert(order: Order) -> list[Command]:
-    words = ["to-hf", str(order.run), str(order.hugging_face), *order.arguments.get("convert", [])]
-    return [Command("megatron_octo.convert", words, unless=order.hugging_face / "config.json")]
+    words = ["to-hf", str(order.run), str(order.hugging_face), "--renew"]
+    return [Command("megatron_octo.convert", [*words, *order.arguments.get("convert", [])])]
 
 
 def _verify(order: Order) -> list[Command]:

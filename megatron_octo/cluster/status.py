@@ -1,14 +1,14 @@
 """How a run stands: from its own records, and from SLURM where it is asked for."""
 
-import json
 import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_octo.cluster import ledger, slurm, snapshot
+from megatron_octo.cluster import jsonl, ledger, queue, snapshot
 from megatron_octo.cluster.ledger import Start
+from megatron_octo.cluster.queue import Queue, StageState
 from megatron_octo.errors import OctoError
 from megatron_octo.files import read_json
 from megatron_octo.training import records
@@ -16,16 +16,14 @@ from megatron_octo.training.records import Attempt
 
 _TAIL = 1 << 18  # bytes of metrics.jsonl that are looked at
 _RECENT = 50  # steps that the ETA is counted from
-
-
-@dataclass(frozen=True)
-class StageState:
-    """The newest job of a stage: PENDING (and why), RUNNING, COMPLETED, FAILED, ..., or ``not submitted``."""
-
-    stage: str
-    job: str | None
-    state: str
-    why: str = ""
+_FAILURES = (
+    ledger.ERROR,
+    records.GUARD,
+    records.HANG,
+    records.LOST_RANK,
+    records.REPLICAS,
+    records.PREFLIGHT,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Status:
-    """``state``: finished, running, waiting, stopped, failed, cancelled or new."""
+    """Attributes:
+    state: finished, running, waiting, stopped, failed, cancelled or new.
+    silent: what went wrong where SLURM does not answer; the rest is then what the run itself knows.
+    """
 
     run: str
     state: str
@@ -63,21 +64,26 @@ class Status:
     seconds_left: float | None
     stages: list[StageState] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    silent: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def status_of(run: Path) -> Status:
+def status_of(run: Path, asked: Queue | None = None) -> Status:
     """Everything that is known about a run.
+
+    Args:
+        asked: what SLURM says about it; by default it is asked.
 
     Raises:
         OctoError: the directory is no run.
     """
     recipe = snapshot.run_recipe(run)
     metrics = _last_metrics(run)
-    stages = _stages(run)
-    rows = _rows(run)
+    asked = asked or queue.look([run])
+    stages = queue.stages(run, asked)
+    rows = _rows(run, asked)
     state = _state(run, recipe.train.steps, stages, rows)
     step = metrics[-1]["step"] if metrics else 0
     running = state == "running" and len(metrics) > 1
@@ -91,6 +97,7 @@ def status_of(run: Path) -> Status:
         seconds_left=_pace(metrics) * (recipe.train.steps - step) if running else None,
         stages=stages,
         rows=rows,
+        silent=asked.silent,
     )
 
 
@@ -102,7 +109,7 @@ def _last_metrics(run: Path) -> list[dict[str, Any]]:
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         lines = file.read().split(b"\n")[0 if path.stat().st_size <= _TAIL else 1 : -1]
-    return [json.loads(line) for line in lines]
+    return jsonl.parse(lines)
 
 
 def _pace(metrics: list[dict[str, Any]]) -> float:
@@ -111,33 +118,8 @@ def _pace(metrics: list[dict[str, Any]]) -> float:
     return float(seconds[len(seconds) // 2])
 
 
-def _stages(run: Path) -> list[StageState]:
-    jobs = snapshot.read_jobs(run)
-    if not jobs or not slurm.installed():
-        return []
-    newest = {record["stage"]: record["job"] for record in jobs}
-    waiting = slurm.active()
-    over: dict[str, str] = {}
-    for row in slurm.history(newest.values()):
-        # An array is as good as its worst task.
-        if over.get(row.job) in (None, "COMPLETED") or row.state == "RUNNING":
-            over[row.job] = row.state
-        elif newest.get("train") == row.job:
-            over[row.job] = row.state  # the last start counts
-    found = []
-    for stage, job in newest.items():
-        if job in waiting and waiting[job].state != "COMPLETING":
-            why = "" if waiting[job].why == "None" else waiting[job].why
-            found.append(StageState(stage, job, waiting[job].state, why))
-        else:
-            found.append(StageState(stage, job, over.get(job, "UNKNOWN")))
-    return found
-
-
-def _rows(run: Path) -> list[Row]:
-    starts = ledger.read_starts(run)
-    if slurm.installed():
-        starts = ledger.with_ends(run, starts)
+def _rows(run: Path, asked: Queue) -> list[Row]:
+    starts = ledger.with_ends(run, ledger.read_starts(run), asked.rows, asked.waiting)
     attempts = records.read_attempts(run)
     steps = _steps(run)
     rows, used = [], set[int]()
@@ -153,14 +135,9 @@ def _rows(run: Path) -> list[Row]:
 def _steps(run: Path) -> dict[int, tuple[int, int]]:
     """First and last step of each attempt."""
     found: dict[int, tuple[int, int]] = {}
-    path = run / "metrics.jsonl"
-    if path.is_file():
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    record = json.loads(line)
-                    first = found.get(record["attempt"], (record["step"], 0))[0]
-                    found[record["attempt"]] = first, record["step"]
+    for record in jsonl.read(run / "metrics.jsonl"):
+        first = found.get(record["attempt"], (record["step"], 0))[0]
+        found[record["attempt"]] = first, record["step"]
     return found
 
 
@@ -174,7 +151,7 @@ def _row_of(run: Path, start: Start, attempt: Attempt | None, steps: dict[int, t
 
 
 def _row_by_hand(run: Path, attempt: Attempt, steps: dict[int, tuple[int, int]]) -> Row:
-    reason = attempt.reason or "no word of its end"
+    reason = attempt.reason or ledger.NO_WORD
     first, last = steps.get(attempt.number, (None, None))
     return Row(
         attempt.job, attempt.number, (attempt.host,), attempt.started, attempt.ended, reason, attempt.detail,
@@ -207,9 +184,7 @@ def _state(run: Path, steps: int, stages: list[StageState], rows: list[Row]) -> 
     if train and train.state not in ("COMPLETED", "UNKNOWN"):
         return "cancelled" if train.state.startswith("CANCELLED") else "failed"
     if rows:
-        return (
-            "failed" if rows[-1].reason in (ledger.ERROR, ledger.GAVE_UP, "hang", "lost rank") else "stopped"
-        )
+        return "failed" if rows[-1].reason in _FAILURES else "stopped"
     return "new"
 
 
@@ -228,6 +203,8 @@ def render(status: Status) -> str:
     if status.seconds_left is not None:
         progress += f", {_duration(status.seconds_left)} left"
     lines = [f"run       {status.run}", f"state     {status.state}", f"progress  {progress}"]
+    if status.silent:
+        lines.append(f"SLURM     does not answer ({status.silent}): this is what the run's own records say")
     for number, stage in enumerate(status.stages):
         why = f" ({stage.why})" if stage.why else ""
         lines.append(

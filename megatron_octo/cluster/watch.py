@@ -6,7 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from megatron_octo.cluster import sbatch, slurm, snapshot
+from megatron_octo.cluster import queue, sbatch, slurm, snapshot
 from megatron_octo.cluster.script import Job, script_name
 from megatron_octo.cluster.status import Status, find_runs, newest_log, render, status_of
 from megatron_octo.errors import OctoError
@@ -59,23 +59,22 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    waiting = slurm.active()
-    jobs = [record for record in snapshot.read_jobs(arguments.run) if record["job"] in waiting]
+    jobs = queue.jobs_not_over(arguments.run)
     if not jobs:
         snapshot.run_recipe(arguments.run)
         print("no job of this run is waiting or running")
         return 0
     # The last of the chain first: none of them may start because another one ended.
-    for record in reversed(jobs):
-        slurm.ask("scancel", record["job"])
-        print(f"{record['stage']}: job {record['job']} cancelled")
+    for stage, job in reversed(jobs):
+        slurm.ask("scancel", job)
+        print(f"{stage}: job {job} cancelled")
     return 0
 
 
 def _resume(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run.absolute()
     order = snapshot.read_order(run)
-    snapshot.check_idle(run)
+    queue.check_idle(run)
     status = status_of(run)
     newest = {stage.stage: stage.state for stage in status.stages}
     links = [link for name in order["stages"] for link in _links(name, order)]
@@ -102,9 +101,12 @@ def _list(folder: Path) -> int:
     if not folder.is_dir():
         raise OctoError("no such folder", where=folder, hint="python -m megatron_octo.submit list FOLDER")
     runs = find_runs(folder)
+    asked = queue.look(runs)
+    if asked.silent:
+        print(f"SLURM does not answer ({asked.silent}): these are the runs' own records")
     for run in runs:
         try:
-            status = status_of(run)
+            status = status_of(run, asked)
         except OctoError as error:
             print(f"{run!s:<40} cannot be read: {error.what}")
             continue

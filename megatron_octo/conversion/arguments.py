@@ -42,6 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     to_hf.add_argument("--tokenizer", help="tokenizer.json (default: the run's)")
     to_hf.add_argument("--adapter", action="store_true", help="of a LoRA run: its adapters alone, for peft")
     to_hf.add_argument(
+        "--renew",
+        action="store_true",
+        help="keep an OUT of the run's newest checkpoint, replace one of another",
+    )
+    to_hf.add_argument(
         "--push", metavar="REPO", help="upload the result to this repository of the Hugging Face Hub"
     )
     to_hf.add_argument(

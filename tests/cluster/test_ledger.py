@@ -39,6 +39,18 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     with open(tmp_path / ledger.LEDGER, "a") as file:
         file.write('{"event": "end", "job": "7", "rest')  # the power was cut
     assert ledger.read_starts(tmp_path) == [first, second]
+    third = start(2, "error", saved=(10, 10))
+    ledger.write_start(tmp_path, start(2, saved=(10, 10)))
+    ledger.write_end(tmp_path, third)
+    assert ledger.read_starts(tmp_path) == [first, second, third], "what comes after is not lost with it"
+
+
+def test_what_was_lost_does_not_take_the_rest_along(tmp_path: Path) -> None:
+    ledger.write_end(tmp_path, start(0, "hang"))  # the line of its start is gone
+    with open(tmp_path / ledger.LEDGER, "ab") as file:
+        file.write(b"\xff\0\0{}\n")
+    ledger.write_start(tmp_path, start(1))
+    assert ledger.read_starts(tmp_path) == [start(1)]
 
 
 def test_restarts_without_progress_are_counted() -> None:

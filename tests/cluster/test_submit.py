@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from megatron_octo import submit
-from megatron_octo.cluster.profile import Container, Profile, Resources, find_profile
+from megatron_octo.cluster import sbatch, snapshot
+from megatron_octo.cluster.profile import _STAGE, Container, Profile, Resources, find_profile
 from megatron_octo.cluster.script import jobs_of
 from megatron_octo.cluster.stages import STAGES, Order
 from megatron_octo.errors import OctoError
@@ -111,6 +113,8 @@ def test_stages_and_their_arguments(desk: Path) -> None:
     said = refused(*every, "--preprocess", "--input a.jsonl --formt text")
     assert "preprocess: unrecognized arguments: --formt text" in said
     assert "convert: " not in said
+    said = refused(*every, "--preprocess", "--input 'a b.jsonl")
+    assert "cannot read the arguments" in said and "No closing quotation" in said and "--preprocess" in said
     assert "cannot read --array 3" in refused(*every, "--preprocess", "--input a", "--array", "3")
     assert "--array is about preprocess" in refused(str(RECIPE), "--nodes", "2", "--array", "0-3")
     said = refused(*every, "--preprocess", "--input a", "data.tokenizer=null")
@@ -133,6 +137,64 @@ def test_profiles(desk: Path) -> None:
     assert "clusters/mine.yaml:2" in refused(str(RECIPE), "--cluster", "mine")
     said = refused(str(RECIPE), "--cluster", "other")
     assert "no cluster profile 'other'" in said and "here are mine" in said and "--cluster local" in said
+
+
+def test_names_in_profiles(desk: Path) -> None:
+    """Of stages, variables and options: a wrong one would do nothing, or fail in the job."""
+    path = desk / "clusters" / "mine.yaml"
+    path.write_text("nodes: 2\nstages:\n  covert: {time: 1:00:00}\n")
+    said = refused(str(RECIPE), "--cluster", "mine")
+    assert "unknown stage 'covert'; did you mean 'convert'?" in said and "mine.yaml:3" in said
+    path.write_text("environment: {A B: x}\nsbatch: {--mail-type: FAIL}\n")
+    said = refused(str(RECIPE), "--cluster", "mine")
+    assert "'A B' is no name of a variable" in said and "'--mail-type' is no name of an option" in said
+    assert set(get_args(_STAGE)) == {*STAGES, "merge"}
+    path.write_bytes(b"nodes: 2\naccount: caf\xe9\n")
+    said = refused(str(RECIPE), "--cluster", "mine")
+    assert "not UTF-8" in said and "mine.yaml:2" in said
+
+
+def test_zero_is_a_value() -> None:
+    (job,) = jobs_of(order(Profile(nodes=8, sbatch={"mem-per-cpu": 0, "overcommit": False}), "train"))
+    assert "#SBATCH --mem-per-cpu=0\n" in job.text and "overcommit" not in job.text
+
+
+def test_a_merge_has_what_preprocess_has() -> None:
+    stages = {"preprocess": Resources(partition="cpu", time="2:00:00"), "merge": Resources(time="1:00:00")}
+    own = Profile(partition="gpu", stages=stages).resources("merge")
+    assert (own.partition, own.time, own.memory) == ("cpu", "1:00:00", None)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", "limits"),
+        ("QOSMaxSubmitJobPerUserLimit", "limits"),
+        ("Invalid account or account/partition combination specified", "account"),
+        ("Job's account not permitted to use this partition (x allows a not b)", "account"),
+        ("Invalid qos specification", "QOS"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "time limit"),
+    ],
+)
+def test_what_sbatch_says(said: str, what: str, desk: Path) -> None:
+    error = sbatch._explain(f"sbatch: error: Batch job submission failed: {said}", desk / "submit.sh")
+    assert error.what.startswith(f"sbatch refuses the job because of its {what}"), error
+    assert error.hint
+
+
+def test_changes_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patch of what was not committed holds them byte by byte."""
+    source = tmp_path / "megatron_octo"
+    source.mkdir()
+    (source / "__init__.py").write_bytes(b"# caf\xe8\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    (source / "__init__.py").write_bytes(b"# caf\xe9\n")
+    monkeypatch.setattr(snapshot.megatron_octo, "__file__", str(source / "__init__.py"))
+    (tmp_path / "run").mkdir()
+    snapshot._copy_code(tmp_path / "run")
+    assert b"+# caf\xe9\n" in (tmp_path / "run/diff.patch").read_bytes()
 
 
 def test_no_slurm_here(desk: Path) -> None:

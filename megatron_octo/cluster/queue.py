@@ -1,0 +1,117 @@
+"""What SLURM has of runs: their jobs that are not over, and how those that are over ended. Asked once for all runs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megatron_octo.cluster import ledger, slurm, snapshot
+from megatron_octo.cluster.slurm import Incarnation, Waiting
+from megatron_octo.errors import OctoError
+
+
+@dataclass(frozen=True)
+class StageState:
+    """The newest job of a stage: PENDING (and why), RUNNING, COMPLETED, FAILED, ..., or UNKNOWN."""
+
+    stage: str
+    job: str | None
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Attributes:
+    waiting: this user's jobs that are not over; None: nobody knows.
+    rows: every start of the runs' jobs, as the accounting has it.
+    silent: what went wrong where SLURM is installed and does not answer.
+    """
+
+    waiting: dict[str, Waiting] | None = None
+    rows: list[Incarnation] = field(default_factory=list)
+    silent: str | None = None
+
+
+def look(runs: Iterable[Path]) -> Queue:
+    """What SLURM says about these runs; what it does not say is no error."""
+    jobs = {job for run in runs for job in _known_jobs(run)}
+    if not jobs or not slurm.installed():
+        return Queue()
+    try:
+        waiting, silent = slurm.active(), None
+    except OctoError as error:
+        waiting, silent = None, error.what
+    return Queue(waiting, slurm.history(sorted(jobs)), silent)
+
+
+def _known_jobs(run: Path) -> set[str]:
+    submitted = {record["stage"]: record["job"] for record in snapshot.read_jobs(run)}
+    open_ones = {start.job for start in ledger.read_starts(run) if start.ended is None}
+    return {*submitted.values(), *open_ones}
+
+
+def stages(run: Path, queue: Queue) -> list[StageState]:
+    """How the newest job of each stage stands that was submitted."""
+    found = []
+    for stage, job in {record["stage"]: record["job"] for record in snapshot.read_jobs(run)}.items():
+        waiting = (queue.waiting or {}).get(job)
+        if waiting and waiting.state != "COMPLETING":
+            why = "" if waiting.why == "None" else waiting.why
+            found.append(StageState(stage, job, waiting.state, why))
+        elif queue.waiting is not None or queue.silent:
+            found.append(StageState(stage, job, state_of(job, queue.rows)))
+    return found
+
+
+def state_of(job: str, rows: list[Incarnation]) -> str:
+    """The state of a job: that of its last start; an array is as good as its worst task."""
+    last = {row.task: row.state for row in rows if row.job == job}
+    return max(last.values(), key=_badness, default="UNKNOWN")
+
+
+def _badness(state: str) -> int:
+    if state in ledger.LIVE:
+        return 3  # not over: nothing is said yet
+    return {"COMPLETED": 0, "CANCELLED": 1}.get(state, 2)
+
+
+def jobs_not_over(run: Path) -> list[tuple[str, str]]:
+    """Stage and id of the run's jobs that wait or run, in the order of the chain; those submitted by hand, too.
+
+    Raises:
+        OctoError: SLURM does not answer.
+    """
+    submitted = {record["job"]: record["stage"] for record in snapshot.read_jobs(run)}
+    started = {start.job for start in ledger.read_starts(run)}
+    if not submitted and not started and not (run / "submit").is_dir():
+        return []
+    waiting = slurm.active()
+    found = {job: stage for job, stage in submitted.items() if job in waiting}
+    for job, entry in waiting.items():
+        if job not in submitted and (job in started or _is_script_of(run, entry.script)):
+            found[job] = "train" if job in started else _stage_of(Path(entry.script))
+    return [(stage, job) for job, stage in found.items()]
+
+
+def _is_script_of(run: Path, script: str) -> bool:
+    """Whether a job runs ``RUN/submit.sh`` or ``RUN/submit/STAGE.sh``: somebody gave it to sbatch."""
+    folder = run.resolve()
+    return script.startswith("/") and Path(script).resolve().parent in (folder, folder / "submit")
+
+
+def _stage_of(script: Path) -> str:
+    return "train" if script.name == "submit.sh" else script.stem
+
+
+def check_idle(run: Path) -> None:
+    """Refuse to submit a run twice.
+
+    Raises:
+        OctoError: a job of the run is not over.
+    """
+    if busy := [f"{stage} {job}" for stage, job in jobs_not_over(run)]:
+        raise OctoError(
+            f"this run has jobs already: {', '.join(busy)}",
+            where=run,
+            hint="python -m megatron_octo.submit status (or cancel) RUN",
+        )
