@@ -23,9 +23,8 @@ from megatron_octo.recipe import load_recipe
 from megatron_octo.training import records
 from megatron_octo.training.lock import owner_of
 
-_SOON = (
-    180.0  # seconds: SLURM's signal before the time limit may come so much earlier, and saving takes its time
-)
+# Seconds: SLURM's signal before the time limit may come so much earlier, and saving takes its time.
+_SOON = 180.0
 _GOING = 60.0  # seconds to wait for SLURM to end a job that was requeued
 
 

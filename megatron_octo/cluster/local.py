@@ -67,11 +67,8 @@ class _Here:
             before = newest_checkpoint(order.run)
             # It saves on a SIGTERM; a SIGINT would end it at once.
             code = self.run(command, ["--nproc", str(order.world)], signal.SIGTERM)
-            if self.stopped or code in (
-                0,
-                USER_ERROR,
-                REQUEUE,
-            ):  # REQUEUE: somebody asked this training to stop
+            # REQUEUE: somebody asked this training to stop.
+            if self.stopped or code in (0, USER_ERROR, REQUEUE):
                 return code
             fruitless = 0 if newest_checkpoint(order.run) > before else fruitless + 1
             if fruitless > order.profile.max_restarts:
