@@ -259,7 +259,7 @@ def test_a_damaged_source_of_weights_is_refused(tmp_path: Path, corpus: Path, wh
     text = run.fails(2)
     assert "damaged checkpoint: weights-tp00-pp00.safetensors has changed" in text
     assert str(source.step(6)) in text
-    assert "no weights here" in run.fails(1, f"checkpoint.init_from={tmp_path / 'nowhere'}")
+    assert "no such directory" in run.fails(1, f"checkpoint.init_from={tmp_path / 'nowhere'}")
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path, corpus: Path) -> None:
