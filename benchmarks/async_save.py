@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
+from benchmarks.machine import machine
 from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import environment
 
 WARM_UP = 5
 _STEP = re.compile(r"^step (\d+)/")
@@ -118,7 +118,7 @@ def benchmark(
             "steps": steps,
             "interval": interval,
         },
-        **{"checkpoint_gb": round(size / 1e9, 3), **found, "resume_s": resume, "machine": environment()},
+        **{"checkpoint_gb": round(size / 1e9, 3), **found, "resume_s": resume, "machine": machine()},
     }
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
+from benchmarks.machine import machine
 from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import environment, read_metrics
+from megatron_octo.training.rundir import read_metrics
 
 WARM_UP = 5
 LAST = 10
@@ -93,7 +94,7 @@ def main() -> None:
         "with": both[1],
         "ratio": round(both[1]["tokens_per_s_per_gpu"] / both[0]["tokens_per_s_per_gpu"], 3),
         "loss_difference": difference(both[0]["losses"], both[1]["losses"]),
-        "machine": environment(),
+        "machine": machine(),
     }
     if args.output:
         with open(args.output, "a", encoding="utf-8") as file:

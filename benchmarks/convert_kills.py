@@ -24,8 +24,8 @@ from pathlib import Path
 
 from benchmarks.convert import make_model
 from benchmarks.kills import killed
+from benchmarks.machine import machine
 from megatron_octo.config import ModelConfig
-from megatron_octo.training.rundir import environment
 
 MODEL = ModelConfig(
     num_layers=8,
@@ -124,7 +124,7 @@ def main() -> None:
     found["seconds"] = round(time.perf_counter() - begin)
     if args.output:
         with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**found, "machine": environment()}) + "\n")
+            file.write(json.dumps({**found, "machine": machine()}) + "\n")
     print(json.dumps(found))
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
+from benchmarks.machine import machine
 from megatron_octo.checkpoint import layout
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import environment, read_metrics
+from megatron_octo.training.rundir import read_metrics
 
 
 def main() -> int:
@@ -78,7 +79,7 @@ def main() -> int:
         "files_that_differ": [name for name in files if files[name] != resumed_files.get(name)],
         "bit_equal": not different and files == resumed_files,
         "losses": [whole[0][1], whole[-1][1]],
-        "machine": environment(),
+        "machine": machine(),
     }
     if args.output:
         with open(args.output, "a", encoding="utf-8") as file:

@@ -16,11 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.throughput import WARM_UP, benchmark
 from megatron_octo.config import Recipe
 from megatron_octo.model.flops import training_flops
 from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import environment
 
 _STEP_MS = re.compile(r"elapsed time per iteration \(ms\): ([0-9.]+)")
 _LONG = 1_000_000  # mean length at which every row is one document
@@ -128,7 +128,7 @@ def main() -> int:
         ratio = found["tokens_per_s_per_gpu"] / theirs["tokens_per_s_per_gpu"]
         result[f"{name}_ratio"] = round(ratio, 3)
         print(f"ours, {name}: {ratio:.3f}x of Megatron-LM's tokens/s;", json.dumps(found), flush=True)
-    result["machine"] = environment()
+    result["machine"] = machine()
     if arguments.output:
         with open(arguments.output, "a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")

@@ -23,8 +23,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from megatron_octo.model.mcore import load_mcore
-from megatron_octo.training.rundir import environment, read_metrics
+from megatron_octo.training.rundir import read_metrics
 from tests.distributed import exit_codes
 from tests.training.runs import TestRun, small_corpus
 
@@ -169,7 +170,7 @@ def main() -> None:
     found = {**found, "seconds": round(time.perf_counter() - start), "seed": args.seed, "steps": args.steps}
     if args.output:
         with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**found, "machine": environment()}) + "\n")
+            file.write(json.dumps({**found, "machine": machine()}) + "\n")
     print(json.dumps(found))
 
 

@@ -1,0 +1,19 @@
+"""What a result was measured on and with, without names of hosts and folders."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from megatron_octo.training.rundir import environment
+
+
+def machine() -> dict[str, Any]:
+    """Versions, GPUs, cores, and the command as a person types it."""
+    known = environment()
+    kept = {key: known[key] for key in ("python", "packages", "gpus", "cuda")}
+    return {
+        **kept,
+        "cores": os.cpu_count(),
+        "command": " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+    }
