@@ -15,6 +15,7 @@ from megatron_octo import train
 from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_file
 from megatron_octo.training.lock import RunLock
+from tests import disks
 from tests.conftest import VOCABULARY, write_corpus
 from tests.training.runs import TestRun, small_corpus
 
@@ -224,14 +225,8 @@ def test_layouts_that_do_not_fit(run: TestRun) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB; where mounting is not allowed the test is skipped."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with disks.small_disk(tmp_path / "disk", "2m") as place:
+        yield place
 
 
 def test_a_full_disk(small_disk: Path, tmp_path: Path, corpus: Path) -> None:

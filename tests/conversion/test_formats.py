@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import Comparison, verify
 from megatron_octo.convert import main
 from megatron_octo.errors import OctoError, run_command
+from tests import disks
 from tests.conversion.models import Tensors, from_hf, small_model, write_hf
 from tests.distributed import run_forked
 
@@ -325,14 +325,8 @@ def test_another_job_does_not_take_over_what_a_killed_one_left(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 500 KiB; where mounting is not allowed the test is skipped."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with disks.small_disk(tmp_path / "disk", "500k") as place:
+        yield place
 
 
 def test_a_full_disk(

@@ -15,6 +15,7 @@ from megatron_octo.conversion.to_checkpoint import write_checkpoint
 from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.conversion.verify import verify
 from megatron_octo.convert import main
+from tests import disks
 from tests.conversion.commands import assert_refused
 from tests.conversion.models import small_model, write_hf, write_legacy
 from tests.data.conftest import train_tokenizer
@@ -63,23 +64,14 @@ def test_an_output_that_cannot_be(folder: Path, tmp_path: Path, capfd: pytest.Ca
 def test_a_mount_point_is_refused_before_the_work(
     options: list[str], folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = tmp_path / "a disk"
-    place.mkdir()
     if options == ["--bind"]:
         (tmp_path / "other").mkdir()
         options = [*options, str(tmp_path / "other")]
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(["mount", *options, str(place)], capture_output=True).returncode
-    ):
-        pytest.skip("no right to mount")
-    try:
+    with disks.mounted(tmp_path / "a disk", *options) as place:
         for command in ("to-hf", "reshard", "to-bigcode"):
             assert_refused(capfd, "mount point", command, folder / "hf", place)
         assert not list(tmp_path.glob(".*")) and not list(place.iterdir())
         to_hf(folder / "hf", place / "out")
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from megatron_octo.conversion.opening import open_weights
 from megatron_octo.conversion.to_bigcode import to_bigcode
 from megatron_octo.conversion.to_checkpoint import write_checkpoint
 from megatron_octo.conversion.to_hf import to_hf
+from tests import disks
 from tests.conversion.commands import assert_refused
 from tests.conversion.models import small_model, write_hf
 from tests.conversion.test_bigcode import Payload
@@ -100,17 +101,10 @@ def test_wrong_input(
 
 def test_a_full_disk(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One that was too small from the start; test_formats has those that fill up on the way."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    try:
+    with disks.small_disk(tmp_path / "disk", "400k") as place:
         for source, command in (("hf", "from-hf"), ("legacy", "from-bigcode"), ("ours", "to-hf")):
             assert_refused(capfd, "GB free", command, folder / source, place / "out")
             assert not list(place.iterdir())
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_as_a_process(folder: Path, tmp_path: Path) -> None:
