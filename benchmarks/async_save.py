@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
-from benchmarks.machine import machine
+from benchmarks.machine import keep, machine
 from megatron_octo.recipe import load_recipe
 
 WARM_UP = 5
@@ -135,9 +135,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON lines are appended here")
     args = parser.parse_intermixed_args()
     found = benchmark(args.recipe, args.nproc, args.steps, args.interval, args.place, args.overrides)
-    if args.output:
-        with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+    keep(args.output, found)
     print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
-from benchmarks.machine import machine
+from benchmarks.machine import keep, machine
 from megatron_octo.recipe import load_recipe
 from megatron_octo.training.rundir import read_metrics
 
@@ -96,9 +96,7 @@ def main() -> None:
         "loss_difference": difference(both[0]["losses"], both[1]["losses"]),
         "machine": machine(),
     }
-    if args.output:
-        with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+    keep(args.output, found)
     for each in both:
         each["losses"] = [each["losses"][0], each["losses"][-1]]
     print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))

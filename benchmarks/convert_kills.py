@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.convert import make_model
 from benchmarks.kills import killed
-from benchmarks.machine import machine
+from benchmarks.machine import keep, machine
 from megatron_octo.config import ModelConfig
 
 MODEL = ModelConfig(
@@ -122,9 +122,7 @@ def main() -> None:
     print(f"{count} kills, all with the files of the undisturbed run")
     found = {"kills": count, "rounds": rounds, "commands": dict(by_command), "seed": args.seed}
     found["seconds"] = round(time.perf_counter() - begin)
-    if args.output:
-        with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**found, "machine": machine()}) + "\n")
+    keep(args.output, {**found, "machine": machine()})
     print(json.dumps(found))
 
 

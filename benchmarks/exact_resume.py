@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
-from benchmarks.machine import machine
+from benchmarks.machine import keep, machine
 from megatron_octo.checkpoint import layout
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.recipe import load_recipe
@@ -81,9 +81,7 @@ def main() -> int:
         "losses": [whole[0][1], whole[-1][1]],
         "machine": machine(),
     }
-    if args.output:
-        with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+    keep(args.output, found)
     print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))
     return 0 if found["bit_equal"] else 1
 

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.corpus import write_random_corpus
+from benchmarks.machine import keep
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe
 
@@ -168,9 +169,7 @@ def main() -> int:
             print(
                 json.dumps({key: value for key, value in line.items() if key not in ("machine", "packages")})
             )
-            if arguments.output:
-                with open(arguments.output, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+            keep(arguments.output, line)
     dist.destroy_process_group()
     return 0
 

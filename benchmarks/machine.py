@@ -1,5 +1,6 @@
-"""What a result was measured on and with, without names of hosts and folders."""
+"""Results: what they were measured on and with, without names of hosts and folders, and where they are kept."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -17,3 +18,10 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "command": " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
+
+
+def keep(output: Path | None, row: dict[str, Any]) -> None:
+    """Append a result to a file of JSON lines, if there is one."""
+    if output:
+        with open(output, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")

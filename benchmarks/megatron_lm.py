@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import keep, machine
 from benchmarks.throughput import WARM_UP, benchmark
 from megatron_octo.config import Recipe
 from megatron_octo.model.flops import training_flops
@@ -129,9 +129,7 @@ def main() -> int:
         result[f"{name}_ratio"] = round(ratio, 3)
         print(f"ours, {name}: {ratio:.3f}x of Megatron-LM's tokens/s;", json.dumps(found), flush=True)
     result["machine"] = machine()
-    if arguments.output:
-        with open(arguments.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+    keep(arguments.output, result)
     return 0
 
 

@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import keep, machine
 from megatron_octo.model.mcore import load_mcore
 from megatron_octo.training.rundir import read_metrics
 from tests.distributed import exit_codes
@@ -168,9 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = campaign(Path(folder), args.kills, args.seed, args.steps)
     found = {**found, "seconds": round(time.perf_counter() - start), "seed": args.seed, "steps": args.steps}
-    if args.output:
-        with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**found, "machine": machine()}) + "\n")
+    keep(args.output, {**found, "machine": machine()})
     print(json.dumps(found))
 
 

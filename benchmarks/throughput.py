@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
+from benchmarks.machine import keep
 from megatron_octo.recipe import load_recipe
 from megatron_octo.training.rundir import environment, read_metrics
 
@@ -88,9 +89,7 @@ def main() -> int:
     found = benchmark(
         arguments.recipe, arguments.nproc, arguments.steps, arguments.mean_document, arguments.overrides
     )
-    if arguments.output:
-        with open(arguments.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+    keep(arguments.output, found)
     found["machine"] = environment()["gpus"] or found["machine"]["cpu"]
     print(json.dumps(found))
     return 0
