@@ -15,8 +15,6 @@ def use_fused_layers(recipe: Recipe) -> bool:
         problem = f"the fused layers know gpt_bigcode only, not {recipe.model.architecture}"
     elif recipe.model.num_query_groups != 1 or not recipe.model.tied_embeddings:
         problem = "the fused layers have one key and value for all queries, and tied embeddings"
-    elif recipe.train.fp8 != "none":
-        problem = "the fused layers compute in bf16 and fp32, not in fp8"
     elif recipe.lora:
         problem = "LoRA's adapters are for megatron-core's layers"
     if problem and recipe.system.layers == "fused":

@@ -18,6 +18,7 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model.backend import Backend
+from megatron_octo.model.choice import use_fused_layers
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.lora import attach_adapters, separate_norms
 from megatron_octo.model.rotary import Rotary
@@ -49,7 +50,9 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         recompute = {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
     exact = model.activation == "gelu"
     fp8: dict[str, Any] = {}
-    if recipe.train.fp8 == "current":
+    if recipe.train.fp8 == "current" and not use_fused_layers(
+        recipe
+    ):  # those have an arithmetic of their own
         if not backend.transformer_engine:
             raise OctoError("fp8 needs Transformer Engine on a GPU", where="train.fp8", hint="use none")
         # Nothing is remembered from step to step, so that a resumed run is the same.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
-from megatron_octo.model.fused.functions import CrossEntropyOfLogits
+from megatron_octo.model.fused.losses import CrossEntropyOfLogits
 from megatron_octo.model.gpt import valid_vocabulary
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.mcore import using_transformer_engine

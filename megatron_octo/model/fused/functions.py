@@ -1,18 +1,17 @@
 """The steps of a layer with their gradients written out, so that nothing is read, stored or sent twice.
 
 T tokens of a micro-batch, S of them on this rank between linear layers (S = T without sequence parallelism), H hidden
-size, D of one head, Q = H / tensor ranks, F of the MLP on this rank, V columns of the vocabulary on this rank.
+size, D of one head, Q = H / tensor ranks, F of the MLP on this rank.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_octo.model.fused import gemm, ops
+from megatron_octo.model.fused.arithmetic import Arithmetic, Operand
 from megatron_octo.model.fused.comm import TensorGroup
 
 Gradients = tuple[Tensor | None, ...]
@@ -63,6 +62,21 @@ class AddNorm(torch.autograd.Function):
         )
 
 
+def _keep_input(
+    ctx: Any, x_SH: Tensor, operands: list[Operand], whole: bool, arithmetic: Arithmetic, *others: Tensor
+) -> None:
+    """Leave a linear layer's input to the backward pass: as operands where those are smaller, and ``whole`` here."""
+    compact = arithmetic.compact and whole
+    ctx.operands = [arithmetic.for_backward(operand) for operand in operands] if compact else None
+    ctx.save_for_backward(*(() if compact else (x_SH,)), *others)
+
+
+def _kept_input(ctx: Any) -> tuple[list[Operand] | None, list[Tensor]]:
+    """The operands, if they were kept (once: their memory is free after the backward pass); the saved tensors."""
+    operands, ctx.operands = ctx.operands, None
+    return operands, list(ctx.saved_tensors)
+
+
 class QueryKeyValue(torch.autograd.Function):
     """Queries of this rank's heads, and the one key and value, which every tensor rank computes for itself.
 
@@ -79,73 +93,101 @@ class QueryKeyValue(torch.autograd.Function):
         shared_weight_2DH: Tensor,
         shared_bias_2D: Tensor,
         tensor: TensorGroup,
+        arithmetic: Arithmetic,
     ) -> tuple[Tensor, Tensor, Tensor]:
         tokens = x_SH.size(0) * (tensor.size if tensor.sequence else 1)
         query_TQ = x_SH.new_empty(tokens, query_weight_QH.size(0))
         shared_T2D = x_SH.new_empty(tokens, shared_weight_2DH.size(0))
+        query_weight, shared_weight = arithmetic.weight(query_weight_QH), arithmetic.weight(shared_weight_2DH)
+        operands = []
         for rows, piece in zip(tensor.rows(tokens), tensor.gather(x_SH), strict=True):
-            x = piece.wait()
-            torch.addmm(query_bias_Q, x, query_weight_QH.t(), out=query_TQ[rows])
-            torch.addmm(shared_bias_2D, x, shared_weight_2DH.t(), out=shared_T2D[rows])
-        ctx.save_for_backward(x_SH)
+            x = arithmetic.activation(piece.wait())
+            arithmetic.linear(x, query_weight, query_bias_Q, query_TQ[rows])
+            arithmetic.linear(x, shared_weight, shared_bias_2D, shared_T2D[rows])
+            operands.append(x)
+        _keep_input(ctx, x_SH, operands, not tensor.sequence, arithmetic)
         ctx.parameters = (query_weight_QH, query_bias_Q, shared_weight_2DH, shared_bias_2D)
-        ctx.tensor = tensor
+        ctx.weights = [arithmetic.for_backward(weight) for weight in (query_weight, shared_weight)]
+        ctx.tensor, ctx.arithmetic = tensor, arithmetic
         key, value = shared_T2D.chunk(2, dim=1)
         return query_TQ, key.contiguous(), value.contiguous()
 
     @staticmethod
     def backward(ctx: Any, d_query_TQ: Tensor, d_key_TD: Tensor, d_value_TD: Tensor) -> Gradients:
-        (x_SH,) = ctx.saved_tensors
+        operands, saved = _kept_input(ctx)
+        pieces = [] if operands else ctx.tensor.gather(saved[0])
         query_weight, query_bias, shared_weight, shared_bias = ctx.parameters
-        pieces = ctx.tensor.gather(x_SH)
+        arithmetic: Arithmetic = ctx.arithmetic
+        weights, ctx.weights = ctx.weights, None
         d_shared_T2D = torch.cat([d_key_TD, d_value_TD], dim=1)
         places = ctx.tensor.rows(d_query_TQ.size(0))
+        d_query = [arithmetic.gradient(d_query_TQ[rows]) for rows in places]
+        d_shared = [arithmetic.gradient(d_shared_T2D[rows]) for rows in places]
 
         def dx(place: int) -> Tensor:
             rows = places[place]
-            return (d_query_TQ[rows] @ query_weight).addmm_(d_shared_T2D[rows], shared_weight)
+            out = d_query_TQ.new_empty(rows.stop - rows.start, query_weight.size(1))
+            arithmetic.input_gradient(d_query[place], weights[0], out)
+            return arithmetic.input_gradient(d_shared[place], weights[1], out, accumulate=True)
 
         summing = ctx.tensor.sum(dx)  # meanwhile the weights' gradients
-        both = list(zip(places, pieces, strict=True))
+        x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
         gradients = (
-            gemm.give_weight_gradient(query_weight, ((d_query_TQ[rows], x.wait()) for rows, x in both)),
+            arithmetic.give_weight_gradient(query_weight, zip(d_query, x, strict=True)),
             gemm.give_gradient(query_bias, d_query_TQ.sum(0, dtype=torch.float32)),
-            gemm.give_weight_gradient(shared_weight, ((d_shared_T2D[rows], x.wait()) for rows, x in both)),
+            arithmetic.give_weight_gradient(shared_weight, zip(d_shared, x, strict=True)),
             gemm.give_gradient(shared_bias, d_shared_T2D.sum(0, dtype=torch.float32)),
         )
-        return summing.wait(), *gradients, None
+        return summing.wait(), *gradients, None, None
 
 
 class Projection(torch.autograd.Function):
     """Attention's output, without bias, summed over the tensor ranks."""
 
     @staticmethod
-    def forward(ctx: Any, x_TQ: Tensor, weight_HQ: Tensor, tensor: TensorGroup) -> Tensor:
-        ctx.save_for_backward(x_TQ)
-        ctx.weight, ctx.tensor = weight_HQ, tensor
+    def forward(
+        ctx: Any, x_TQ: Tensor, weight_HQ: Tensor, tensor: TensorGroup, arithmetic: Arithmetic
+    ) -> Tensor:
         places = tensor.rows(x_TQ.size(0))
-        return tensor.sum(lambda place: F.linear(x_TQ[places[place]], weight_HQ)).wait()
+        x = [arithmetic.activation(x_TQ[rows]) for rows in places]
+        weight = arithmetic.weight(weight_HQ)
+
+        def out(place: int) -> Tensor:
+            rows = places[place]
+            out_SH = x_TQ.new_empty(rows.stop - rows.start, weight_HQ.size(0))
+            return arithmetic.linear(x[place], weight, None, out_SH)
+
+        summed = tensor.sum(out).wait()
+        _keep_input(ctx, x_TQ, x, True, arithmetic)
+        ctx.parameter, ctx.weight = weight_HQ, arithmetic.for_backward(weight)
+        ctx.tensor, ctx.arithmetic = tensor, arithmetic
+        return summed
 
     @staticmethod
     def backward(ctx: Any, d_SH: Tensor) -> Gradients:
-        (x_TQ,) = ctx.saved_tensors
-        dx_TQ = torch.empty_like(x_TQ)
+        operands, saved = _kept_input(ctx)
+        arithmetic: Arithmetic = ctx.arithmetic
+        weight, ctx.weight = ctx.weight, None
+        incoming = ctx.tensor.gather(d_SH)
+        tokens = d_SH.size(0) * (ctx.tensor.size if ctx.tensor.sequence else 1)
+        places = ctx.tensor.rows(tokens)
+        x = operands or [saved[0][rows] for rows in places]
+        dx_TQ = d_SH.new_empty(tokens, ctx.parameter.size(1))
 
-        def pieces() -> Iterator[tuple[Tensor, Tensor]]:
-            for rows, piece in zip(ctx.tensor.rows(x_TQ.size(0)), ctx.tensor.gather(d_SH), strict=True):
-                d = piece.wait()
-                torch.mm(d, ctx.weight, out=dx_TQ[rows])
-                yield d, x_TQ[rows]
+        def pieces() -> Iterator[tuple[Operand, Operand]]:
+            for place, (rows, piece) in enumerate(zip(places, incoming, strict=True)):
+                d = arithmetic.gradient(piece.wait())
+                arithmetic.input_gradient(d, weight, dx_TQ[rows])
+                yield d, x[place]
 
-        gradient = gemm.give_weight_gradient(ctx.weight, pieces())
-        return dx_TQ, gradient, None
+        gradient = arithmetic.give_weight_gradient(ctx.parameter, pieces())
+        return dx_TQ, gradient, None, None
 
 
 class Mlp(torch.autograd.Function):
     """``gelu(x W1 + b1) W2``, without the second bias, summed over the tensor ranks.
 
-    ``exact`` gelu, or its tanh approximation. With ``recompute`` the two inner activations [T, F] are computed again in
-    the backward pass.
+    With ``recompute`` the two inner activations [T, F] are computed again in the backward pass.
     """
 
     @staticmethod
@@ -157,118 +199,61 @@ class Mlp(torch.autograd.Function):
         weight2_HF: Tensor,
         tensor: TensorGroup,
         recompute: bool,
-        exact: bool,
+        arithmetic: Arithmetic,
     ) -> Tensor:
-        inner = [gemm.linear_gelu(piece.wait(), weight1_FH, bias1_F, exact) for piece in tensor.gather(x_SH)]
-        kept = [] if recompute else [part for pair in inner for part in pair]
-        ctx.save_for_backward(x_SH, *kept)
+        weight1, weight2 = arithmetic.weight(weight1_FH), arithmetic.weight(weight2_HF)
+        operands, inner = [], []
+        for piece in tensor.gather(x_SH):
+            operands.append(arithmetic.activation(piece.wait()))
+            inner.append(arithmetic.linear_gelu(operands[-1], weight1, bias1_F))
+
+        def out(place: int) -> Tensor:
+            before, activated = inner[place]
+            out_SH = x_SH.new_empty(before.size(0), weight2_HF.size(0))
+            return arithmetic.linear(activated, weight2, None, out_SH)
+
+        summed = tensor.sum(out).wait()
+        kept = [] if recompute else [before for before, _ in inner]
+        _keep_input(ctx, x_SH, operands, not (tensor.sequence or recompute), arithmetic, *kept)
+        ctx.activated = [] if recompute else [arithmetic.for_backward(activated) for _, activated in inner]
         ctx.parameters = (weight1_FH, bias1_F, weight2_HF)
-        ctx.tensor, ctx.exact = tensor, exact
-        return tensor.sum(lambda place: F.linear(inner[place][1], weight2_HF)).wait()
+        ctx.weights = [arithmetic.for_backward(weight) for weight in (weight1, weight2)]
+        ctx.tensor, ctx.arithmetic = tensor, arithmetic
+        return summed
 
     @staticmethod
     def backward(ctx: Any, d_SH: Tensor) -> Gradients:
-        x_SH, *kept = ctx.saved_tensors
-        weight1, bias1, weight2 = ctx.parameters
-        incoming, pieces = ctx.tensor.gather(d_SH), ctx.tensor.gather(x_SH)
-        inner = (
-            list(zip(kept[::2], kept[1::2], strict=True))
-            if kept
-            else [gemm.linear_gelu(piece.wait(), weight1, bias1, ctx.exact) for piece in pieces]
-        )
+        operands, saved = _kept_input(ctx)
+        weight1_parameter, bias1, weight2_parameter = ctx.parameters
+        arithmetic: Arithmetic = ctx.arithmetic
+        (weight1, weight2), ctx.weights = ctx.weights, None
+        activated, ctx.activated = ctx.activated, None
+        incoming = ctx.tensor.gather(d_SH)
+        pieces = [] if operands else ctx.tensor.gather(saved.pop(0))
+        before = saved
+        if not activated:
+            operands = [arithmetic.activation(piece.wait()) for piece in pieces]
+            again = arithmetic.weight(weight1_parameter)
+            inner = [arithmetic.linear_gelu(x, again, bias1) for x in operands]
+            before, activated = [pair[0] for pair in inner], [pair[1] for pair in inner]
         d_inner, bias_sums = [], []
 
-        def second() -> Iterator[tuple[Tensor, Tensor]]:
-            for piece, (before, activated) in zip(incoming, inner, strict=True):
-                d = piece.wait()
-                d_before, bias_sum = gemm.gelu_gradient(d, weight2, before, ctx.exact)
+        def second() -> Iterator[tuple[Operand, Operand]]:
+            for place, piece in enumerate(incoming):
+                d = arithmetic.gradient(piece.wait())
+                d_before, bias_sum = arithmetic.gelu_gradient(d, weight2, before[place])
                 d_inner.append(d_before)
                 bias_sums.append(bias_sum)
-                yield d, activated
+                yield d, activated[place]
 
-        weight2_gradient = gemm.give_weight_gradient(weight2, second())
-        summing = ctx.tensor.sum(lambda place: d_inner[place] @ weight1)  # meanwhile the weight's gradient
-        first = ((d_before, piece.wait()) for d_before, piece in zip(d_inner, pieces, strict=True))
-        weight1_gradient = gemm.give_weight_gradient(weight1, first)
+        weight2_gradient = arithmetic.give_weight_gradient(weight2_parameter, second())
+
+        def dx(place: int) -> Tensor:
+            out_SH = d_SH.new_empty(before[place].size(0), weight1_parameter.size(1))
+            return arithmetic.input_gradient(d_inner[place], weight1, out_SH)
+
+        summing = ctx.tensor.sum(dx)  # meanwhile the weight's gradient
+        x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
+        weight1_gradient = arithmetic.give_weight_gradient(weight1_parameter, zip(d_inner, x, strict=True))
         bias1_gradient = gemm.give_gradient(bias1, torch.stack(bias_sums).sum(0))
         return summing.wait(), weight1_gradient, bias1_gradient, weight2_gradient, None, None, None
-
-
-class CrossEntropyOfLogits(torch.autograd.Function):
-    """Losses of tokens, fp32 [T], from logits [T, V]; the backward pass overwrites the logits with their gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits_TV: Tensor, labels_T: Tensor, valid: int, first: int, group: dist.ProcessGroup
-    ) -> Tensor:
-        log_sum, target = _log_sums(logits_TV, labels_T, valid, first, group)
-        ctx.save_for_backward(logits_TV, labels_T, log_sum)
-        ctx.columns = (valid, first)
-        return log_sum - target
-
-    @staticmethod
-    def backward(ctx: Any, d_losses_T: Tensor) -> Gradients:
-        logits_TV, labels_T, log_sum_T = ctx.saved_tensors
-        ops.cross_entropy_backward_(logits_TV, labels_T, log_sum_T, d_losses_T.contiguous(), *ctx.columns)
-        return logits_TV, None, None, None, None
-
-
-def _log_sums(
-    logits_TV: Tensor, labels_T: Tensor, valid: int, first: int, group: dist.ProcessGroup
-) -> tuple[Tensor, Tensor]:
-    """Over the columns of all tensor ranks: log of the sum of exponentials, and the label's logit; fp32 [T]."""
-    log_sum, target = ops.cross_entropy_forward(logits_TV, labels_T, valid, first)
-    size = dist.get_world_size(group)
-    if size > 1:
-        parts = log_sum.new_empty(size * log_sum.numel())
-        dist.all_gather_into_tensor(parts, log_sum, group=group)
-        log_sum = torch.logsumexp(parts.view(size, -1), 0)
-        dist.all_reduce(target, group=group)
-    return log_sum, target
-
-
-class TokenLosses(torch.autograd.Function):
-    """Cross entropy of each token from the last hidden state: fp32 [T]. The logits [T, V] are stored once, in bf16.
-
-    In the backward pass they are overwritten with their own gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_SH: Tensor,
-        weight_VH: Tensor,
-        labels_T: Tensor,
-        valid: int,
-        tensor: TensorGroup,
-        tied_here: bool,
-    ) -> Tensor:
-        logits_TV = F.linear(tensor.gather_whole(x_SH), weight_VH)
-        first = tensor.rank * weight_VH.size(0)
-        log_sum, target = _log_sums(logits_TV, labels_T, valid, first, tensor.group)
-        ctx.save_for_backward(x_SH, logits_TV, labels_T, log_sum)
-        ctx.weight, ctx.valid, ctx.first, ctx.tensor, ctx.tied_here = (
-            weight_VH,
-            valid,
-            first,
-            tensor,
-            tied_here,
-        )
-        return log_sum - target
-
-    @staticmethod
-    def backward(ctx: Any, d_losses_T: Tensor) -> Gradients:
-        x_SH, logits_TV, labels_T, log_sum_T = ctx.saved_tensors
-        ops.cross_entropy_backward_(
-            logits_TV, labels_T, log_sum_T, d_losses_T.contiguous(), ctx.valid, ctx.first
-        )
-        places = ctx.tensor.rows(logits_TV.size(0))
-        pieces = ctx.tensor.gather(x_SH)
-        summing = ctx.tensor.sum(lambda place: logits_TV[places[place]] @ ctx.weight)
-        both = ((logits_TV[rows], piece.wait()) for rows, piece in zip(places, pieces, strict=True))
-        weight_gradient: Tensor | None = gemm.give_weight_gradient(ctx.weight, both)
-        if ctx.tied_here and hasattr(ctx.weight, "main_grad"):
-            # The embedding's own gradient comes through autograd to the same weight and has to be taken.
-            ctx.weight.grad_added_to_main_grad = False
-            weight_gradient = None
-        return summing.wait(), weight_gradient, None, None, None, None

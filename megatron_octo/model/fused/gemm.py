@@ -5,7 +5,6 @@ tanh form of gelu along in the product's epilogue and accumulate in fp32 without
 """
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -47,23 +46,14 @@ def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: boo
     return ops.gelu_backward(d_MK @ weight_KN, before_MN, exact)
 
 
-def give_weight_gradient(weight_NK: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Add ``d.T @ x`` to the weight's gradient, for each piece of the rows: gradients [M, N] and inputs [M, K].
-
-    Under data parallelism it is added to ``weight.main_grad`` here; the gradient returned to autograd is then of no
-    meaning (megatron-core drops it when it sees ``grad_added_to_main_grad``).
-    """
-    main = getattr(weight_NK, "main_grad", None)
-    if main is None:
-        return sum((d_MN.t() @ x_MK for d_MN, x_MK in pieces), start=torch.zeros_like(weight_NK))
-    for d_MN, x_MK in pieces:
-        if gemm := _transformer_engine(d_MN):
-            gemm(x_MK, d_MN, layout="NT", out_dtype=main.dtype, accumulate=True, out=main, grad=True)
-        elif d_MN.is_cuda and main.dtype != d_MN.dtype:
-            torch.addmm(main, d_MN.t(), x_MK, out_dtype=main.dtype, out=main)
-        else:
-            main.addmm_(d_MN.t().to(main.dtype), x_MK.to(main.dtype))
-    return _given(weight_NK)
+def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor) -> None:
+    """Add ``d.T @ x`` to ``main``, which may be of another type: it is accumulated in fp32."""
+    if gemm := _transformer_engine(d_MN):
+        gemm(x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, accumulate=True, out=main_NK, grad=True)
+    elif d_MN.is_cuda and main_NK.dtype != d_MN.dtype:
+        torch.addmm(main_NK, d_MN.t(), x_MK, out_dtype=main_NK.dtype, out=main_NK)
+    else:
+        main_NK.addmm_(d_MN.t().to(main_NK.dtype), x_MK.to(main_NK.dtype))
 
 
 def give_gradient(parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -72,9 +62,10 @@ def give_gradient(parameter: Tensor, gradient: Tensor) -> Tensor:
     if main is None:
         return gradient.to(parameter.dtype)
     main.add_(gradient)
-    return _given(parameter)
+    return given(parameter)
 
 
-def _given(parameter: Any) -> Tensor:
+def given(parameter: Any) -> Tensor:
+    """Tell megatron-core that a parameter's gradient is in ``main_grad`` already; what autograd takes in its place."""
     parameter.grad_added_to_main_grad = True
     return torch.empty_like(parameter)

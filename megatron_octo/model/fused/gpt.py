@@ -16,9 +16,11 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.model.backend import Backend
+from megatron_octo.model.fused.arithmetic import Arithmetic, arithmetic_of
 from megatron_octo.model.fused.attention import CoreAttention, Documents
 from megatron_octo.model.fused.comm import TensorGroup
-from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue, TokenLosses
+from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue
+from megatron_octo.model.fused.losses import TokenLosses
 from megatron_octo.model.fused.ranks import tensor_group
 from megatron_octo.model.gpt import transformer_config, valid_vocabulary
 from megatron_octo.model.grid import Grid
@@ -48,10 +50,17 @@ class Affine(torch.nn.Module):
 class Attention(torch.nn.Module):
     """Multi-query attention without the bias of its output."""
 
-    def __init__(self, config: TransformerConfig, layer_number: int, backend: Backend, tensor: TensorGroup):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        backend: Backend,
+        tensor: TensorGroup,
+        arithmetic: Arithmetic,
+    ):
         super().__init__()
         hidden, part = config.hidden_size, config.hidden_size // tensor.size
-        self.tensor = tensor
+        self.shared = (tensor, arithmetic)
         self.linear_q = Affine((part, hidden), "rows", tensor)
         self.linear_kv = Affine((2 * config.kv_channels, hidden), "no", tensor)
         for parameter in self.linear_kv.parameters():
@@ -63,25 +72,27 @@ class Attention(torch.nn.Module):
         self.core_attention = CoreAttention(config, layer_number, backend, heads)
 
     def forward(self, x_SH: Tensor, documents: Documents) -> tuple[Tensor, Tensor]:
-        query, key, value = QueryKeyValue.apply(x_SH, *self.linear_q(), *self.linear_kv(), self.tensor)
+        query, key, value = QueryKeyValue.apply(x_SH, *self.linear_q(), *self.linear_kv(), *self.shared)
         weight, bias = self.linear_proj()
         attended = self.core_attention(query, key, value, documents)
-        return Projection.apply(attended, weight, self.tensor), bias
+        return Projection.apply(attended, weight, *self.shared), bias
 
 
 class FeedForward(torch.nn.Module):
     """Two linear layers with gelu between, without the second bias."""
 
-    def __init__(self, config: TransformerConfig, tensor: TensorGroup, recompute: bool, exact: bool):
+    def __init__(
+        self, config: TransformerConfig, tensor: TensorGroup, recompute: bool, arithmetic: Arithmetic
+    ):
         super().__init__()
         hidden, inner = config.hidden_size, config.ffn_hidden_size // tensor.size
-        self.tensor, self.recompute, self.exact = tensor, recompute, exact
+        self.shared = (tensor, recompute, arithmetic)
         self.linear_fc1 = Affine((inner, hidden), "rows", tensor)
         self.linear_fc2 = Affine((hidden, inner), "columns", tensor)
 
     def forward(self, x_SH: Tensor) -> tuple[Tensor, Tensor]:
         weight2, bias2 = self.linear_fc2()
-        return Mlp.apply(x_SH, *self.linear_fc1(), weight2, self.tensor, self.recompute, self.exact), bias2
+        return Mlp.apply(x_SH, *self.linear_fc1(), weight2, *self.shared), bias2
 
 
 class Norm(Affine):
@@ -112,16 +123,21 @@ class Layer(torch.nn.Module):
     """One transformer layer, norms first."""
 
     def __init__(
-        self, recipe: Recipe, config: TransformerConfig, number: int, backend: Backend, tensor: TensorGroup
+        self,
+        recipe: Recipe,
+        config: TransformerConfig,
+        number: int,
+        backend: Backend,
+        tensor: TensorGroup,
+        arithmetic: Arithmetic,
     ):
         super().__init__()
         self.layer_number = number  # from 1, through all stages
         self.recompute = recipe.train.recompute == "full"
         self.input_layernorm = Norm(config, tensor)
-        self.self_attention = Attention(config, number, backend, tensor)
+        self.self_attention = Attention(config, number, backend, tensor, arithmetic)
         self.pre_mlp_layernorm = Norm(config, tensor)
-        exact = recipe.model.activation == "gelu"
-        self.mlp = FeedForward(config, tensor, recipe.train.recompute == "mlp", exact)
+        self.mlp = FeedForward(config, tensor, recipe.train.recompute == "mlp", arithmetic)
 
     def _run(self, stream: Stream, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
         residual, x = self.input_layernorm(*stream)
@@ -158,8 +174,10 @@ class Decoder(torch.nn.Module):
         super().__init__()
         count = recipe.model.num_layers // grid.pipeline_size
         first = 1 + grid.pipeline_rank * count
+        arithmetic = arithmetic_of(recipe, backend, grid.device)
         self.layers = torch.nn.ModuleList(
-            Layer(recipe, config, number, backend, tensor) for number in range(first, first + count)
+            Layer(recipe, config, number, backend, tensor, arithmetic)
+            for number in range(first, first + count)
         )
         self.dropout = config.hidden_dropout
         self.sequence = tensor.sequence

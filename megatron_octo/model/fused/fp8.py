@@ -1,0 +1,86 @@
+"""Linear layers in fp8 on Transformer Engine: activations and weights in E4M3, gradients in E5M2.
+
+Each tensor is scaled by its present maximum ("current scaling"): nothing is remembered from step to step, so a resumed
+run is the same. Hopper multiplies fp8 matrices in one layout alone, so an operand holds its numbers twice, as they are
+and transposed; the forward pass reads the one and the backward pass the other.
+"""
+
+import torch
+from torch import Tensor
+
+from megatron_octo.model.fused import ops
+from megatron_octo.model.fused.arithmetic import Arithmetic, Operand
+
+
+class Fp8(Arithmetic):
+    """Sums are taken in fp32; in the backward pass also between the tensor cores' partial sums ("split accumulator"),
+    as in Transformer Engine's recipe of current scaling. Outputs are bf16, weight gradients fp32."""
+
+    compact = True
+
+    def __init__(self, exact: bool):
+        super().__init__(exact)
+        import transformer_engine_torch as tex
+        from transformer_engine.pytorch.cpp_extensions import general_gemm
+        from transformer_engine.pytorch.tensor.float8_tensor import Float8CurrentScalingQuantizer
+
+        self._gemm, self._gelu = general_gemm, tex.gelu
+        device = torch.device("cuda", torch.cuda.current_device())
+        self._forward = Float8CurrentScalingQuantizer(tex.DType.kFloat8E4M3, device)
+        self._backward = Float8CurrentScalingQuantizer(tex.DType.kFloat8E5M2, device)
+        self._forward.internal = self._backward.internal = True  # the bare storage: less work for the host
+
+    def activation(self, x_MK: Tensor) -> Operand:
+        return self._forward(x_MK)
+
+    def gradient(self, d_MN: Tensor) -> Operand:
+        return self._backward(d_MN.contiguous())
+
+    def weight(self, weight_NK: Tensor) -> Operand:
+        return self._forward(weight_NK.detach())
+
+    def for_backward(self, operand: Operand) -> Operand:
+        operand.update_usage(rowwise_usage=False, columnwise_usage=True)
+        return operand
+
+    def linear(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor | None, out_MN: Tensor) -> Tensor:
+        self._gemm(weight_NK, x_MK, out_dtype=out_MN.dtype, bias=bias_N, out=out_MN)
+        return out_MN
+
+    def linear_gelu(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor) -> tuple[Tensor, Operand]:
+        before: Tensor = self._gemm(weight_NK, x_MK, out_dtype=bias_N.dtype, bias=bias_N)[0]
+        if self.exact:
+            return before, self._forward(ops.gelu_forward(before, True))
+        return before, self._gelu(before, self._forward)
+
+    def input_gradient(
+        self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False
+    ) -> Tensor:
+        self._gemm(
+            weight_NK,
+            d_MN,
+            layout="NN",
+            out_dtype=out_MK.dtype,
+            out=out_MK,
+            accumulate=accumulate,
+            grad=True,
+            use_split_accumulator=True,
+        )
+        return out_MK
+
+    def gelu_gradient(self, d_MK: Operand, weight_KN: Operand, before_MN: Tensor) -> tuple[Operand, Tensor]:
+        after = self.input_gradient(d_MK, weight_KN, torch.empty_like(before_MN))
+        gradient, total = ops.gelu_backward(after, before_MN, self.exact)
+        return self._backward(gradient), total
+
+    def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand) -> None:
+        self._gemm(
+            x_MK,
+            d_MN,
+            layout="NT",
+            out_dtype=main_NK.dtype,
+            out=main_NK,
+            accumulate=True,
+            grad=True,
+            use_split_accumulator=True,
+        )

@@ -1,0 +1,103 @@
+"""The linear layers' functions in fp8, emulated, beside the same mathematics in a few lines."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron_octo.errors import OctoError
+from megatron_octo.model.backend import Backend
+from megatron_octo.model.fused.arithmetic import Arithmetic, EmulatedFp8, arithmetic_of, rounded
+from megatron_octo.model.fused.comm import TensorGroup
+from megatron_octo.model.fused.functions import Mlp, Projection, QueryKeyValue
+from megatron_octo.recipe import build_recipe
+from tests.conftest import recipe_tree
+
+ALONE = TensorGroup(None, 1, 0, False)  # type: ignore[arg-type]
+TOKENS, HIDDEN, HEAD, INNER = 48, 32, 8, 64
+
+
+class RoundedLinear(torch.autograd.Function):
+    """A linear layer whose three matrix products read rounded numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, weight = (rounded(t, torch.float8_e4m3fn) for t in (x, weight))
+        ctx.save_for_backward(x, weight)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        d = rounded(d, torch.float8_e5m2)
+        return d @ weight, d.t() @ x
+
+
+def leaves(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def compare(ours: list[Tensor], theirs: list[Tensor], inputs: list[Tensor]) -> None:
+    """Values, and gradients of all inputs for random gradients of all outputs."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(each.shape, generator=generator) for each in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+    first = torch.autograd.grad(ours, inputs, weights)
+    for mine, other in zip(first, torch.autograd.grad(theirs, inputs, weights), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+        assert mine.abs().max() > 0
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("exact", [False, True])
+def test_mlp(exact: bool, recompute: bool) -> None:
+    inputs = leaves((TOKENS, HIDDEN), (INNER, HIDDEN), (INNER,), (HIDDEN, INNER))
+    x, weight1, bias1, weight2 = inputs
+    ours = Mlp.apply(x, weight1, bias1, weight2, ALONE, recompute, EmulatedFp8(exact))
+    inner = F.gelu(RoundedLinear.apply(x, weight1) + bias1, approximate="none" if exact else "tanh")
+    compare([ours], [RoundedLinear.apply(inner, weight2)], inputs)
+
+
+def test_projection() -> None:
+    inputs = leaves((TOKENS, HIDDEN), (HIDDEN, HIDDEN))
+    compare([Projection.apply(*inputs, ALONE, EmulatedFp8(False))], [RoundedLinear.apply(*inputs)], inputs)
+
+
+def test_query_key_value() -> None:
+    inputs = leaves((TOKENS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN,), (2 * HEAD, HIDDEN), (2 * HEAD,))
+    x, query_weight, query_bias, shared_weight, shared_bias = inputs
+    ours = QueryKeyValue.apply(*inputs, ALONE, EmulatedFp8(False))
+    query = RoundedLinear.apply(x, query_weight) + query_bias
+    shared = RoundedLinear.apply(x, shared_weight) + shared_bias
+    # The gradient of key and value is one matrix, rounded with one maximum.
+    compare([ours[0], torch.cat(ours[1:], 1)], [query, shared], inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_rounding(dtype: torch.dtype) -> None:
+    x = 1e-3 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    found = rounded(x, dtype)
+    largest = x.abs().argmax()
+    torch.testing.assert_close(found[largest], x[largest])  # the type's largest number is used
+    steps = 2.0 ** -(4 if dtype == torch.float8_e4m3fn else 3)  # half a step of 3 and of 2 bits of mantissa
+    big = x.abs() > x.abs().max() / 256
+    assert ((found - x).abs() / x.abs())[big].max() <= steps * 1.001
+    assert len(found.unique()) < len(x) / 2
+    assert torch.equal(rounded(torch.zeros(4), dtype), torch.zeros(4))
+
+
+def test_choice(tmp_path: Any, corpus: Any) -> None:
+    tree = recipe_tree(corpus, tmp_path / "run")
+    cpu, backend = torch.device("cpu"), Backend("torch", "", False, None)
+    assert type(arithmetic_of(build_recipe(tree), backend, cpu)) is Arithmetic
+    tree["train"]["fp8"] = "current"
+    assert type(arithmetic_of(build_recipe(tree), backend, cpu)) is EmulatedFp8
+    with pytest.raises(OctoError, match="Transformer Engine"):
+        arithmetic_of(build_recipe(tree), backend, torch.device("cuda"))
+    tree["model"]["ffn_hidden_size"] = 100
+    with pytest.raises(OctoError, match="MLP: 100"):
+        arithmetic_of(build_recipe(tree), backend, cpu)
