@@ -87,13 +87,20 @@ def _copied_parameters(recipe: Recipe) -> float:
     return model.num_layers / recipe.parallel.pipeline * key_and_value * (1 - 1 / tensor)
 
 
-def _fp8_weights(recipe: Recipe, stage: int) -> int:
-    """Bytes of the linear layers' weights in fp8, as they are and transposed."""
+def _fp8_weights(recipe: Recipe, stage: int, in_flight: int) -> int:
+    """Bytes of the linear layers' weights in fp8.
+
+    Megatron-core's layers hold them as they are and transposed; the fused ones transposed, from a micro-batch's forward
+    pass to its backward pass.
+    """
     if recipe.train.fp8 == "none":
         return 0
+    copies = 2
+    if use_fused_layers(recipe):
+        copies = 0 if recipe.train.recompute == "full" else in_flight
     specs = parameter_specs(recipe.model)
     linear = {name: spec for name, spec in specs.items() if _LAYER.match(name) and len(spec.shape) == 2}
-    return 2 * _held(recipe, stage, linear)
+    return copies * _held(recipe, stage, linear)
 
 
 def layer_tensors(recipe: Recipe) -> dict[str, float]:
@@ -120,11 +127,15 @@ def layer_tensors(recipe: Recipe) -> dict[str, float]:
         "mlp: before the activation": size * ffn / tensor,
         "mlp: after the activation": size * ffn / tensor,
     }
-    if (
-        recipe.train.fp8 != "none"
-    ):  # the inputs of linear layers, but for attention's output, which attention keeps
-        for name in ("attention: normed", "mlp: normed", "mlp: after the activation"):
-            tensors[name] /= size
+    if recipe.train.fp8 != "none":
+        fused, again = use_fused_layers(recipe), recipe.train.recompute == "mlp"
+        tensors["mlp: after the activation"] /= size
+        if not (fused and recipe.parallel.sequence):  # what is gathered again is kept as it came
+            tensors["attention: normed"] /= size
+        if not (fused and (recipe.parallel.sequence or again)):
+            tensors["mlp: normed"] /= size
+        if fused:  # attention keeps its own
+            tensors["attention: output in fp8"] = hidden / tensor
     if model.hidden_dropout and not use_fused_layers(recipe):  # the fused layers remember a seed
         tensors["attention: dropout mask"] = hidden / share
         tensors["mlp: dropout mask"] = hidden / share
@@ -182,6 +193,10 @@ def _backward_bytes(recipe: Recipe, tokens: int) -> float:
     if use_fused_layers(recipe):
         # Into and out of the MLP, its input gathered, and before the activation; two weights' placeholders.
         in_flight = size * (tokens * (3 * hidden + ffn) + 2 * hidden * ffn)
+        if (
+            recipe.train.fp8 != "none"
+        ):  # the gradient before the activation, and its fp8, as it is and transposed
+            in_flight += (size + 2) * tokens * ffn
     else:
         in_flight = size * tokens * 2 * (hidden + ffn)
     return tokens * again + in_flight
@@ -218,7 +233,7 @@ def stage_memory(recipe: Recipe, replicas: int, micro_batches: int, stage: int) 
     if parallel.sequence:
         workspace += tokens * size * model.hidden_size  # the buffer into which the tokens are gathered
     return Memory(
-        weights=size * parameters + _fp8_weights(recipe, stage),
+        weights=size * parameters + _fp8_weights(recipe, stage, in_flight),
         gradients=(2 if half else 4) * trained,
         optimizer=state * trained / replicas,
         activations=activations,
