@@ -12,8 +12,10 @@ import argparse
 import json
 import os
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -23,15 +25,18 @@ from benchmarks.machine import keep
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe
 
-# precision, attention, cross entropy (of megatron-core's layers), layers.
+# precision, attention, cross entropy (of megatron-core's layers), layers. Attention is the recipe's, where torch is
+# cuDNN's (without it the case is left out), or flash: torch's without cuDNN's.
 CASES = {
     "fp32 unfused": ("fp32", "unfused", "reference", "mcore"),
     "bf16 unfused": ("bf16", "unfused", "reference", "mcore"),
-    "bf16 torch flash": ("bf16", "torch", "reference", "mcore"),
+    "bf16 torch flash": ("bf16", "flash", "reference", "mcore"),
+    "bf16 torch cudnn": ("bf16", "torch", "reference", "mcore"),
     "bf16 te": ("bf16", "te", "reference", "mcore"),
     "bf16 te, te cross entropy": ("bf16", "te", "te", "mcore"),
     "fp32 unfused, fused layers": ("fp32", "unfused", "reference", "fused"),
-    "bf16 torch flash, fused layers": ("bf16", "torch", "reference", "fused"),
+    "bf16 torch flash, fused layers": ("bf16", "flash", "reference", "fused"),
+    "bf16 torch cudnn, fused layers": ("bf16", "torch", "reference", "fused"),
     "bf16 te, fused layers": ("bf16", "te", "reference", "fused"),
 }
 
@@ -44,6 +49,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str], world: int) -> Recipe:
     precision, attention, cross_entropy, layers = case
+    attention = attention.replace("flash", "torch")
     return build_recipe(
         {
             "run_dir": str(folder / "run"),
@@ -122,6 +128,7 @@ def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl", device_id=device)
+    from megatron_octo.model import cudnn
     from megatron_octo.model.grid import Grid
     from megatron_octo.training.rundir import environment
 
@@ -145,7 +152,13 @@ def main() -> int:
     }
     baseline = one_step(recipes["fp32 unfused"], grid)
     for name, recipe in recipes.items():
-        found = one_step(recipe, grid)
+        if CASES[name][1] == "torch" and (reason := cudnn.why_not(recipe)):
+            if dist.get_rank() == 0:
+                print(f"{name} is left out: {reason}")
+            continue
+        flash = mock.patch.object(cudnn, "why_not", return_value="this case is flash's")
+        with flash if CASES[name][1] == "flash" else nullcontext():
+            found = one_step(recipe, grid)
         reference = references["mcore" if dist.get_world_size() == 1 else recipe.system.layers]
         worst, worst_name = max(
             (error, key)

@@ -46,7 +46,7 @@ def packed_params(boundaries: Tensor, longest: int) -> PackedSeqParams:
     )
 
 
-class _PackedAttention(MegatronModule):
+class PackedAttention(MegatronModule):
     """Core attention of megatron-core's layer; subclasses say how one set of documents is computed."""
 
     def __init__(
@@ -106,7 +106,7 @@ class _PackedAttention(MegatronModule):
         return {}
 
 
-class DocumentAttention(_PackedAttention):
+class DocumentAttention(PackedAttention):
     """One scaled_dot_product_attention a document: exact everywhere, and the fastest there is on a CPU."""
 
     def _attend(
@@ -157,7 +157,7 @@ class DocumentAttention(_PackedAttention):
         )
 
 
-class FlashAttention(_PackedAttention):
+class FlashAttention(PackedAttention):
     """torch's variable-length flash attention (CUDA, bf16). It knows no dropout."""
 
     def _attend(

@@ -7,6 +7,7 @@ import torch
 
 from megatron_octo.config import ModelConfig, Recipe
 from megatron_octo.errors import OctoError
+from megatron_octo.model import cudnn
 from megatron_octo.model.attention import DocumentAttention, FlashAttention, flash_available
 from megatron_octo.model.mcore import using_transformer_engine
 
@@ -48,15 +49,17 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
 
 
 def _torch(recipe: Recipe) -> Backend:
+    """cuDNN's attention if it runs here, else torch's flash attention."""
     problem = None
-    if not flash_available():
-        problem = f"torch {torch.__version__} has no variable-length flash attention with a window (2.11 has)"
-    elif recipe.model.attention_dropout:
-        problem = (
-            f"torch's flash attention has no dropout (attention_dropout {recipe.model.attention_dropout})"
-        )
+    if recipe.model.attention_dropout:
+        problem = f"without Transformer Engine it has no dropout (attention_dropout {recipe.model.attention_dropout})"
     elif recipe.train.precision != "bf16":
-        problem = f"torch's flash attention has no {recipe.train.precision}"
+        problem = f"without Transformer Engine it has no {recipe.train.precision}"
+    elif not (why_not := cudnn.why_not(recipe)):
+        return Backend("torch", cudnn.describe(), False, cudnn.CudnnAttention)
+    elif not flash_available():
+        problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has); "
+        problem += f"cuDNN's: {why_not}"
     if problem:
         raise OctoError(
             f"no fused attention: {problem}",
@@ -64,7 +67,8 @@ def _torch(recipe: Recipe) -> Backend:
             hint="install Transformer Engine (pip install -e .[gpu]), change the recipe, "
             "or ask for the slow one with system.attention=unfused",
         )
-    return Backend("torch", "torch variable-length flash attention", False, FlashAttention)
+    text = f"torch variable-length flash attention, not cuDNN's, which is faster: {why_not}"
+    return Backend("torch", text, False, FlashAttention)
 
 
 def _transformer_engine(recipe: Recipe) -> Backend:

@@ -24,6 +24,7 @@ class MicroBatch:
     labels_T: Tensor
     weights_T: Tensor
     boundaries: Tensor  # int32 [documents + 1]
+    longest: int  # an upper bound of the documents' lengths (length_bound)
     whole_rows: int  # how many rows there are if each is one document from end to end, else 0
 
 
@@ -94,7 +95,11 @@ class Loader:
         lengths = batch.boundaries[1:] - batch.boundaries[:-1]
         row = len(batch.tokens) // self._micro_size
         whole = len(lengths) == self._micro_size and bool((lengths == row).all())
-        return MicroBatch(**tensors, whole_rows=self._micro_size if whole else 0)
+        return MicroBatch(
+            **tensors,
+            longest=length_bound(int(lengths.max()), row),
+            whole_rows=self._micro_size if whole else 0,
+        )
 
     def next(self) -> StepBatch:
         """The next step's batch on the device; meanwhile the one after it is prepared."""
@@ -104,6 +109,15 @@ class Loader:
 
     def close(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
+
+
+def length_bound(longest: int, row: int) -> int:
+    """The length of the longest document, rounded up to a power of two from 512 on, at most a row.
+
+    Attention kernels start blocks for documents of that length, which find nothing to do in shorter ones; and cuDNN
+    prepares a graph for each value, so there are few.
+    """
+    return min(max(512, 1 << (longest - 1).bit_length()), row)
 
 
 def to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:

@@ -63,12 +63,11 @@ class Network:
 
         def forward_step(_: Any, chunk: Any) -> Any:
             micro = to_device(next(micro_batches), self.grid.device)
-            longest = self.recipe.data.seq_length
             if self.fused:
-                documents = Documents(micro.boundaries, longest, micro.whole_rows)
+                documents = Documents(micro.boundaries, micro.longest, micro.whole_rows)
                 output = chunk(micro.tokens_1T, micro.positions_1T, documents, micro.labels_T)
             else:
-                packed = packed_params(micro.boundaries, longest)
+                packed = packed_params(micro.boundaries, micro.longest)
                 output = chunk(
                     micro.tokens_1T, micro.positions_1T, None, packed_seq_params=packed, **unrounded
                 )

@@ -24,7 +24,15 @@ from megatron_octo.training import records
 from megatron_octo.training.lock import RunLock
 from megatron_octo.training.records import METRICS, STATE, VALIDATION
 
-_PACKAGES = ("torch", "megatron-core", "transformer-engine", "numpy", "safetensors", "tokenizers")
+_PACKAGES = (
+    "torch",
+    "megatron-core",
+    "transformer-engine",
+    "nvidia-cudnn-frontend",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+)
 
 
 def code_version() -> str:

@@ -118,7 +118,7 @@ def laid_out(documents: list[Document], length: int, align: int) -> dict[str, An
             "labels_T": labels,
             "weights_T": weights,
         },
-        **{"boundaries": torch.tensor(boundaries, dtype=torch.int32), "whole_rows": 0},
+        **{"boundaries": torch.tensor(boundaries, dtype=torch.int32), "longest": SEQ_LENGTH, "whole_rows": 0},
     }
 
 
