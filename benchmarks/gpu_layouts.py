@@ -34,6 +34,12 @@ CASES: dict[str, Sections] = {
     "recompute mlp": {"train": {"recompute": "mlp"}},
     "recompute full": {"train": {"recompute": "full"}},
     "torch attention": {"system": {"attention": "torch"}},
+    "fp8": {"train": {"fp8": "current"}},
+    "fp8, tensor 2 + sequence": {
+        "train": {"fp8": "current"},
+        "parallel": {"tensor": 2, "sequence": True},
+    },
+    "fp8, pipeline 2": {"train": {"fp8": "current"}, "parallel": {"pipeline": 2}},
     "bf16 gradients and moments": {"optimizer": {"state_dtype": "bf16"}},
     "dropout": {"model": DROPOUT},
     "dropout, tensor 2 + sequence": {"model": DROPOUT, "parallel": {"tensor": 2, "sequence": True}},

@@ -38,8 +38,15 @@ CASES = {
     "bf16 torch flash, fused layers": ("bf16", "flash", "reference", "fused"),
     "bf16 torch cudnn, fused layers": ("bf16", "torch", "reference", "fused"),
     "bf16 te, fused layers": ("bf16", "te", "reference", "fused"),
+    "fp8 te": ("fp8", "te", "reference", "mcore"),
+    "fp8 te, fused layers": ("fp8", "te", "reference", "fused"),
 }
 
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "fp32": {"precision": "fp32"},
+    "bf16": {"precision": "bf16"},
+    "fp8": {"precision": "bf16", "fp8": "current"},
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt_bigcode": {},
     # Most documents are longer than the window.
@@ -68,7 +75,7 @@ def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str]
             "data": {"train": f"train: 1.0 0:1 {folder}/random", "seq_length": 1024},
             "batch": {"global_size": 8, "micro_size": 2},
             "optimizer": {"lr": 1e-3},
-            "train": {"steps": 4, "precision": precision},
+            "train": {"steps": 4, **PRECISIONS[precision]},
             "system": {"attention": attention, "cross_entropy": cross_entropy, "layers": layers},
         }
     )

@@ -49,17 +49,11 @@ class AddNorm(torch.autograd.Function):
         d_residual, d_delta, sums = ops.add_norm_backward(
             d_summed_SH.contiguous(), d_normed_SH.contiguous(), summed, weight, mean, rstd, *ctx.dropout
         )
-        has_delta = ctx.dropout[0]
-        return (
-            d_residual,
-            d_delta if has_delta else None,
-            gemm.give_gradient(bias, sums[2]) if has_delta else None,
-            gemm.give_gradient(weight_parameter, sums[0]),
-            gemm.give_gradient(shift, sums[1]),
-            None,
-            None,
-            None,
-        )
+        if not ctx.dropout[0]:  # no delta
+            given = gemm.give_gradients((weight_parameter, shift), sums[:2].unbind())
+            return d_residual, None, None, *given, None, None, None
+        d_weight, d_shift, d_bias = gemm.give_gradients((weight_parameter, shift, bias), sums.unbind())
+        return d_residual, d_delta, d_bias, d_weight, d_shift, None, None, None
 
 
 def _keep_input(
@@ -132,11 +126,13 @@ class QueryKeyValue(torch.autograd.Function):
 
         summing = ctx.tensor.sum(dx)  # meanwhile the weights' gradients
         x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
+        bias_sums = [d.sum(0, dtype=torch.float32) for d in (d_query_TQ, d_shared_T2D)]
+        query_bias_gradient, shared_bias_gradient = gemm.give_gradients((query_bias, shared_bias), bias_sums)
         gradients = (
             arithmetic.give_weight_gradient(query_weight, zip(d_query, x, strict=True)),
-            gemm.give_gradient(query_bias, d_query_TQ.sum(0, dtype=torch.float32)),
+            query_bias_gradient,
             arithmetic.give_weight_gradient(shared_weight, zip(d_shared, x, strict=True)),
-            gemm.give_gradient(shared_bias, d_shared_T2D.sum(0, dtype=torch.float32)),
+            shared_bias_gradient,
         )
         return summing.wait(), *gradients, None, None
 
@@ -255,5 +251,6 @@ class Mlp(torch.autograd.Function):
         summing = ctx.tensor.sum(dx)  # meanwhile the weight's gradient
         x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
         weight1_gradient = arithmetic.give_weight_gradient(weight1_parameter, zip(d_inner, x, strict=True))
-        bias1_gradient = gemm.give_gradient(bias1, torch.stack(bias_sums).sum(0))
+        bias_sum = bias_sums[0] if len(bias_sums) == 1 else torch.stack(bias_sums).sum(0)
+        (bias1_gradient,) = gemm.give_gradients((bias1,), (bias_sum,))
         return summing.wait(), weight1_gradient, bias1_gradient, weight2_gradient, None, None, None

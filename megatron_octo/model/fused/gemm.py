@@ -5,6 +5,7 @@ tanh form of gelu along in the product's epilogue and accumulate in fp32 without
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,13 +57,14 @@ def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor) -> None:
         main_NK.addmm_(d_MN.t().to(main_NK.dtype), x_MK.to(main_NK.dtype))
 
 
-def give_gradient(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The same for a gradient that is there already (fp32)."""
-    main = getattr(parameter, "main_grad", None)
-    if main is None:
-        return gradient.to(parameter.dtype)
-    main.add_(gradient)
-    return given(parameter)
+def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The same for gradients that are there already (fp32); what autograd takes of each."""
+    mains: list[Any] = [getattr(parameter, "main_grad", None) for parameter in parameters]
+    if any(main is None for main in mains):
+        return [gradient.to(parameter.dtype) for parameter, gradient in zip(parameters, gradients)]
+    sums: list[Any] = list(gradients)
+    torch._foreach_add_(mains, sums)
+    return [given(parameter) for parameter in parameters]
 
 
 def given(parameter: Any) -> Tensor:
