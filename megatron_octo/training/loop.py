@@ -189,6 +189,7 @@ class Run:
             self.saver.before_update()
             self.network.optimizer.update(lr, totals.grad_norm)
             self.faults.change_weights(self.step + 1, self.network)
+        self.network.clear_gradients()  # now: the GPU does it while the host writes its records
         before, self.step, self.position = self.position, self.step + 1, batch.after
         if self.samples:
             self.samples.write(self.step, before, batch.after, len(batch.rows), why is not None)

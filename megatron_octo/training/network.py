@@ -39,6 +39,7 @@ class Network:
         self.cross_entropy = CrossEntropy(recipe, grid)
         self.model: DistributedDataParallel
         self.optimizer: Optimizer
+        self._clear = False  # whether the gradients are zero
 
     def start_from(self, reader: WeightReader | None) -> None:
         """Give the weights their start, from a checkpoint or fresh, and only then wrap them for training.
@@ -95,10 +96,16 @@ class Network:
         )
         return torch.stack(parts).sum() if parts else torch.zeros((), device=self.grid.device)
 
+    def clear_gradients(self) -> None:
+        """Zero the gradients, if nobody has since the last step: after its update the GPU has time for that."""
+        if not self._clear:
+            self.model.zero_grad_buffer()
+        self._clear = True
+
     def gradients(self, batch: StepBatch) -> Tensor:
         """Forward and backward of a step; gradients are left reduced. Returns this replica's part of the loss."""
-        self.model.zero_grad_buffer()
-        self.optimizer.zero_grad()
+        self.clear_gradients()
+        self._clear = False
         return self._run(batch, forward_only=False)
 
     @torch.no_grad()

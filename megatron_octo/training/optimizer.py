@@ -4,7 +4,7 @@ The distributed optimizer lays all parameters of a model replica into one flat b
 data-parallel ranks, wherever the cuts fall. What a rank owns is therefore a flat range of some parameters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
@@ -23,6 +22,7 @@ from megatron_octo.model.fused.gpt import FusedGPT
 from megatron_octo.model.gpt import DTYPES
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.mcore import using_transformer_engine
+from megatron_octo.training.adam import StepLists, distributed_optimizers, fused_kernels
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -48,12 +48,17 @@ def wrap_data_parallel(model: GPTModel | FusedGPT, recipe: Recipe, grid: Grid) -
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of one parameter that this rank updates: elements [start, end) of it, laid flat."""
+    """The part of one parameter that this rank updates: elements [start, end) of it, laid flat.
+
+    Attributes:
+        changed: to be called when tensors of the state were replaced.
+    """
 
     parameter: torch.nn.Parameter
     start: int
     end: int
     owner: DistributedOptimizer
+    changed: Callable[[], None]
 
     @property
     def _state_key(self) -> Any:
@@ -81,6 +86,7 @@ class Shard:
         so the state is set here, one tensor a parameter, nothing shared.
         """
         optimizer, key = self.owner.optimizer, self._state_key
+        self.changed()
         tensors = {name: tensor.to(key.device).float() for name, tensor in tensors.items()}
         if hasattr(optimizer, "set_scaled_state"):  # Transformer Engine
             for name in MOMENTS:
@@ -141,32 +147,25 @@ class Optimizer:
                 for group in owner.optimizer.param_groups:
                     group.update(fused=True, foreach=False)
         model.config.grad_scale_func = self._inner.scale_loss
+        self._lists = StepLists(self._inner, next(model.parameters()).device, fused_kernels())
         self.steps = 0  # optimizer steps taken; Adam's bias correction depends on it
         self._weight_decay, self._clip_grad = options.weight_decay, options.clip_grad
 
     @property
     def _owners(self) -> list[DistributedOptimizer]:
-        chained = getattr(self._inner, "chained_optimizers", [self._inner])
-        return [owner for owner in chained if isinstance(owner, DistributedOptimizer)]
-
-    def zero_grad(self) -> None:
-        self._inner.zero_grad()
+        return [owner for owner in distributed_optimizers(self._inner) if not owner.is_stub_optimizer]
 
     def measure(self) -> float:
         """The global norm of the gradients that backward left; weights and state stay as they are. Collective."""
-        self._inner.prepare_grads()
-        return float(self._inner.get_grad_norm())
+        return self._lists.norm()
 
     def update(self, learning_rate: float, grad_norm: float) -> None:
         """Clip by the norm that :meth:`measure` gave, update, gather parameters. Collective."""
         for group in self._inner.param_groups:
             group["lr"] = learning_rate
             group["weight_decay"] = self._weight_decay * group.get("wd_mult", 1.0)
-        for owner in self._owners:
-            if parameters := owner.get_parameters():
-                decoupled = owner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8
-                clip_grad_by_total_norm_fp32(parameters, self._clip_grad, grad_norm, decoupled)
-        self._inner.step_with_ready_grads()
+        self._lists.clip(self._clip_grad, grad_norm)
+        self._lists.update()
         self.steps += 1
 
     def step(self, learning_rate: float) -> float:
@@ -179,7 +178,7 @@ class Optimizer:
         for owner in self._owners:
             for parameter in owner.model_param_group_index_map:
                 part = owner._get_model_param_range_map(parameter)["param"]
-                yield Shard(parameter, part.start, part.end, owner)
+                yield Shard(parameter, part.start, part.end, owner, self._lists.forget)
 
     def restore_steps(self, steps: int) -> None:
         """Set the number of steps where Transformer Engine and apex keep it (torch's AdamW: see Shard.write)."""
