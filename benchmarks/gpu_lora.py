@@ -138,7 +138,7 @@ def parity(folder: Path, grid: Any) -> list[dict[str, Any]]:
 
 def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
     """Medians of a recipe's steps."""
-    from megatron_octo.cluster.memory import GIB, memory
+    from megatron_octo.model.memory import GIB, memory
     from megatron_octo.recipe import check_batch
 
     torch.cuda.empty_cache()

@@ -11,8 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from megatron_octo.cluster.memory import GIB, memory
 from megatron_octo.cluster.speed import MEASURED, Measurement, load_measurements, step_speed
+from megatron_octo.model.memory import GIB, memory
 from megatron_octo.recipe import check_batch, replicas_of
 
 

@@ -23,7 +23,7 @@ class Gpu:
     def peak(self) -> float:
         """Dense bf16 FLOP/s."""
         found = peak_flops(self.name)
-        assert found is not None  # the table below holds no other names (tests/cluster/test_memory.py)
+        assert found is not None  # the table below holds no other names (tests/model/test_memory.py)
         return found
 
     @property

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from megatron_octo.cluster import saving
 from megatron_octo.cluster.gpus import Gpu, find_gpu
-from megatron_octo.cluster.memory import GIB, Memory, memory
 from megatron_octo.cluster.saving import Saving
 from megatron_octo.cluster.speed import (
     MEASURED,
@@ -19,6 +18,7 @@ from megatron_octo.cluster.speed import (
 )
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
+from megatron_octo.model.memory import GIB, Memory, memory
 from megatron_octo.recipe import build_recipe, check_batch, replicas_of
 
 

@@ -9,11 +9,11 @@ from statistics import NormalDist
 from typing import Any
 
 from megatron_octo.cluster.gpus import GPUS, Gpu
-from megatron_octo.cluster.memory import element_bytes, trained_parameters
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model import flops
 from megatron_octo.model.choice import use_fused_layers
+from megatron_octo.model.memory import element_bytes, trained_parameters
 from megatron_octo.recipe import load_recipe
 
 PROJECT = Path(__file__).parents[2]

@@ -16,7 +16,9 @@ from megatron_octo.config import Recipe
 from megatron_octo.errors import BadNodeError, OctoError
 from megatron_octo.files import beside
 from megatron_octo.model.grid import Grid
+from megatron_octo.model.memory import memory
 from megatron_octo.model.weights import check_shape
+from megatron_octo.recipe import check_batch
 from megatron_octo.training import probes, records
 from megatron_octo.training.probes import Facts
 from megatron_octo.training.recovery import check_tokenizer
@@ -27,7 +29,7 @@ from megatron_octo.training.rundir import RunDirectory
 _SLOW_MATMUL = {"cuda": 0.85, "cpu": 0.3}
 _SLOW_LINK = {"cuda": 0.5, "cpu": 0.0}
 _SLOW_DISK = 0.2
-_FREE_MEMORY = 0.9  # of a GPU; CUDA and NCCL have a share already
+_FREE_MEMORY = 0.9  # of a GPU, and of its peers' median; CUDA and NCCL have a share already
 _GIB = 2**30
 
 
@@ -40,8 +42,12 @@ class Finding:
     severe: bool = True  # else it is said, and the run goes on
 
 
-def judge(facts: list[Facts]) -> list[Finding]:
-    """Which ranks are bad, and why: from themselves, and beside their peers of the same kind."""
+def judge(facts: list[Facts], needed: float = 0.0) -> list[Finding]:
+    """Which ranks are bad, and why: from themselves, and beside their peers of the same kind.
+
+    Args:
+        needed: bytes that the run will take on the fullest GPU, as far as is known.
+    """
     kind = "cuda" if facts[0].devices else "cpu"
     findings = [Finding(fact.rank, f"{fact}: {fact.problem}") for fact in facts if fact.problem]
     findings += [
@@ -53,7 +59,7 @@ def judge(facts: list[Facts]) -> list[Finding]:
         if fact.sees_run is False
     ]
     if kind == "cuda":
-        findings += _judge_gpus(facts)
+        findings += _judge_gpus(facts, needed)
     for name in sorted({fact.device for fact in facts}):
         peers = [fact for fact in facts if fact.device == name]
         findings += _slow(peers, "matmul", lambda f: f.matmul, _SLOW_MATMUL[kind], 1e12, "TFLOP/s")
@@ -64,8 +70,9 @@ def judge(facts: list[Facts]) -> list[Finding]:
     return findings + [replace(finding, severe=False) for finding in slow_disks]
 
 
-def _judge_gpus(facts: list[Facts]) -> Iterable[Finding]:
+def _judge_gpus(facts: list[Facts], needed: float) -> Iterable[Finding]:
     usual = statistics.mode(fact.devices for fact in facts)
+    free = statistics.median(fact.memory_free for fact in facts)
     for fact in facts:
         if fact.local_rank == 0 and fact.devices < usual:
             yield Finding(fact.rank, f"{fact.host} has {fact.devices} GPUs, the others have {usual}")
@@ -73,11 +80,10 @@ def _judge_gpus(facts: list[Facts]) -> Iterable[Finding]:
         if fact.identity and len(twins) > 1:
             yield Finding(fact.rank, f"{fact}: ranks {', '.join(map(str, twins))} have one GPU together")
         if fact.memory_free < _FREE_MEMORY * fact.memory_total:
-            yield Finding(
-                fact.rank,
-                f"{fact}: {fact.memory_free / _GIB:.1f} of {fact.memory_total / _GIB:.1f} GiB are free; another "
-                "process holds the rest",
-            )
+            # A machine may keep a share for itself: that is bad where it is missed, or where the others have more.
+            text = f"{fact}: {fact.memory_free / _GIB:.1f} of {fact.memory_total / _GIB:.1f} GiB are free"
+            text += f"; the run takes about {needed / _GIB:.1f}" if needed else ""
+            yield Finding(fact.rank, text, fact.memory_free < max(needed, _FREE_MEMORY * free))
 
 
 def _slow(
@@ -219,7 +225,8 @@ def preflight(
     start = time.perf_counter()
     warning = grid.main_first(lambda: _certain(recipe, run, tokenizer) if grid.is_main else None)
     facts, reduced = measure(grid, run.path)
-    findings = judge(facts)
+    needed = memory(recipe, grid.data_size, check_batch(recipe, grid.data_size)).total
+    findings = judge(facts, needed)
     lines = [_describe(facts, reduced, time.perf_counter() - start)]
     lines += [f"WARNING: {text}" for text in (warning, *(finding.text for finding in findings)) if text]
     bad = [finding for finding in findings if finding.severe]

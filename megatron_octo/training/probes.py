@@ -69,6 +69,7 @@ def look_around(hosts: list[str], device: torch.device) -> Facts:
     mine = [other for other, host in enumerate(hosts) if host == hosts[rank]]
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device)  # this process's own
         name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
         identity = str(torch.cuda.get_device_properties(device).uuid)
     else:

@@ -131,6 +131,7 @@ def test_judgement_of_gpus() -> None:
     def found(rank: int, **changed: object) -> list[str]:
         facts = [replace(fact, **changed) if fact.rank == rank else fact for fact in good]  # type: ignore[arg-type]
         findings = judge(facts)
+        assert all(finding.severe for finding in findings)
         assert {finding.rank for finding in findings} <= {rank}
         return [finding.text for finding in findings]
 
@@ -140,6 +141,14 @@ def test_judgement_of_gpus() -> None:
         "rank 6 on n1, GPU 2: link to its neighbours 5 GB/s, its peers' median is 40"
     ]
     assert "50.0 of 80.0 GiB are free" in found(3, memory_free=50 << 30)[0]
+    # All have less than they could, which is no node's fault; but not less than the run takes.
+    less = [replace(fact, memory_free=70 << 30) for fact in good]
+    assert [finding.severe for finding in judge(less)] == [False] * 8
+    assert [finding.severe for finding in judge(less, needed=65 * 2.0**30)] == [False] * 8
+    assert [finding.severe for finding in judge(less, needed=71 * 2.0**30)] == [True] * 8
+    assert "the run takes about 71.0" in judge(less, needed=71 * 2.0**30)[0].text
+    alone = [replace(good[0], memory_free=60 << 30, local_world=1)]
+    assert [finding.severe for finding in judge(alone, needed=65 * 2.0**30)] == [True]
     assert "n1 has 3 GPUs" in found(4, devices=3)[0]
     # Two ranks on one GPU: LOCAL_RANK was lost on the way.
     shared = [replace(fact, identity="GPU-1") if fact.rank in (4, 5) else fact for fact in good]

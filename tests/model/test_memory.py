@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from megatron_octo.cluster.gpus import GPUS
-from megatron_octo.cluster.memory import (
+from megatron_octo.cluster.speed import MEASURED, load_measurements
+from megatron_octo.config import Recipe
+from megatron_octo.model.layout import count_parameters
+from megatron_octo.model.memory import (
     GIB,
     kept_tensors,
     layer_tensors,
@@ -15,9 +18,6 @@ from megatron_octo.cluster.memory import (
     stage_parameters,
     trained_parameters,
 )
-from megatron_octo.cluster.speed import MEASURED, load_measurements
-from megatron_octo.config import Recipe
-from megatron_octo.model.layout import count_parameters
 from megatron_octo.recipe import check_batch, load_recipe, replicas_of
 
 PROJECT = Path(__file__).parents[2]
