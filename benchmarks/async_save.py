@@ -5,9 +5,10 @@
 
 Trains twice on packed random documents, with and without ``checkpoint.asynchronous``, and takes the time of every line
 that the run prints. The stall of a save is by how much the steps from its start to its commit took longer than the
-median step without a save in flight; it is given in seconds and in such steps. Then the asynchronous run is started
-again for two more steps: seconds from the start of the process to the end of its first step. One JSON object is printed
-and appended to ``--output``.
+median step without a save in flight; it is given in seconds and in such steps. Then the asynchronous run loses its last
+checkpoint and is started again: seconds from the start of the process to the end of its first step, and whether loss,
+gradient norm and the last checkpoint's files are to the last bit those of the run that was not stopped (they are to be
+with ``system.deterministic=true``). One JSON object is printed and appended to ``--output``.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
 from benchmarks.machine import keep, machine
+from megatron_octo.checkpoint import layout
 from megatron_octo.recipe import load_recipe
+from megatron_octo.training.rundir import read_metrics
 
 WARM_UP = 5
 _STEP = re.compile(r"^step (\d+)/")
@@ -86,8 +89,20 @@ def first_moments(lines: list[tuple[float, str]]) -> dict[str, float]:
     }
 
 
+def outcome(run: Path, step: int) -> tuple[dict[int, Any], dict[str, Any]]:
+    """Loss and gradient norm by step, as they were written last; the digests of a checkpoint's files."""
+    curve = {record["step"]: (record["loss"], record["grad_norm"]) for record in read_metrics(run)}
+    return curve, dict(layout.read_manifest(run / layout.CHECKPOINTS / layout.step_name(step)).files)
+
+
 def benchmark(
-    recipe_path: str, nproc: int, steps: int, interval: int, place: str | None, overrides: list[str]
+    recipe_path: str,
+    nproc: int,
+    steps: int,
+    interval: int,
+    place: str | None,
+    overrides: list[str],
+    ways: tuple[bool, ...] = (False, True),
 ) -> Any:
     """Train with either way of saving, then resume."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -97,28 +112,32 @@ def benchmark(
         changed = [
             *overrides,
             *overrides_on(corpus),
-            *(f"checkpoint.interval={interval}", "checkpoint.keep=1", "schedule.warmup_fraction=null"),
-            f"schedule.decay_steps={2 * steps}",
+            *(f"checkpoint.interval={interval}", "checkpoint.keep=2", "schedule.warmup_fraction=null"),
+            *("schedule.warmup_steps=0", f"schedule.decay_steps={2 * steps}"),
         ]
         command = [sys.executable, "-m", "megatron_octo.train", recipe_path, "--nproc", str(nproc), *changed]
         found = {}
-        for asynchronous in (False, True):
+        for asynchronous in ways:
             name = "asynchronous" if asynchronous else "waiting"
             options = [f"run_dir={folder}/{name}", f"checkpoint.asynchronous={str(asynchronous).lower()}"]
-            found[name] = examine(timed_lines([*command, *options, f"train.steps={steps}"]))
+            command_line = [*command, *options, f"train.steps={steps}"]
+            found[name] = examine(timed_lines(command_line))
             if not asynchronous:
                 shutil.rmtree(f"{folder}/{name}")  # it may not fit twice
-        size = sum(path.stat().st_size for path in Path(folder).glob("asynchronous/checkpoints/step-*/*"))
-        resume = first_moments(timed_lines([*command, *options, f"train.steps={steps + 2}"]))
+        run = Path(folder) / "asynchronous"
+        curve, files = outcome(run, steps)
+        last = run / layout.CHECKPOINTS / layout.step_name(steps)
+        size = sum(path.stat().st_size for path in last.iterdir())
+        shutil.rmtree(last)
+        resume = first_moments(timed_lines(command_line))
+        again, files_again = outcome(run, steps)
     return {
-        **{
-            "recipe": recipe_path,
-            "overrides": overrides,
-            "ranks": nproc,
-            "steps": steps,
-            "interval": interval,
-        },
-        **{"checkpoint_gb": round(size / 1e9, 3), **found, "resume_s": resume, "machine": machine()},
+        **{"recipe": recipe_path, "overrides": overrides, "ranks": nproc},
+        **{"steps": steps, "interval": interval, "checkpoint_gb": round(size / 1e9, 3), **found},
+        "resume_s": resume,
+        "steps_that_differ": [step for step in curve if curve[step] != again[step]],
+        "files_that_differ": [name for name in files if files[name] != files_again.get(name)],
+        "machine": machine(),
     }
 
 
@@ -131,10 +150,12 @@ def main() -> None:
     parser.add_argument("--nproc", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--interval", type=int, default=20, help="steps between saves")
+    parser.add_argument("--only-asynchronous", action="store_true", help="no run whose saves wait")
     parser.add_argument("--place", help="folder on the disk to save to (default: the temporary folder)")
     parser.add_argument("--output", type=Path, help="JSON lines are appended here")
     args = parser.parse_intermixed_args()
-    found = benchmark(args.recipe, args.nproc, args.steps, args.interval, args.place, args.overrides)
+    ways = (True,) if args.only_asynchronous else (False, True)
+    found = benchmark(args.recipe, args.nproc, args.steps, args.interval, args.place, args.overrides, ways)
     keep(args.output, found)
     print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))
 

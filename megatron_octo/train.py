@@ -62,7 +62,6 @@ def run(recipe: Recipe) -> int:
 
     device = _device(recipe)
     load_mcore()
-    options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
     from megatron_octo.model.grid import Grid
     from megatron_octo.training.loop import Run
     from megatron_octo.training.rendezvous import meet
@@ -78,7 +77,8 @@ def run(recipe: Recipe) -> int:
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=wait,
-        **options,
+        # No device_id: with one, NCCL makes a communicator for each of megatron-core's groups at once, used or not,
+        # and they take GPU memory (8 GiB on one H100). _device has said which GPU is this rank's.
     )
     if recipe.system.deterministic:
         torch.use_deterministic_algorithms(True)

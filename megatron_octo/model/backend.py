@@ -1,7 +1,7 @@
 """Which layers and which attention a run uses. The choice is made once, said aloud, and never falls back in silence."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,8 +43,18 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
     if wanted == "unfused":
         text = "torch scaled_dot_product_attention, document by document: slow, asked for by the recipe"
         return Backend(wanted, text, False, DocumentAttention)
-    if wanted == "te" or (wanted == "auto" and using_transformer_engine()):
+    if wanted == "te":
         return _transformer_engine(recipe)
+    if wanted == "auto" and using_transformer_engine():
+        try:
+            return _transformer_engine(recipe)
+        except OctoError as error:
+            if not recipe.system.deterministic or recipe.model.attention_dropout:
+                raise
+            # On Hopper cuDNN's deterministic gradients of long documents take memory of length squared.
+            found = _torch(recipe)
+            text = f"{found}; not Transformer Engine's, which is not deterministic here ({error})"
+            return replace(found, description=text)
     return _torch(recipe)
 
 

@@ -95,6 +95,8 @@ class _Attention(torch.autograd.Function):
         deterministic: bool,
     ) -> Tensor:
         _operations()
+        # Of keys that lie between others the library's backward pass (1.32) reads the wrong ones.
+        query_THD, key_TGD, value_TGD = (part.contiguous() for part in (query_THD, key_TGD, value_TGD))
         out_THD, lse_TH1 = torch.ops.cudnn.sdpa_fwd(
             query_THD,
             key_TGD,

@@ -32,6 +32,32 @@ def test_refused(
         choose_backend(recipe, torch.device("cuda"))
 
 
+@pytest.mark.parametrize(("deterministic", "dropout"), [(True, 0.0), (True, 0.1), (False, 0.0)])
+def test_deterministic_without_transformer_engine(
+    deterministic: bool, dropout: float, make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Transformer Engine has nothing deterministic, ``auto`` takes torch's, and says so."""
+    load_mcore()
+    from megatron_octo.model import backend
+
+    def fails(recipe: Recipe) -> backend.Backend:
+        raise OctoError("it has none", where="system.attention")
+
+    monkeypatch.setattr(backend, "using_transformer_engine", lambda: True)
+    monkeypatch.setattr(backend, "_transformer_engine", fails)
+    recipe = make_recipe(
+        model={"attention_dropout": dropout},
+        train={"precision": "bf16"},
+        system={"deterministic": deterministic},
+    )
+    if deterministic and not dropout:
+        found = backend.choose_backend(recipe, torch.device("cuda"))
+        assert "it has none" in str(found) and "flash" in str(found) and not found.transformer_engine
+    else:
+        with pytest.raises(OctoError, match="it has none"):
+            backend.choose_backend(recipe, torch.device("cuda"))
+
+
 def test_what_a_cpu_takes(make_recipe: Callable[..., Recipe]) -> None:
     load_mcore()
     from megatron_octo.model.attention import DocumentAttention
