@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from megatron_octo.config import ModelConfig, Recipe
+from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model import cudnn
 from megatron_octo.model.attention import DocumentAttention, FlashAttention, flash_available
@@ -99,18 +99,17 @@ def _transformer_engine(recipe: Recipe) -> Backend:
             where="system.attention",
             hint="pip install -e .[gpu]",
         ) from None
-    kernel = _probe_transformer_engine(
-        recipe.model, recipe.data.seq_length, recipe.parallel.tensor, recipe.train.precision
-    )
+    kernel = _probe_transformer_engine(recipe)
     return Backend("te", f"Transformer Engine {te.__version__}, {kernel}", True, None)
 
 
-def _probe_transformer_engine(model: ModelConfig, seq_length: int, tensor: int, precision: str) -> str:
+def _probe_transformer_engine(recipe: Recipe) -> str:
     """Run one small attention as the model will, and name the kernel that Transformer Engine took."""
+    model, seq_length, tensor = recipe.model, recipe.data.seq_length, recipe.parallel.tensor
     from transformer_engine.pytorch import DotProductAttention
     from transformer_engine.pytorch.attention.dot_product_attention import dot_product_attention as module
 
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
     heads = model.num_attention_heads // tensor
     groups = max(1, model.num_query_groups // tensor)
     attention = DotProductAttention(
@@ -124,7 +123,9 @@ def _probe_transformer_engine(model: ModelConfig, seq_length: int, tensor: int, 
     )
     query = torch.randn(seq_length, heads, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
     key = torch.randn(seq_length, groups, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
-    boundaries = torch.tensor([0, seq_length // 2, seq_length], dtype=torch.int32, device="cuda")
+    # What is deterministic with few documents may not be with many: its memory grows with them.
+    documents = min(64, seq_length) if recipe.system.deterministic else 2
+    boundaries = torch.linspace(0, seq_length, documents + 1, device="cuda").to(torch.int32)
     try:
         output = attention(
             query,
