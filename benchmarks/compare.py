@@ -6,7 +6,7 @@
 
 Without ``--data`` the documents are random words with the frequencies of a language, so that there is something to
 learn. Reported: tokens/s and memory of both and their ratio, and how far the second loss curve is from the first: the
-largest relative difference of a step, and that of the means of the last ten steps.
+largest relative difference of a step, and those of the means of all steps and of the last ten.
 """
 
 import argparse
@@ -58,6 +58,7 @@ def difference(one: list[float], other: list[float]) -> dict[str, float]:
     last_one, last_other = (statistics.fmean(losses[-LAST:]) for losses in (one, other))
     return {
         "largest_of_a_step": max(abs(b / a - 1) for a, b in zip(one, other, strict=True)),
+        "of_the_mean": abs(statistics.fmean(other) / statistics.fmean(one) - 1),
         "of_the_last_steps": abs(last_other / last_one - 1),
     }
 

@@ -93,7 +93,6 @@ class Processes:
             store=dist.PrefixStore(str(self._count), self.store),
             rank=self.rank,
             world_size=self.world,
-            device_id=self.device if gpu else None,
         )
 
 

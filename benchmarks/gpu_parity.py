@@ -134,7 +134,7 @@ def main() -> int:
     torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
-    dist.init_process_group("nccl", device_id=device)
+    dist.init_process_group("nccl")
     from megatron_octo.model import cudnn
     from megatron_octo.model.grid import Grid
     from megatron_octo.training.rundir import environment

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ def machine() -> dict[str, Any]:
     return {
         **kept,
         "cores": os.cpu_count(),
-        "command": " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": command(),
     }
 
 
+def command() -> str:
+    """The benchmark's command as a person types it, without where its result goes."""
+    words = iter(sys.argv[1:])
+    kept = [word for word in words if word != "--output" or not next(words, None)]
+    return " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *kept])
+
+
 def keep(output: Path | None, row: dict[str, Any]) -> None:
-    """Append a result to a file of JSON lines, if there is one."""
+    """Append a result, with the date, to a file of JSON lines, if there is one."""
+    row = {**row, "date": date.today().isoformat()}
     if output:
         with open(output, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

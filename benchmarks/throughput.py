@@ -9,7 +9,6 @@ to ``--output``.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import overrides_on, write_random_corpus
-from benchmarks.machine import keep
+from benchmarks.machine import keep, machine
 from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import environment, read_metrics
+from megatron_octo.training.rundir import read_metrics
 
 WARM_UP = 5
 
@@ -45,7 +44,6 @@ def benchmark(
         command = [sys.executable, "-m", "megatron_octo.train", recipe_path, "--nproc", str(nproc), *changed]
         subprocess.run(command, check=True)
         metrics = read_metrics(f"{folder}/run")
-        attempt = json.loads((Path(folder) / "run/attempts/001.json").read_text())
     counted = metrics[min(WARM_UP, len(metrics) - 1) :]
 
     def median(key: str) -> float | None:
@@ -69,7 +67,7 @@ def benchmark(
         "time_in_data": (median("data_s") or 0.0) / step_seconds,
         "first_step_s": round(metrics[0]["step_s"], 1),
         "loss": [round(metrics[0]["loss"], 4), round(metrics[-1]["loss"], 4)],
-        "machine": {"cpu": platform.processor() or platform.machine(), **attempt["environment"]},
+        "machine": machine(),
     }
 
 
@@ -90,7 +88,7 @@ def main() -> int:
         arguments.recipe, arguments.nproc, arguments.steps, arguments.mean_document, arguments.overrides
     )
     keep(arguments.output, found)
-    found["machine"] = environment()["gpus"] or found["machine"]["cpu"]
+    found["machine"] = found["machine"]["gpus"] or "CPU"
     print(json.dumps(found))
     return 0
 

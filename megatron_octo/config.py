@@ -127,9 +127,7 @@ class CheckpointConfig(Section):
     interval: Count = 1000  # steps between checkpoints; 0: never, not even at the end
     keep: PositiveInt = 3  # newest checkpoints that stay
     keep_every: Count = 0  # those of steps that are multiples of this stay, too
-    # Train on while a copy in host memory is written. None: on CPUs; on GPUs it has to be asked for, until it has been
-    # measured there.
-    asynchronous: bool | None = None
+    asynchronous: bool = True  # train on while a copy in host memory is written
     weights_every: Count = 0  # steps between saves of the weights alone, into RUN/weights; 0: never
     weights_dtype: Literal["fp32", "bf16"] | None = None  # of these; default: train.precision
     init_from: str | None = (

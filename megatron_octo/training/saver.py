@@ -98,10 +98,7 @@ class Saver:
         self._save: _Save | None = None
         self._copy: HostCopy | None = None
         checkpoint = recipe.checkpoint
-        asynchronous = checkpoint.asynchronous
-        if asynchronous is None:
-            asynchronous = grid.device.type == "cpu"
-        if asynchronous and (checkpoint.interval or checkpoint.weights_every):
+        if checkpoint.asynchronous and (checkpoint.interval or checkpoint.weights_every):
             targets = self._targets({}, bool(checkpoint.interval), bool(checkpoint.weights_every))
             self._copy = HostCopy((target.part for target in targets), grid, self._worker, say)
 
