@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.corpus import write_random_corpus
+from benchmarks.machine import keep, machine
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe, load_recipe
 
@@ -175,9 +176,8 @@ def main() -> int:
     torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
-    dist.init_process_group("nccl", device_id=device)
+    dist.init_process_group("nccl")
     from megatron_octo.model.grid import Grid
-    from megatron_octo.training.rundir import environment
 
     world = dist.get_world_size()
     shared: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
@@ -205,10 +205,7 @@ def main() -> int:
     lines = [*parity(folder, grid), speed(recipe, grid, arguments.steps)]
     for line in lines if grid.is_main else []:
         print(json.dumps(line))
-        if arguments.output:
-            whole = {**line, "ranks": world, **environment()}
-            with open(arguments.output, "a", encoding="utf-8") as file:
-                file.write(json.dumps(whole) + "\n")
+        keep(arguments.output, {**line, "ranks": world, "machine": machine()})
     dist.barrier()
     if grid.is_main:
         shutil.rmtree(folder)

@@ -3,9 +3,9 @@
 Nothing here imports torch, so that ``--help`` and bad input answer at once.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from megatron_octo.config_model import (
     Count,
@@ -134,6 +134,11 @@ class CheckpointConfig(Section):
         None  # weights to start from: a run, a checkpoint, a Hugging Face or a BigCode directory
     )
 
+    @field_validator("asynchronous", mode="before")
+    @classmethod
+    def _null_was_a_default(cls, value: Any) -> Any:
+        return True if value is None else value
+
 
 class GuardConfig(Section):
     """What is done about numbers that should not be, before they touch the weights."""
@@ -199,6 +204,24 @@ class Recipe(Section):
             return int(self.schedule.warmup_fraction * self.decay_steps)
         return self.schedule.warmup_steps or 0
 
+    def _check_fp8_sizes(self) -> None:
+        if self.train.fp8 == "none":
+            return
+        model, tensor = self.model, self.parallel.tensor
+        tokens = self.batch.micro_size * self.data.seq_length
+        sizes = {
+            "tokens of a micro-batch": tokens // (tensor if self.parallel.sequence else 1),
+            "queries": model.hidden_size // tensor,
+            "key and value": 2 * model.head_dim,
+            "hidden size": model.hidden_size,
+            "feed-forward layer": model.ffn_hidden_size // tensor,
+        }
+        for name, size in sizes.items():
+            if size % 16:
+                raise ValueError(
+                    f"train.fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank"
+                )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         model, tensor = self.model, self.parallel.tensor
@@ -228,6 +251,7 @@ class Recipe(Section):
             )
         if self.parallel.sequence and self.data.seq_length * self.batch.micro_size % tensor:
             raise ValueError(f"parallel.tensor {tensor} does not divide the tokens of a micro-batch")
+        self._check_fp8_sizes()
         if self.batch.global_size % self.batch.micro_size:
             raise ValueError(
                 f"batch.micro_size {self.batch.micro_size} does not divide batch.global_size {self.batch.global_size}"

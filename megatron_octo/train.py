@@ -71,14 +71,16 @@ def run(recipe: Recipe) -> int:
     faulthandler.enable()  # a crash of native code shows where
     minutes = recipe.system.timeout_minutes
     wait = timedelta(seconds=longest_wait(minutes))
+    store = meet(timedelta(minutes=minutes))
+    store.set_timeout(wait)  # NCCL sets its communicators up through it, within the time-out of all others
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=meet(timedelta(minutes=minutes)),
+        store=store,
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=wait,
-        # No device_id: with one, NCCL makes a communicator for each of megatron-core's groups at once, used or not,
-        # and they take GPU memory (8 GiB on one H100). _device has said which GPU is this rank's.
+        # No device_id: with one, NCCL makes a communicator for each of megatron-core's groups at once, used or not, and
+        # they take GPU memory (6.5 GiB of each of two H100). _device has said which GPU is this rank's.
     )
     if recipe.system.deterministic:
         torch.use_deterministic_algorithms(True)

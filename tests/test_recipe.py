@@ -1,11 +1,13 @@
 """Recipes: what is read, and where the finger points when it is wrong."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.recipe import build_recipe, dump_recipe, load_recipe, recipe_digest
 from tests.conftest import recipe_tree
@@ -255,3 +257,7 @@ def test_bases_that_cannot_be(file: Path, tmp_path: Path, base: str, message: st
         load_recipe(top)
     assert message in error.value.what
     assert error.value.where in (f"{top}:2", str(tmp_path / "ring.yaml") + ":1", tmp_path / "list.yaml")
+
+
+def test_recipes_of_the_time_when_saves_had_no_default(make_recipe: Callable[..., Recipe]) -> None:
+    assert make_recipe(checkpoint={"asynchronous": None}).checkpoint.asynchronous is True

@@ -25,6 +25,10 @@ class Backend:
         return self.description
 
 
+class NoFusedAttentionError(OctoError):
+    """Transformer Engine is there, and has no fused attention for this model and machine."""
+
+
 def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
     """The back end for this machine.
 
@@ -48,12 +52,13 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
     if wanted == "auto" and using_transformer_engine():
         try:
             return _transformer_engine(recipe)
-        except OctoError as error:
-            if not recipe.system.deterministic or recipe.model.attention_dropout:
+        except NoFusedAttentionError as error:
+            torch_can = recipe.train.precision == "bf16" and not recipe.model.attention_dropout
+            if not (recipe.system.deterministic and torch_can):
                 raise
             # On Hopper cuDNN's deterministic gradients of long documents take memory of length squared.
             found = _torch(recipe)
-            text = f"{found}; not Transformer Engine's, which is not deterministic here ({error})"
+            text = f"{found}; not Transformer Engine's, which does not run deterministically here ({error})"
             return replace(found, description=text)
     return _torch(recipe)
 
@@ -138,7 +143,7 @@ def _probe_transformer_engine(recipe: Recipe) -> str:
         )
         output.sum().backward()
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise OctoError(
+        raise NoFusedAttentionError(
             f"Transformer Engine has no fused attention for this model and machine: {str(error).splitlines()[0]}",
             where="system.attention",
             hint="it needs the cuDNN that came with torch (set CUDNN_HOME to it); NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 "
@@ -146,5 +151,5 @@ def _probe_transformer_engine(recipe: Recipe) -> str:
         ) from None
     chosen = module._attention_backends
     if not chosen["use_fused_attention"]:
-        raise OctoError("Transformer Engine chose an unfused attention", where="system.attention")
+        raise NoFusedAttentionError("Transformer Engine chose an unfused attention", where="system.attention")
     return f"cuDNN {torch.backends.cudnn.version()} fused attention ({chosen['fused_attention_backend']})"

@@ -50,11 +50,14 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         recompute = {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
     exact = model.activation == "gelu"
     fp8: dict[str, Any] = {}
-    if recipe.train.fp8 == "current" and not use_fused_layers(
-        recipe
-    ):  # those have an arithmetic of their own
+    # The fused layers have an arithmetic of their own.
+    if recipe.train.fp8 == "current" and not use_fused_layers(recipe):
         if not backend.transformer_engine:
-            raise OctoError("fp8 needs Transformer Engine on a GPU", where="train.fp8", hint="use none")
+            raise OctoError(
+                f"megatron-core's layers have fp8 with Transformer Engine's attention alone, this run has: {backend}",
+                where="train.fp8",
+                hint="use none, or system.attention=te",
+            )
         # Nothing is remembered from step to step, so that a resumed run is the same.
         fp8 = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
     return TransformerConfig(

@@ -61,7 +61,28 @@ class Grid:
             data_size=world // model_ranks,
         )
         grid.seed(seed)
+        grid._open_groups()
         return grid
+
+    def _open_groups(self) -> None:
+        """A first word in each group that a run uses. Collective.
+
+        NCCL sets a group up in its first collective: a rank that hangs then hangs here, not amid a backward pass.
+        """
+        data = mpu.get_data_parallel_group
+        groups = [
+            mpu.get_tensor_model_parallel_group(),
+            mpu.get_pipeline_model_parallel_group(),
+            mpu.get_embedding_group(False),
+            mpu.get_position_embedding_group(False),
+            data(),
+            data(with_context_parallel=True),
+            data(with_context_parallel=True, with_gtp_remat=False, partial_data_parallel=True),
+            mpu.get_intra_distributed_optimizer_instance_group(False),
+        ]
+        for group in dict.fromkeys(groups):
+            if group is not None and dist.get_world_size(group) > 1:
+                dist.all_reduce(torch.zeros(1, device=self.device), group=group)
 
     def seed(self, seed: int) -> None:
         """Seed dropout: alike over the tensor ranks of a replica where they hold the same activations, else not."""

@@ -100,7 +100,7 @@ def _fp8_weights(recipe: Recipe, stage: int, in_flight: int) -> int:
         copies = 0 if recipe.train.recompute == "full" else in_flight
     specs = parameter_specs(recipe.model)
     linear = {name: spec for name, spec in specs.items() if _LAYER.match(name) and len(spec.shape) == 2}
-    return copies * _held(recipe, stage, linear)
+    return copies * int(_held(recipe, stage, linear) + _copied_parameters(recipe))
 
 
 def layer_tensors(recipe: Recipe) -> dict[str, float]:
@@ -130,7 +130,8 @@ def layer_tensors(recipe: Recipe) -> dict[str, float]:
     if recipe.train.fp8 != "none":
         fused, again = use_fused_layers(recipe), recipe.train.recompute == "mlp"
         tensors["mlp: after the activation"] /= size
-        if not (fused and recipe.parallel.sequence):  # what is gathered again is kept as it came
+        # What is gathered or computed again is kept as it came.
+        if not (fused and recipe.parallel.sequence):
             tensors["attention: normed"] /= size
         if not (fused and (recipe.parallel.sequence or again)):
             tensors["mlp: normed"] /= size
@@ -193,9 +194,8 @@ def _backward_bytes(recipe: Recipe, tokens: int) -> float:
     if use_fused_layers(recipe):
         # Into and out of the MLP, its input gathered, and before the activation; two weights' placeholders.
         in_flight = size * (tokens * (3 * hidden + ffn) + 2 * hidden * ffn)
-        if (
-            recipe.train.fp8 != "none"
-        ):  # the gradient before the activation, and its fp8, as it is and transposed
+        # The gradient before the activation, and its fp8, as it is and transposed.
+        if recipe.train.fp8 != "none":
             in_flight += (size + 2) * tokens * ffn
     else:
         in_flight = size * tokens * 2 * (hidden + ffn)

@@ -9,8 +9,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | None:
     """Bytes that can still be taken; None if the system does not say (not Linux).
 
-    The least of what the kernel calls available and of what each control group above this process leaves (version 2;
-    SLURM limits a job's memory so). File pages that a group has cached count as free: they go when memory is needed.
+    The least of what the kernel calls available and of what each control group above this process leaves (version 2 or
+    1; SLURM limits a job's memory so). File pages that a group has cached count as free: they go when memory is needed.
     """
     try:
         lines = (proc / "meminfo").read_text().splitlines()
@@ -22,22 +22,33 @@ def available_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | None:
         groups = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
         return free
-    own = next((line.removeprefix("0::") for line in groups if line.startswith("0::")), "/")
-    path = cgroup / own.strip("/")
+    for line in groups:
+        _, controllers, own = line.split(":", 2)
+        if not controllers:
+            free = _left_under(cgroup, own, free, ("memory.max", "memory.current", ""))
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            free = _left_under(cgroup / "memory", own, free, names)
+    return free
+
+
+def _left_under(root: Path, own: str, free: int, names: tuple[str, str, str]) -> int:
+    """What a group and those above it leave. Names: of the files of limit and use, and before those of cached pages."""
+    path = root / own.strip("/")
     while True:
-        free = min(free, _left_in(path, free))
-        if path in (cgroup, path.parent):
+        free = min(free, _left_in(path, free, *names))
+        if path in (root, path.parent):
             return free
         path = path.parent
 
 
-def _left_in(group: Path, unlimited: int) -> int:
+def _left_in(group: Path, unlimited: int, limit_file: str, used_file: str, prefix: str) -> int:
     try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
+        limit = int((group / limit_file).read_text())
+        used = int((group / used_file).read_text())
         lines = (group / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):  # no such group here, or "max"
         return unlimited
     counts = {name: int(value) for name, value in (line.split() for line in lines)}
-    cached = counts.get("active_file", 0) + counts.get("inactive_file", 0)
+    cached = sum(counts.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
     return max(0, limit - used + cached)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from megatron_octo.checkpoint.reader import WeightReader
 from megatron_octo.config import Recipe
+from megatron_octo.errors import OctoError
 from megatron_octo.model.attention import packed_params
-from megatron_octo.model.backend import choose_backend
+from megatron_octo.model.backend import Backend, choose_backend
 from megatron_octo.model.choice import use_fused_layers
 from megatron_octo.model.fused.attention import Documents
 from megatron_octo.model.fused.gpt import FusedGPT
@@ -26,12 +28,26 @@ from megatron_octo.training.loss import CrossEntropy, weighted_loss
 from megatron_octo.training.optimizer import Optimizer, wrap_data_parallel
 
 
+def _agreed(backend: Backend) -> Backend:
+    """The back end, if all ranks took the same: each has looked at its own machine, one alone speaks. Collective."""
+    taken: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(taken, str(backend))
+    other = next((rank for rank, text in enumerate(taken) if text != taken[0]), None)
+    if other is not None:
+        raise OctoError(
+            f"ranks would compute attention differently. Rank 0: {taken[0]}. Rank {other}: {taken[other]}",
+            where="system.attention",
+            hint="install the same on all nodes, or ask for one that all have (system.attention=te or torch)",
+        )
+    return backend
+
+
 class Network:
     """The model with everything that one optimizer step needs."""
 
     def __init__(self, recipe: Recipe, grid: Grid):
         self.recipe, self.grid = recipe, grid
-        self.backend = choose_backend(recipe, grid.device)
+        self.backend = _agreed(choose_backend(recipe, grid.device))
         self.fused = use_fused_layers(recipe)
         self.core: GPTModel | FusedGPT = (
             FusedGPT(recipe, grid, self.backend) if self.fused else build_model(recipe, grid, self.backend)

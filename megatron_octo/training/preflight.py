@@ -72,7 +72,6 @@ def judge(facts: list[Facts], needed: float = 0.0) -> list[Finding]:
 
 def _judge_gpus(facts: list[Facts], needed: float) -> Iterable[Finding]:
     usual = statistics.mode(fact.devices for fact in facts)
-    free = statistics.median(fact.memory_free for fact in facts)
     for fact in facts:
         if fact.local_rank == 0 and fact.devices < usual:
             yield Finding(fact.rank, f"{fact.host} has {fact.devices} GPUs, the others have {usual}")
@@ -80,10 +79,14 @@ def _judge_gpus(facts: list[Facts], needed: float) -> Iterable[Finding]:
         if fact.identity and len(twins) > 1:
             yield Finding(fact.rank, f"{fact}: ranks {', '.join(map(str, twins))} have one GPU together")
         if fact.memory_free < _FREE_MEMORY * fact.memory_total:
-            # A machine may keep a share for itself: that is bad where it is missed, or where the others have more.
+            # A machine may keep a share for itself. That is bad where the others have more, or, of a GPU alone, where
+            # the run would fit otherwise; what fits nowhere is the recipe's mistake.
+            peers = [other.memory_free for other in facts if other.device == fact.device]
+            less = fact.memory_free < _FREE_MEMORY * statistics.median(peers)
+            enough = max(peers) if len(peers) > 1 else _FREE_MEMORY * fact.memory_total
             text = f"{fact}: {fact.memory_free / _GIB:.1f} of {fact.memory_total / _GIB:.1f} GiB are free"
             text += f"; the run takes about {needed / _GIB:.1f}" if needed else ""
-            yield Finding(fact.rank, text, fact.memory_free < max(needed, _FREE_MEMORY * free))
+            yield Finding(fact.rank, text, less or fact.memory_free < needed <= enough)
 
 
 def _slow(

@@ -41,7 +41,7 @@ def test_deterministic_without_transformer_engine(
     from megatron_octo.model import backend
 
     def fails(recipe: Recipe) -> backend.Backend:
-        raise OctoError("it has none", where="system.attention")
+        raise backend.NoFusedAttentionError("it has none", where="system.attention")
 
     monkeypatch.setattr(backend, "using_transformer_engine", lambda: True)
     monkeypatch.setattr(backend, "_transformer_engine", fails)

@@ -145,10 +145,19 @@ def test_judgement_of_gpus() -> None:
     less = [replace(fact, memory_free=70 << 30) for fact in good]
     assert [finding.severe for finding in judge(less)] == [False] * 8
     assert [finding.severe for finding in judge(less, needed=65 * 2.0**30)] == [False] * 8
-    assert [finding.severe for finding in judge(less, needed=71 * 2.0**30)] == [True] * 8
+    assert [finding.severe for finding in judge(less, needed=71 * 2.0**30)] == [False] * 8
     assert "the run takes about 71.0" in judge(less, needed=71 * 2.0**30)[0].text
+    # One of them could have had it.
+    less[2] = replace(less[2], memory_free=75 << 30)
+    assert [finding.severe for finding in judge(less, needed=71 * 2.0**30)] == [True] * 7
     alone = [replace(good[0], memory_free=60 << 30, local_world=1)]
     assert [finding.severe for finding in judge(alone, needed=65 * 2.0**30)] == [True]
+    assert [finding.severe for finding in judge(alone, needed=100 * 2.0**30)] == [False]
+    # Of another kind there is less on all.
+    small = [
+        replace(fact, device="A100 40GB", memory_free=35 << 30, memory_total=40 << 30) for fact in good[:3]
+    ]
+    assert [finding.severe for finding in judge([*small, *good[3:]], needed=20 * 2.0**30)] == [False] * 3
     assert "n1 has 3 GPUs" in found(4, devices=3)[0]
     # Two ranks on one GPU: LOCAL_RANK was lost on the way.
     shared = [replace(fact, identity="GPU-1") if fact.rank in (4, 5) else fact for fact in good]

@@ -199,3 +199,12 @@ def test_memory_that_a_job_was_given(tmp_path: Path) -> None:
         (group / "memory.current").write_text(f"{used}\n")
         (group / "memory.stat").write_text(f"anon 1\nactive_file {GIB}\ninactive_file {GIB}\n")
     assert available_bytes(proc, groups) == 12 * GIB  # the step's own group is free, the one above is not
+    # Version 1 has a hierarchy of its own for memory, and writes a huge number where there is no limit.
+    (proc / "self" / "cgroup").write_text("9:cpuset:/\n7:memory:/slurm/job_7\n")
+    for group, limit in (("", 2**63 - 4096), ("slurm", 2**63 - 4096), ("slurm/job_7", 8 * GIB)):
+        folder = groups / "memory" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text(f"{3 * GIB}\n")
+        (folder / "memory.stat").write_text(f"cache 1\ntotal_active_file {GIB}\ntotal_inactive_file 0\n")
+    assert available_bytes(proc, groups) == 6 * GIB

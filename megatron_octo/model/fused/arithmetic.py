@@ -14,8 +14,8 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
-from megatron_octo.model.backend import Backend
 from megatron_octo.model.fused import gemm, ops
+from megatron_octo.model.mcore import using_transformer_engine
 
 Operand = Any  # a tensor, or Transformer Engine's storage of one in fp8
 
@@ -117,39 +117,29 @@ class EmulatedFp8(Arithmetic):
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor as an fp8 type holds it, scaled so that its largest number is the type's largest."""
     largest = tensor.abs().amax().float()
-    scale = torch.where(largest > 0, torch.finfo(dtype).max / largest, 1.0)
+    scale = torch.where(largest > 0, torch.finfo(dtype).max / largest, 1.0).clamp(max=2.0**100)
     return ((tensor.float() * scale).to(dtype).float() / scale).to(tensor.dtype)
 
 
-def arithmetic_of(recipe: Recipe, backend: Backend, device: torch.device) -> Arithmetic:
+def arithmetic_of(recipe: Recipe, device: torch.device) -> Arithmetic:
     """What a recipe's linear layers compute in.
 
     Raises:
-        OctoError: fp8 cannot be had on this device, or not of such sizes.
+        OctoError: fp8 cannot be had on this device.
     """
     exact = recipe.model.activation == "gelu"
     if recipe.train.fp8 == "none":
         return Arithmetic(exact)
-    model, tensor = recipe.model, recipe.parallel.tensor
-    tokens = recipe.batch.micro_size * recipe.data.seq_length
-    sizes = {
-        "tokens of a micro-batch": tokens // (tensor if recipe.parallel.sequence else 1),
-        "queries": model.hidden_size // tensor,
-        "key and value": 2 * model.head_dim,
-        "hidden size": model.hidden_size,
-        "MLP": model.ffn_hidden_size // tensor,
-    }
-    for name, size in sizes.items():
-        if size % 16:
-            raise OctoError(
-                f"fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank",
-                where="train.fp8",
-                hint="use none, or other sizes",
-            )
     if device.type == "cpu":
         return EmulatedFp8(exact)
-    if not backend.transformer_engine:
-        raise OctoError("fp8 needs Transformer Engine on a GPU", where="train.fp8", hint="use none")
+    if not using_transformer_engine():
+        problem = "on a GPU it needs Transformer Engine"
+    else:
+        from transformer_engine.pytorch.quantization import is_fp8_available
+
+        problem = "" if is_fp8_available() else is_fp8_available(return_reason=True)[1]
+    if problem:
+        raise OctoError(f"no fp8: {problem}", where="train.fp8", hint="use none")
     from megatron_octo.model.fused.fp8 import Fp8
 
     return Fp8(exact)

@@ -59,7 +59,11 @@ class AddNorm(torch.autograd.Function):
 def _keep_input(
     ctx: Any, x_SH: Tensor, operands: list[Operand], whole: bool, arithmetic: Arithmetic, *others: Tensor
 ) -> None:
-    """Leave a linear layer's input to the backward pass: as operands where those are smaller, and ``whole`` here."""
+    """Leave a linear layer's input to the backward pass: as it came, or as operands where those are smaller.
+
+    Args:
+        whole: that it is all on this rank, and will not be computed again: nothing but the operands is needed.
+    """
     compact = arithmetic.compact and whole
     ctx.operands = [arithmetic.for_backward(operand) for operand in operands] if compact else None
     ctx.save_for_backward(*(() if compact else (x_SH,)), *others)

@@ -174,7 +174,7 @@ class Decoder(torch.nn.Module):
         super().__init__()
         count = recipe.model.num_layers // grid.pipeline_size
         first = 1 + grid.pipeline_rank * count
-        arithmetic = arithmetic_of(recipe, backend, grid.device)
+        arithmetic = arithmetic_of(recipe, grid.device)
         self.layers = torch.nn.ModuleList(
             Layer(recipe, config, number, backend, tensor, arithmetic)
             for number in range(first, first + count)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_octo.errors import OctoError
-from megatron_octo.model.backend import Backend
 from megatron_octo.model.fused.arithmetic import Arithmetic, EmulatedFp8, arithmetic_of, rounded
 from megatron_octo.model.fused.comm import TensorGroup
 from megatron_octo.model.fused.functions import Mlp, Projection, QueryKeyValue
@@ -90,14 +89,21 @@ def test_rounding(dtype: torch.dtype) -> None:
     assert torch.equal(rounded(torch.zeros(4), dtype), torch.zeros(4))
 
 
+def test_rounding_of_next_to_nothing() -> None:
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        tiny = torch.tensor([1e-37, 0.0, -1e-38])
+        assert rounded(tiny, dtype).isfinite().all()
+        assert rounded(tiny, dtype)[1] == 0
+
+
 def test_choice(tmp_path: Any, corpus: Any) -> None:
     tree = recipe_tree(corpus, tmp_path / "run")
-    cpu, backend = torch.device("cpu"), Backend("torch", "", False, None)
-    assert type(arithmetic_of(build_recipe(tree), backend, cpu)) is Arithmetic
+    cpu = torch.device("cpu")
+    assert type(arithmetic_of(build_recipe(tree), cpu)) is Arithmetic
     tree["train"]["fp8"] = "current"
-    assert type(arithmetic_of(build_recipe(tree), backend, cpu)) is EmulatedFp8
+    assert type(arithmetic_of(build_recipe(tree), cpu)) is EmulatedFp8
     with pytest.raises(OctoError, match="Transformer Engine"):
-        arithmetic_of(build_recipe(tree), backend, torch.device("cuda"))
+        arithmetic_of(build_recipe(tree), torch.device("cuda"))
     tree["model"]["ffn_hidden_size"] = 100
-    with pytest.raises(OctoError, match="MLP: 100"):
-        arithmetic_of(build_recipe(tree), backend, cpu)
+    with pytest.raises(OctoError, match="feed-forward layer: 100"):
+        build_recipe(tree)
