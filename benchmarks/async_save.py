@@ -11,23 +11,21 @@ gradient norm and the last checkpoint's files are to the last bit those of the r
 with ``system.deterministic=true``). One JSON object is printed and appended to ``--output``.
 """
 
-import argparse
 import json
 import re
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import overrides_on, write_random_corpus
+from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
+from benchmarks.training import bitwise, corpus_for, outcome, parser_of, train_command
 from megatron_octo.checkpoint import layout
 from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import read_metrics
 
 WARM_UP = 5
 _STEP = re.compile(r"^step (\d+)/")
@@ -89,12 +87,6 @@ def first_moments(lines: list[tuple[float, str]]) -> dict[str, float]:
     }
 
 
-def outcome(run: Path, step: int) -> tuple[dict[int, Any], dict[str, Any]]:
-    """Loss and gradient norm by step, as they were written last; the digests of a checkpoint's files."""
-    curve = {record["step"]: (record["loss"], record["grad_norm"]) for record in read_metrics(run)}
-    return curve, dict(layout.read_manifest(run / layout.CHECKPOINTS / layout.step_name(step)).files)
-
-
 def benchmark(
     recipe_path: str,
     nproc: int,
@@ -107,15 +99,14 @@ def benchmark(
     """Train with either way of saving, then resume."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         recipe = load_recipe(recipe_path, overrides)
-        tokens = int(1.1 * (steps + 3) * recipe.batch.global_size * recipe.data.seq_length)
-        corpus = write_random_corpus(Path(folder) / "random", tokens, recipe.model.vocab_size, 1024)
+        corpus = corpus_for(Path(folder) / "random", recipe, steps)
         changed = [
             *overrides,
             *overrides_on(corpus),
             *(f"checkpoint.interval={interval}", "checkpoint.keep=2", "schedule.warmup_fraction=null"),
             *("schedule.warmup_steps=0", f"schedule.decay_steps={2 * steps}"),
         ]
-        command = [sys.executable, "-m", "megatron_octo.train", recipe_path, "--nproc", str(nproc), *changed]
+        command = train_command(recipe_path, nproc, changed)
         found = {}
         for asynchronous in ways:
             name = "asynchronous" if asynchronous else "waiting"
@@ -125,34 +116,27 @@ def benchmark(
             if not asynchronous:
                 shutil.rmtree(f"{folder}/{name}")  # it may not fit twice
         run = Path(folder) / "asynchronous"
-        curve, files = outcome(run, steps)
+        whole = outcome(run, steps)
         last = run / layout.CHECKPOINTS / layout.step_name(steps)
         size = sum(path.stat().st_size for path in last.iterdir())
         shutil.rmtree(last)
         resume = first_moments(timed_lines(command_line))
-        again, files_again = outcome(run, steps)
+        resumed = outcome(run, steps)
     return {
         **{"recipe": recipe_path, "overrides": overrides, "ranks": nproc},
         **{"steps": steps, "interval": interval, "checkpoint_gb": round(size / 1e9, 3), **found},
         "resume_s": resume,
-        "steps_that_differ": [step for step in curve if curve[step] != again[step]],
-        "files_that_differ": [name for name in files if files[name] != files_again.get(name)],
+        **bitwise(whole, resumed),
         "machine": machine(),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--nproc", type=int, default=1)
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--interval", type=int, default=20, help="steps between saves")
     parser.add_argument("--only-asynchronous", action="store_true", help="no run whose saves wait")
     parser.add_argument("--place", help="folder on the disk to save to (default: the temporary folder)")
-    parser.add_argument("--output", type=Path, help="JSON lines are appended here")
     args = parser.parse_intermixed_args()
     ways = (True,) if args.only_asynchronous else (False, True)
     found = benchmark(args.recipe, args.nproc, args.steps, args.interval, args.place, args.overrides, ways)

@@ -9,17 +9,16 @@ learn. Reported: tokens/s and memory of both and their ratio, and how far the se
 largest relative difference of a step, and those of the means of all steps and of the last ten.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import overrides_on, write_random_corpus
+from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
+from benchmarks.training import corpus_for, parser_of, train_command
 from megatron_octo.recipe import load_recipe
 from megatron_octo.training.rundir import read_metrics
 
@@ -41,8 +40,7 @@ def train(
         f"schedule.decay_steps={steps}",
         *overrides,
     ]
-    command = [sys.executable, "-m", "megatron_octo.train", recipe, "--nproc", str(nproc), *words]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(train_command(recipe, nproc, words), check=True, stdout=subprocess.DEVNULL)
     records = read_metrics(run)
     counted = records[min(WARM_UP, len(records) - 1) :]
     return {
@@ -64,23 +62,14 @@ def difference(one: list[float], other: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for both")
+    parser = parser_of(__doc__, overrides="for both")
     parser.add_argument("--with", dest="option", nargs="+", required=True, metavar="section.key=value")
-    parser.add_argument("--nproc", type=int, default=1)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--data", type=Path, help="prefix of a data set (default: random words)")
-    parser.add_argument("--output", type=Path, help="JSON lines are appended here")
     args = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe(args.recipe, args.overrides)
-        tokens = int(1.1 * (args.steps + 1) * recipe.batch.global_size * recipe.data.seq_length)
-        corpus = args.data or write_random_corpus(
-            Path(folder) / "random", tokens, recipe.model.vocab_size, 1024, learnable=True
-        )
+        corpus = args.data or corpus_for(Path(folder) / "random", recipe, args.steps, learnable=True)
         both = [
             train(args.recipe, Path(folder) / name, corpus, args.nproc, args.steps, [*args.overrides, *more])
             for name, more in (("without", []), ("with", args.option))

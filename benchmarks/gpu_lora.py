@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep, machine
+from benchmarks.training import corpus_for
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe, load_recipe
 
@@ -198,8 +199,7 @@ def main() -> int:
     )
     if dist.get_rank() == 0:
         write_random_corpus(folder / "small_corpus", 60_000, 1001, 200)
-        tokens = int(1.1 * (arguments.steps + 2) * recipe.batch.global_size * recipe.data.seq_length)
-        write_random_corpus(folder / "corpus", tokens, recipe.model.vocab_size, 512)
+        corpus_for(folder / "corpus", recipe, arguments.steps + 1, 512)
     dist.barrier()
     grid = Grid.build(recipe.parallel, device, seed=1)
     lines = [*parity(folder, grid), speed(recipe, grid, arguments.steps)]

@@ -12,7 +12,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpus import write_random_corpus
+from benchmarks.corpus import overrides_on
+from benchmarks.training import corpus_for
 from megatron_octo.recipe import load_recipe
 from megatron_octo.training import launch
 
@@ -51,23 +52,17 @@ def main() -> int:
     folder.mkdir(exist_ok=True)
     steps = arguments.warm_up + arguments.steps + 2
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    tokens = int(1.1 * steps * recipe.batch.global_size * recipe.data.seq_length)
-    corpus = folder / f"random-{os.environ['RANK']}"  # the same in every rank: seeded
-    write_random_corpus(corpus, tokens, recipe.model.vocab_size, arguments.mean_document)
+    prefix = folder / f"random-{os.environ['RANK']}"  # the same in every rank: seeded
+    corpus = corpus_for(prefix, recipe, steps, arguments.mean_document)
     recipe = load_recipe(
         arguments.recipe,
         [
             *arguments.overrides,
             f"run_dir={folder}/run-{os.environ['RANK']}",
-            f"data.train=train: 1.0 0:1 {corpus}",
-            "data.valid=null",
-            "data.tokenizer=null",
-            "eval.interval=0",
+            *overrides_on(corpus),
             "checkpoint.interval=0",
-            "checkpoint.init_from=null",
             "schedule.warmup_fraction=null",
             "schedule.warmup_steps=null",
-            "log.tensorboard=false",
             f"train.steps={steps}",
         ],
     )

@@ -23,9 +23,11 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """The benchmark's command as a person types it, without where its result goes."""
-    words = iter(sys.argv[1:])
-    kept = [word for word in words if word != "--output" or not next(words, None)]
-    return " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *kept])
+    words = sys.argv[1:]
+    if "--output" in words:
+        at = words.index("--output")
+        del words[at : at + 2]
+    return " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *words])
 
 
 def keep(output: Path | None, row: dict[str, Any]) -> None:

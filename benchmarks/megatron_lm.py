@@ -7,7 +7,6 @@ packed documents. Tokens/s a GPU are medians of the steps after warm-up; ratios 
 counted on real attention (the formula is in megatron_octo/model/flops.py): for whole rows the causal half.
 """
 
-import argparse
 import json
 import re
 import statistics
@@ -18,6 +17,7 @@ from typing import Any
 
 from benchmarks.machine import keep, machine
 from benchmarks.throughput import WARM_UP, benchmark
+from benchmarks.training import parser_of
 from megatron_octo.config import Recipe
 from megatron_octo.model.flops import training_flops
 from megatron_octo.recipe import load_recipe
@@ -105,16 +105,10 @@ def megatron_lm(checkout: Path, recipe: Recipe, ranks: int, steps: int) -> dict[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for both")
+    parser = parser_of(__doc__, overrides="for both")
     parser.add_argument("--megatron-lm", type=Path, required=True, help="a checkout with pretrain_gpt.py")
     parser.add_argument("--ours", nargs="*", default=[], metavar="section.key=value", help="for ours alone")
-    parser.add_argument("--nproc", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--output", type=Path, help="JSON lines are appended here")
     arguments = parser.parse_intermixed_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     theirs = megatron_lm(arguments.megatron_lm, recipe, arguments.nproc, arguments.steps)

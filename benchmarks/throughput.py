@@ -7,17 +7,16 @@ GPU (the formula is printed by the run), memory, packing fill and time in data. 
 to ``--output``.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import overrides_on, write_random_corpus
+from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
+from benchmarks.training import corpus_for, parser_of, train_command
 from megatron_octo.recipe import load_recipe
 from megatron_octo.training.rundir import read_metrics
 
@@ -30,8 +29,7 @@ def benchmark(
     """Train ``steps`` steps and summarise them."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe(recipe_path, overrides)
-        tokens = int(1.1 * (steps + 1) * recipe.batch.global_size * recipe.data.seq_length)
-        corpus = write_random_corpus(Path(folder) / "random", tokens, recipe.model.vocab_size, mean_length)
+        corpus = corpus_for(Path(folder) / "random", recipe, steps, mean_length)
         changed = [
             *overrides,
             *overrides_on(corpus),
@@ -41,8 +39,7 @@ def benchmark(
             "schedule.warmup_fraction=null",
             "schedule.warmup_steps=null",
         ]
-        command = [sys.executable, "-m", "megatron_octo.train", recipe_path, "--nproc", str(nproc), *changed]
-        subprocess.run(command, check=True)
+        subprocess.run(train_command(recipe_path, nproc, changed), check=True)
         metrics = read_metrics(f"{folder}/run")
     counted = metrics[min(WARM_UP, len(metrics) - 1) :]
 
@@ -72,17 +69,11 @@ def benchmark(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--nproc", type=int, default=1)
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument(
         "--mean-document", type=int, default=1024, help="tokens (default: 1024, eight a row of 8192)"
     )
-    parser.add_argument("--output", type=Path, help="JSON lines are appended here")
     arguments = parser.parse_intermixed_args()
     found = benchmark(
         arguments.recipe, arguments.nproc, arguments.steps, arguments.mean_document, arguments.overrides

@@ -104,7 +104,7 @@ class StepLists:
         """Update the weights that this rank owns, with the rates in the parameter groups, and gather. Collective."""
         lists = self._ready()
         for owner in self._owners:
-            if _state_is_hidden(owner):
+            if state_is_hidden(owner):
                 owner.step_with_ready_grads()
             elif self._kernels:
                 for group in owner.param_groups:
@@ -128,7 +128,7 @@ class StepLists:
             torch._foreach_copy_(lists.model, lists.main)
         for owner in self._owners:
             # As DistributedOptimizer.step_with_ready_grads; overlapped gathering begins with the next forward pass.
-            if not _state_is_hidden(owner) and not owner.ddp_config.overlap_param_gather:
+            if not state_is_hidden(owner) and not owner.ddp_config.overlap_param_gather:
                 owner.start_param_sync_for_bucket_group_subset()
 
     def _ready(self) -> _Lists:
@@ -141,7 +141,7 @@ class StepLists:
 
     def _gather(self, owner: DistributedOptimizer, lists: _Lists) -> None:
         owner.prepare_grads()  # gives every shard its part of the gradient buffer
-        hidden = _state_is_hidden(owner)
+        hidden = state_is_hidden(owner)
         name = "decoupled_grad" if hidden else "grad"
         gradients = [getattr(parameter, name) for parameter in owner.get_parameters()]
         buffers = {buffer.grad_data.untyped_storage().data_ptr() for buffer in owner.buffers}
@@ -181,6 +181,6 @@ def _adam_lists(owner: DistributedOptimizer, main: list[Any], model: list[Tensor
     ]
 
 
-def _state_is_hidden(owner: DistributedOptimizer) -> bool:
+def state_is_hidden(owner: DistributedOptimizer) -> bool:
     """Whether FusedAdam keeps main weights and moments in bf16 itself: its own step is needed to update them."""
     return bool(owner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8)

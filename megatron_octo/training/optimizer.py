@@ -22,7 +22,7 @@ from megatron_octo.model.fused.gpt import FusedGPT
 from megatron_octo.model.gpt import DTYPES
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.mcore import using_transformer_engine
-from megatron_octo.training.adam import StepLists, distributed_optimizers, fused_kernels
+from megatron_octo.training.adam import StepLists, distributed_optimizers, fused_kernels, state_is_hidden
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -91,7 +91,7 @@ class Shard:
         if hasattr(optimizer, "set_scaled_state"):  # Transformer Engine
             for name in MOMENTS:
                 optimizer.set_scaled_state(key, name, tensors[name])
-            if self.owner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8:
+            if state_is_hidden(self.owner):
                 optimizer.set_scaled_state(key, "master_param", tensors["main"])
                 return
         else:

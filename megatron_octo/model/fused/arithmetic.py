@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
-from megatron_octo.model.fused import gemm, ops
+from megatron_octo.model.fused import gemm
 from megatron_octo.model.mcore import using_transformer_engine
 
 Operand = Any  # a tensor, or Transformer Engine's storage of one in fp8
@@ -105,14 +105,6 @@ class EmulatedFp8(Arithmetic):
     def weight(self, weight_NK: Tensor) -> Tensor:
         return rounded(weight_NK, torch.float8_e4m3fn)
 
-    def linear_gelu(self, x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor) -> tuple[Tensor, Tensor]:
-        before = torch.addmm(bias_N, x_MK, weight_NK.t())
-        return before, self.activation(ops.gelu_forward(before, self.exact))
-
-    def gelu_gradient(self, d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor) -> tuple[Tensor, Tensor]:
-        gradient, total = ops.gelu_backward(d_MK @ weight_KN, before_MN, self.exact)
-        return self.gradient(gradient), total
-
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor as an fp8 type holds it, scaled so that its largest number is the type's largest."""
@@ -137,7 +129,7 @@ def arithmetic_of(recipe: Recipe, device: torch.device) -> Arithmetic:
     else:
         from transformer_engine.pytorch.quantization import is_fp8_available
 
-        problem = "" if is_fp8_available() else is_fp8_available(return_reason=True)[1]
+        _, problem = is_fp8_available(return_reason=True)
     if problem:
         raise OctoError(f"no fp8: {problem}", where="train.fp8", hint="use none")
     from megatron_octo.model.fused.fp8 import Fp8

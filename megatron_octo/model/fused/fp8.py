@@ -5,6 +5,8 @@ run is the same. Hopper multiplies fp8 matrices in one layout alone, so an opera
 and transposed; the forward pass reads the one and the backward pass the other.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ class Fp8(Arithmetic):
         from transformer_engine.pytorch.tensor.float8_tensor import Float8CurrentScalingQuantizer
 
         self._gemm, self._gelu = general_gemm, tex.gelu
+        self._backward_gemm = partial(general_gemm, grad=True, use_split_accumulator=True)
         device = torch.device("cuda", torch.cuda.current_device())
         self._forward = Float8CurrentScalingQuantizer(tex.DType.kFloat8E4M3, device)
         self._backward = Float8CurrentScalingQuantizer(tex.DType.kFloat8E5M2, device)
@@ -56,15 +59,8 @@ class Fp8(Arithmetic):
     def input_gradient(
         self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False
     ) -> Tensor:
-        self._gemm(
-            weight_NK,
-            d_MN,
-            layout="NN",
-            out_dtype=out_MK.dtype,
-            out=out_MK,
-            accumulate=accumulate,
-            grad=True,
-            use_split_accumulator=True,
+        self._backward_gemm(
+            weight_NK, d_MN, layout="NN", out_dtype=out_MK.dtype, out=out_MK, accumulate=accumulate
         )
         return out_MK
 
@@ -74,13 +70,4 @@ class Fp8(Arithmetic):
         return self._backward(gradient), total
 
     def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand) -> None:
-        self._gemm(
-            x_MK,
-            d_MN,
-            layout="NT",
-            out_dtype=main_NK.dtype,
-            out=main_NK,
-            accumulate=True,
-            grad=True,
-            use_split_accumulator=True,
-        )
+        self._backward_gemm(x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, out=main_NK, accumulate=True)

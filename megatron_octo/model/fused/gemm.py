@@ -58,7 +58,7 @@ def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor) -> None:
 
 
 def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """The same for gradients that are there already (fp32); what autograd takes of each."""
+    """Add gradients that are there already (fp32) to their parameters' own; returns what autograd takes of each."""
     mains: list[Any] = [getattr(parameter, "main_grad", None) for parameter in parameters]
     if any(main is None for main in mains):
         return [gradient.to(parameter.dtype) for parameter, gradient in zip(parameters, gradients)]
