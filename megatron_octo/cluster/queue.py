@@ -44,16 +44,20 @@ def look(runs: Iterable[Path]) -> Queue:
     return Queue(waiting, slurm.history(sorted(jobs)), silent)
 
 
+def _newest_jobs(run: Path) -> dict[str, str]:
+    """The newest job of each stage that was submitted."""
+    return {record["stage"]: record["job"] for record in snapshot.read_jobs(run)}
+
+
 def _known_jobs(run: Path) -> set[str]:
-    submitted = {record["stage"]: record["job"] for record in snapshot.read_jobs(run)}
     open_ones = {start.job for start in ledger.read_starts(run) if start.ended is None}
-    return {*submitted.values(), *open_ones}
+    return {*_newest_jobs(run).values(), *open_ones}
 
 
 def stages(run: Path, queue: Queue) -> list[StageState]:
     """How the newest job of each stage stands that was submitted."""
     found = []
-    for stage, job in {record["stage"]: record["job"] for record in snapshot.read_jobs(run)}.items():
+    for stage, job in _newest_jobs(run).items():
         waiting = (queue.waiting or {}).get(job)
         if waiting and waiting.state != "COMPLETING":
             why = "" if waiting.why == "None" else waiting.why

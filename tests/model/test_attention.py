@@ -11,8 +11,8 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.model.mcore import load_mcore
 from tests.distributed import run_ranks
+from tests.model.configs import HEAD_DIM, HEADS, attention_config
 
-HEADS, HEAD_DIM = 4, 8
 # Two layers of a window of 8: what a token changes reaches 14 positions further, and no more.
 STARCODER2 = {"architecture": "starcoder2", "num_query_groups": 2, "rotary_base": 1e4, "sliding_window": 8}
 
@@ -61,22 +61,11 @@ def test_equals_a_dense_masked_softmax(
     boundaries: list[int], groups: int, window: int | None, base: float | None
 ) -> None:
     load_mcore()
-    from megatron.core.transformer.transformer_config import TransformerConfig
-
     from megatron_octo.model.attention import DocumentAttention, packed_params
     from megatron_octo.model.rotary import Rotary
 
-    config = TransformerConfig(
-        num_layers=1,
-        hidden_size=HEADS * HEAD_DIM,
-        num_attention_heads=HEADS,
-        num_query_groups=groups,
-        attention_dropout=0.0,
-        window_size=(window - 1, 0) if window else None,
-    )
-    attention = DocumentAttention(
-        config, 1, None, "self", rotary=Rotary(base, HEAD_DIM, 40) if base else None
-    )
+    rotary = Rotary(base, HEAD_DIM, 40) if base else None
+    attention = DocumentAttention(attention_config(groups, window), 1, None, "self", rotary=rotary)
     generator = torch.Generator().manual_seed(len(boundaries))
     inputs = [
         torch.randn(40, heads, HEAD_DIM, generator=generator, requires_grad=True)

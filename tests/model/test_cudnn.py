@@ -18,8 +18,9 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model.mcore import load_mcore
+from tests.model.configs import HEAD_DIM, HEADS, attention_config
 
-HEADS, HEAD_DIM, TOKENS = 4, 8, 40
+TOKENS = 40
 MASK = (
     "bool is_causal=False, bool causal_bottom_right=False, "
     "int window_left=-1, int window_right=-1, Tensor? sinks=None"
@@ -127,21 +128,6 @@ def stand_in(operations: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cudnn, "_operations", lambda: operations)
 
 
-def make_config(groups: int, window: int | None = None, deterministic: bool = False) -> Any:
-    from megatron.core.transformer.transformer_config import TransformerConfig
-
-    config = TransformerConfig(
-        num_layers=1,
-        hidden_size=HEADS * HEAD_DIM,
-        num_attention_heads=HEADS,
-        num_query_groups=groups,
-        attention_dropout=0.0,
-        window_size=(window - 1, 0) if window else None,
-    )
-    config.deterministic_mode = deterministic
-    return config
-
-
 @pytest.mark.parametrize(
     ("groups", "window", "base"),
     [
@@ -164,7 +150,7 @@ def test_equals_attention_document_by_document(
     from megatron_octo.model.cudnn import CudnnAttention
     from megatron_octo.model.rotary import Rotary
 
-    config = make_config(groups, window, deterministic)
+    config = attention_config(groups, window, deterministic)
     rotary = Rotary(base, HEAD_DIM, TOKENS) if base else None
     generator = torch.Generator().manual_seed(len(boundaries))
     # Keys and values as views of one tensor, as the layers hand them over.
@@ -200,7 +186,7 @@ def test_in_the_fused_layers() -> None:
     ):
         found = []
         for kind in (CudnnAttention, DocumentAttention):
-            core = CoreAttention(make_config(1), 1, Backend("torch", "", False, kind), HEADS)
+            core = CoreAttention(attention_config(1), 1, Backend("torch", "", False, kind), HEADS)
             output = core(query, key, value, documents)
             found.append((output, *torch.autograd.grad(output.square().sum(), [query, key, value])))
         for mine, expected in zip(*found):
