@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -98,6 +99,19 @@ def _mount_points() -> set[str]:
 def beside(path: Path) -> Path:
     """A hidden name in the same directory that no other process takes, on this host or on another."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def create(path: Path, text: str) -> bool:
+    """Make a file with its text in one moment: a kill leaves all of it or nothing. False if it is there already."""
+    aside = path.with_name(f"{beside(path).name}.{threading.get_ident()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
 
 
 @contextlib.contextmanager

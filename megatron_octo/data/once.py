@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megatron_octo.errors import OctoError
+from megatron_octo.files import atomic_write, create
 
 HEARTBEAT = 5.0  # seconds between touches
 STALE = 120.0  # network file systems show a touch up to a minute late
@@ -47,17 +48,8 @@ def take_lock(target: Path) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     if _is_dead(lock_path(target)):
         lock_path(target).unlink(missing_ok=True)
-    try:
-        handle = os.open(lock_path(target), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_me())
-    except OSError:  # a full disk: others would wait long for a maker without a name
-        lock_path(target).unlink(missing_ok=True)
-        raise
-    return True
+    # Never without a name: others would wait long for a maker that was killed before it wrote its own.
+    return create(lock_path(target), _me())
 
 
 @contextlib.contextmanager
@@ -73,7 +65,8 @@ def holding(target: Path) -> Iterator[None]:
     thread = threading.Thread(target=touch, daemon=True)
     thread.start()
     try:
-        lock.write_text(_me(), encoding="utf-8")
+        with atomic_write(lock, "w") as file:
+            file.write(_me())
         yield
     finally:
         done.set()

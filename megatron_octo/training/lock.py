@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_octo.errors import MachineError, OctoError
-from megatron_octo.files import beside
+from megatron_octo.files import create
 
 LOCK = "lock"
 HEARTBEAT = 3.0  # seconds between touches
@@ -174,15 +174,7 @@ class RunLock:
         return lock
 
     def _make(self) -> bool:
-        aside = beside(self.path)
-        try:
-            aside.write_text(json.dumps(asdict(self.owner)), encoding="utf-8")
-            os.link(aside, self.path)
-        except FileExistsError:
-            return False
-        finally:
-            aside.unlink(missing_ok=True)
-        return True
+        return create(self.path, json.dumps(asdict(self.owner)))
 
     def _take_over(self, found: tuple[Owner | None, int], why: str, say: Callable[[str], None]) -> None:
         # Of several who find it stale, one at a time removes it, and only if it still is what it saw.

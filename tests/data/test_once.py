@@ -82,6 +82,30 @@ def test_a_dead_maker_of_this_host_is_replaced_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 5
 
 
+def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
+    """Processes that take and give back a lock, killed wherever they are: none leaves one that nobody owns."""
+    script = (
+        "import sys; from pathlib import Path; from megatron_octo.data.once import holding, take_lock\n"
+        "print(flush=True)\n"
+        "while take_lock(Path(sys.argv[1])):\n"
+        "    with holding(Path(sys.argv[1])): pass"
+    )
+    for moment in range(10):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "it")], stdout=subprocess.PIPE
+        )
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(0.01 + 0.0037 * moment)
+        process.kill()
+        process.wait()
+        lock = lock_path(tmp_path / "it")
+        assert not lock.exists() or lock.read_text().split()[1] == str(process.pid)
+        start = time.monotonic()
+        assert take_lock(tmp_path / "it") and time.monotonic() - start < 1
+        lock.unlink()
+
+
 def test_a_living_maker_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(once, "STALE", 0.5)
     monkeypatch.setattr(once, "HEARTBEAT", 0.05)
