@@ -165,7 +165,7 @@ class SystemConfig(Section):
     tensor_transport: Literal["auto", "peer", "collective"] = (
         "auto"  # peer: copies between GPUs of one machine
     )
-    attention: Literal["auto", "te", "torch", "unfused"] = "auto"  # te: Transformer Engine
+    attention: Literal["auto", "flash4", "te", "torch", "unfused"] = "auto"  # te: Transformer Engine
     cross_entropy: Literal["auto", "reference", "fused", "te"] = "auto"  # of megatron-core's layers
     overlap: bool = True  # GPU: hide gradient reduction and parameter gathering behind compute
     deterministic: bool = False  # GPU: bitwise the same from run to run; slower

@@ -7,9 +7,12 @@ import torch
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
-from megatron_octo.model import cudnn
+from megatron_octo.model import cudnn, flash4
 from megatron_octo.model.attention import DocumentAttention, FlashAttention, flash_available
+from megatron_octo.model.choice import use_fused_layers
 from megatron_octo.model.mcore import using_transformer_engine
+
+_NEED_A_GPU = {"te": "Transformer Engine", "flash4": "FlashAttention-4"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
     """
     wanted = recipe.system.attention
     if device.type == "cpu":
-        if wanted == "te":
+        if wanted in _NEED_A_GPU:
             raise OctoError(
-                "Transformer Engine needs a GPU", where="system.attention", hint="use auto or torch"
+                f"{_NEED_A_GPU[wanted]} needs a GPU", where="system.attention", hint="use auto or torch"
             )
         return Backend(
             wanted, "torch scaled_dot_product_attention, document by document (CPU)", False, DocumentAttention
@@ -49,18 +52,35 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
         return Backend(wanted, text, False, DocumentAttention)
     if wanted == "te":
         return _transformer_engine(recipe)
-    if wanted == "auto" and using_transformer_engine():
-        try:
-            return _transformer_engine(recipe)
-        except NoFusedAttentionError as error:
-            torch_can = recipe.train.precision == "bf16" and not recipe.model.attention_dropout
-            if not (recipe.system.deterministic and torch_can):
-                raise
-            # On Hopper cuDNN's deterministic gradients of long documents take memory of length squared.
-            found = _torch(recipe)
-            text = f"{found}; not Transformer Engine's, which does not run deterministically here ({error})"
-            return replace(found, description=text)
-    return _torch(recipe)
+    if wanted == "torch":
+        return _torch(recipe)
+    engine = using_transformer_engine()
+    # In megatron-core's layers Transformer Engine's attention comes with its other modules, which are worth more.
+    if wanted == "auto" and not (flash4.LIBRARY.installed and (use_fused_layers(recipe) or not engine)):
+        return _without_flash4(recipe, engine)
+    why_not = flash4.why_not(recipe)
+    if not why_not:
+        return Backend("flash4", f"FlashAttention-4 ({flash4.LIBRARY})", False, flash4.Flash4Attention)
+    if wanted == "flash4":
+        raise OctoError(f"no FlashAttention-4: {why_not}", where="system.attention", hint="use auto")
+    found = _without_flash4(recipe, engine)
+    return replace(found, description=f"{found}; not FlashAttention-4: {why_not}")
+
+
+def _without_flash4(recipe: Recipe, engine: bool) -> Backend:
+    """Transformer Engine's attention if that is there, else torch's."""
+    if not engine:
+        return _torch(recipe)
+    try:
+        return _transformer_engine(recipe)
+    except NoFusedAttentionError as error:
+        torch_can = recipe.train.precision == "bf16" and not recipe.model.attention_dropout
+        if not (recipe.system.deterministic and torch_can):
+            raise
+        # On Hopper cuDNN's deterministic gradients of long documents take memory of length squared.
+        found = _torch(recipe)
+        text = f"{found}; not Transformer Engine's, which does not run deterministically here ({error})"
+        return replace(found, description=text)
 
 
 def _torch(recipe: Recipe) -> Backend:

@@ -3,7 +3,7 @@
 Query heads share keys and values as they are, windows are the kernel's, and its backward pass can be deterministic.
 """
 
-import importlib.metadata
+import functools
 import os
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_octo.config import Recipe
+from megatron_octo.model import probe
 from megatron_octo.model.attention import PackedAttention
 
-PACKAGE = "nvidia-cudnn-frontend"
+LIBRARY = probe.Library("nvidia-cudnn-frontend", "cudnn", "1.32")
 DOCUMENTS = 32
-TOLERANCE = 0.02  # of the probe, relative; bf16 rounds by 0.4 %
 
 
 class CudnnAttention(PackedAttention):
@@ -135,8 +135,7 @@ class _Attention(torch.autograd.Function):
 
 
 def describe() -> str:
-    library = f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
-    return f"cuDNN {torch.backends.cudnn.version()} attention through {library}"
+    return f"cuDNN {torch.backends.cudnn.version()} attention through {LIBRARY}"
 
 
 def _operations() -> Any:
@@ -147,25 +146,16 @@ def _operations() -> Any:
 
 
 def why_not(recipe: Recipe) -> str | None:
-    """The reason why cuDNN's attention cannot be taken on this GPU; None if it can.
+    """The reason why cuDNN's attention cannot be taken for a recipe on this GPU; None if it can."""
+    deterministic = recipe.system.deterministic
 
-    Runs one small forward and backward pass as the model will.
-    """
-    try:
-        version = importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        return f"{PACKAGE} is not installed (pip install -e .[cudnn])"
-    try:
+    def obstacle() -> str | None:
         _operations()
-        if recipe.system.deterministic and (problem := _no_determinism()):
-            return problem
-        error = _probe(recipe)
-    except Exception as failure:  # the library's own do not have one base, and whatever it is, it is said
-        first = (str(failure).splitlines() or [""])[0]
-        return f"{PACKAGE} {version} (1.32 is needed) failed: {type(failure).__name__}: {first}"
-    if not error < TOLERANCE:
-        return f"{PACKAGE} {version} computes something else here: relative error {error:.2g}"
-    return None
+        return _no_determinism() if deterministic else None
+
+    options = {"window": recipe.model.sliding_window, "deterministic": deterministic}
+    attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
+    return LIBRARY.why_not(recipe, attention, obstacle)
 
 
 def _no_determinism() -> str | None:
@@ -176,39 +166,3 @@ def _no_determinism() -> str | None:
         return "on Hopper deterministic gradients take cuDNN 9.25, or memory of document length squared"
     os.environ["CUDNN_FRONTEND_ATTN_DP_WORKSPACE_LIMIT"] = "0"
     return None
-
-
-def _probe(recipe: Recipe) -> float:
-    """Two documents forwards and backwards; the relative error of the last position of each, nan if any is."""
-    model, tokens = recipe.model, recipe.data.seq_length
-    heads = model.num_attention_heads // recipe.parallel.tensor
-    groups = max(1, model.num_query_groups // recipe.parallel.tensor)
-    generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
-    query, key, value = (
-        torch.randn(
-            tokens, count, model.head_dim, dtype=torch.bfloat16, device="cuda", generator=generator
-        ).requires_grad_()
-        for count in (heads, groups, groups)
-    )
-    boundaries = torch.tensor([0, tokens // 2, tokens], dtype=torch.int32, device="cuda")
-    out = attend(
-        query,
-        key,
-        value,
-        boundaries,
-        tokens,
-        scale=model.head_dim**-0.5,
-        window=model.sliding_window,
-        deterministic=recipe.system.deterministic,
-    )
-    out.sum().backward()
-    error = 0.0 * sum(float(part.grad.float().sum()) for part in (query, key, value) if part.grad is not None)
-    for start, end in ((0, tokens // 2), (tokens // 2, tokens)):
-        first = max(start, end - (model.sliding_window or tokens))
-        keys, values = (
-            part[first:end].detach().float().repeat_interleave(heads // groups, 1) for part in (key, value)
-        )
-        scores = torch.einsum("hd,khd->hk", query[end - 1].detach().float(), keys) * model.head_dim**-0.5
-        expected = torch.einsum("hk,khd->hd", scores.softmax(-1), values)
-        error += float((out[end - 1].detach().float() - expected).norm() / expected.norm())
-    return error

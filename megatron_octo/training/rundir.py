@@ -28,6 +28,7 @@ _PACKAGES = (
     "torch",
     "megatron-core",
     "transformer-engine",
+    "flash-attn-4",
     "nvidia-cudnn-frontend",
     "numpy",
     "safetensors",

@@ -236,43 +236,17 @@ def test_chosen_where_it_runs(make_recipe: Callable[..., Recipe], monkeypatch: p
         choose(dropping)
 
 
-def test_the_reasons_against_it(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    load_mcore()
-    from megatron_octo.model import cudnn
-
-    def missing(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    def fail(*_: Any) -> Any:
-        raise RuntimeError("no engine\nand much more")
-
-    recipe = make_recipe(train={"precision": "bf16"})
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert "not installed" in str(cudnn.why_not(recipe))
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.32.0")
-    monkeypatch.setattr(cudnn, "_operations", fail)
-    assert str(cudnn.why_not(recipe)).endswith("RuntimeError: no engine")
-    monkeypatch.setattr(cudnn, "_operations", lambda: None)
-    monkeypatch.setattr(cudnn, "_probe", fail)
-    assert "no engine" in str(cudnn.why_not(recipe))
-    for error, reason in ((0.5, "0.5"), (float("nan"), "nan")):
-        monkeypatch.setattr(cudnn, "_probe", lambda recipe, error=error: error)
-        assert f"something else here: relative error {reason}" in str(cudnn.why_not(recipe))
-    monkeypatch.setattr(cudnn, "_probe", lambda recipe: 0.004)
-    assert cudnn.why_not(recipe) is None
-
-
 def test_determinism_must_not_take_all_memory(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_mcore()
-    from megatron_octo.model import cudnn
+    from megatron_octo.model import cudnn, probe
 
     limit = "CUDNN_FRONTEND_ATTN_DP_WORKSPACE_LIMIT"
     monkeypatch.setenv(limit, "-1")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.32.0")
     monkeypatch.setattr(cudnn, "_operations", lambda: None)
-    monkeypatch.setattr(cudnn, "_probe", lambda recipe: 0.0)
+    monkeypatch.setattr(probe, "relative_error", lambda recipe, attend: 0.0)
     recipe = make_recipe(train={"precision": "bf16"}, system={"deterministic": True})
     for capability, version, taken, left in (
         ((9, 0), 91900, False, "-1"),

@@ -33,25 +33,26 @@ class Documents:
 class CoreAttention(torch.nn.Module):
     """Causal attention of this rank's query heads and the one key and value, inside each document.
 
-    Rows that are one document each go to cuDNN's dense kernel, which is faster than the one for documents of
-    different lengths.
+    Rows that are one document each go to a dense kernel, FlashAttention-4's or cuDNN's, which is faster than the one
+    for documents of different lengths.
     """
 
     def __init__(self, config: TransformerConfig, layer_number: int, backend: Backend, heads: int):
         super().__init__()
         self.heads, self.width = heads, config.kv_channels
         self.dense = torch.cuda.is_available() and not (config.attention_dropout or config.deterministic_mode)
-        self.dense = self.dense and config.bf16 and backend.name != "unfused"
+        self.dense = self.dense and config.bf16 and backend.name not in ("flash4", "unfused")
         self.engine = backend.transformer_engine
         self.core: Any = (
             _engine_attention(config, heads)
             if self.engine
             else backend.core_attention(config, layer_number, AttnMaskType.padding_causal, "self")  # type: ignore[misc]
         )
+        self.rows = getattr(self.core, "attend_rows", None)  # FlashAttention-4's own dense kernel
 
     def forward(self, query_TQ: Tensor, key_TD: Tensor, value_TD: Tensor, documents: Documents) -> Tensor:
         """[tokens, heads of this rank * head dim]."""
-        if documents.whole_rows and (self.dense or self.engine):
+        if documents.whole_rows and (self.dense or self.engine or self.rows):
             return self._rows(query_TQ, key_TD, value_TD, documents.whole_rows)
         query_THD = query_TQ.view(-1, self.heads, self.width)
         key_TGD, value_TGD = key_TD.unsqueeze(1), value_TD.unsqueeze(1)
@@ -73,6 +74,8 @@ class CoreAttention(torch.nn.Module):
     def _rows(self, query_TQ: Tensor, key_TD: Tensor, value_TD: Tensor, rows: int) -> Tensor:
         query_BSHD = query_TQ.view(rows, -1, self.heads, self.width)
         key_BS1D, value_BS1D = (t.view(rows, -1, 1, self.width) for t in (key_TD, value_TD))
+        if self.rows:
+            return self.rows(query_BSHD, key_BS1D, value_BS1D).reshape(query_TQ.shape)
         if not self.dense:
             dense = {"qkv_format": "bshd", "attn_mask_type": "causal"}
             return self.core(query_BSHD, key_BS1D, value_BS1D, **dense).reshape(query_TQ.shape)
