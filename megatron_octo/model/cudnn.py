@@ -153,8 +153,12 @@ def why_not(recipe: Recipe) -> str | None:
         _operations()
         return _no_determinism() if deterministic else None
 
-    options = {"window": recipe.model.sliding_window, "deterministic": deterministic}
-    attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
+    attention = functools.partial(
+        attend,
+        scale=recipe.model.head_dim**-0.5,
+        window=recipe.model.sliding_window,
+        deterministic=deterministic,
+    )
     return LIBRARY.why_not(recipe, attention, obstacle)
 
 

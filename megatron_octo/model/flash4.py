@@ -111,6 +111,10 @@ def why_not(recipe: Recipe) -> str | None:
             else f"{LIBRARY} has no backward pass for sm_{capability[0]}{capability[1]}"
         )
 
-    options = {"window": model.sliding_window, "deterministic": recipe.system.deterministic}
-    attention = functools.partial(attend, scale=model.head_dim**-0.5, **options)
+    attention = functools.partial(
+        attend,
+        scale=model.head_dim**-0.5,
+        window=model.sliding_window,
+        deterministic=recipe.system.deterministic,
+    )
     return LIBRARY.why_not(recipe, attention, obstacle)
