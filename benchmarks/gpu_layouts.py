@@ -34,6 +34,12 @@ CASES: dict[str, Sections] = {
     "recompute mlp": {"train": {"recompute": "mlp"}},
     "recompute full": {"train": {"recompute": "full"}},
     "torch attention": {"system": {"attention": "torch"}},
+    "FlashAttention-4": {"system": {"attention": "flash4"}},
+    "FlashAttention-4, deterministic": {"system": {"attention": "flash4", "deterministic": True}},
+    "FlashAttention-4, tensor 2 + sequence": {
+        "system": {"attention": "flash4"},
+        "parallel": {"tensor": 2, "sequence": True},
+    },
     "fp8": {"train": {"fp8": "current"}},
     "fp8, tensor 2 + sequence": {
         "train": {"fp8": "current"},
@@ -46,7 +52,7 @@ CASES: dict[str, Sections] = {
     "dropout, pipeline 2": {"model": DROPOUT, "parallel": {"pipeline": 2}},
     "deterministic, dropout": {"model": DROPOUT, "system": {"deterministic": True}},
 }
-GPU_ONLY = {"bf16 gradients and moments"}
+GPU_ONLY = {"bf16 gradients and moments", *(name for name in CASES if name.startswith("FlashAttention-4"))}
 
 
 def make_recipe(folder: Path, name: str, sections: Sections) -> Recipe:

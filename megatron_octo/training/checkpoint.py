@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from megatron.core import tensor_parallel
 from torch import Tensor
 
 from megatron_octo.checkpoint.layout import Fragment, TensorEntry
@@ -23,6 +22,7 @@ from megatron_octo.model.grid import Grid
 from megatron_octo.model.layout import WORD_EMBEDDINGS, ParameterSpec
 from megatron_octo.model.weights import Held, held_parameters, load_weights
 from megatron_octo.training.optimizer import MOMENTS, Optimizer, Shard
+from megatron_octo.training.randomness import random_states, set_random_states
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def full_part(model: torch.nn.Module, optimizer: Optimizer, recipe: Recipe, grid
             fragment = Fragment(file, f"{kind}/{held.key}", held.offset, held.shape, flat)
             stored = Stored((dtype, (shard.end - shard.start,)), partial(_flat, shard, kind))
             part.add(kind, held.spec, fragment, stored)
-    for key, state in _random_states(grid).items():
+    for key, state in random_states(grid).items():
         stored = Stored((state.dtype, tuple(state.shape)), partial(_random_state, grid, key))
         part.files.setdefault(file, {})[key] = stored
     return part
@@ -97,16 +97,7 @@ def _flat(shard: Shard, kind: str) -> Tensor:
 
 
 def _random_state(grid: Grid, key: str) -> Tensor:
-    return _random_states(grid)[key]
-
-
-def _random_states(grid: Grid) -> dict[str, Tensor]:
-    states = {"random/torch": torch.get_rng_state()}
-    if grid.device.type == "cuda":
-        states["random/cuda"] = torch.cuda.get_rng_state(grid.device)
-    for name, state in tensor_parallel.get_cuda_rng_tracker().get_states().items():
-        states[f"random/tracker/{name}"] = state
-    return states
+    return random_states(grid)[key]
 
 
 def load_checkpoint(
@@ -151,16 +142,9 @@ def load_checkpoint(
 
 def _restore_random_states(reader: CheckpointReader, grid: Grid) -> bool:
     file = f"optimizer-{grid.rank:05d}.safetensors"
-    keys = list(
-        _random_states(grid)
-    )  # in this order the next checkpoint has them: its bytes do not depend on restarts
+    # In this order the next checkpoint has them: its bytes do not depend on restarts.
+    keys = list(random_states(grid))
     if set(keys) != set(reader.keys(file, "random/")):  # another device
         return False
-    torch.set_rng_state(reader.state(file, "random/torch"))
-    if grid.device.type == "cuda":
-        torch.cuda.set_rng_state(reader.state(file, "random/cuda"), grid.device)
-    tracker = tensor_parallel.get_cuda_rng_tracker()
-    tracker.set_states(
-        {key.removeprefix("random/tracker/"): reader.state(file, key) for key in keys if "tracker" in key}
-    )
+    set_random_states({key: reader.state(file, key) for key in keys}, grid)
     return True

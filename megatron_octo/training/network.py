@@ -26,6 +26,7 @@ from megatron_octo.model.weights import init_weights, load_weights
 from megatron_octo.training.batches import MicroBatch, StepBatch, to_device
 from megatron_octo.training.loss import CrossEntropy, weighted_loss
 from megatron_octo.training.optimizer import Optimizer, wrap_data_parallel
+from megatron_octo.training.randomness import randomness_kept
 
 
 def _agreed(backend: Backend) -> Backend:
@@ -126,10 +127,15 @@ class Network:
 
     @torch.no_grad()
     def evaluate(self, batch: StepBatch) -> Tensor:
-        """This replica's part of a batch's loss, without dropout and gradients."""
+        """This replica's part of a batch's loss, without dropout and gradients. It leaves no trace.
+
+        Transformer Engine's attention with dropout draws random numbers even where it drops nothing; a run that is
+        resumed from a checkpoint made before a validation would have other masks than one that went on.
+        """
         self.model.eval()
         try:
-            return self._run(batch, forward_only=True)
+            with randomness_kept(self.grid):
+                return self._run(batch, forward_only=True)
         finally:
             self.model.train()
 

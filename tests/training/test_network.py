@@ -1,12 +1,15 @@
-"""What ranks have to agree on before they build a network together."""
+"""What ranks have to agree on before they build a network together, and what it leaves alone."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
 
 from megatron_octo.config import ParallelConfig
 from megatron_octo.errors import OctoError
+from tests.conftest import recipe_tree
 from tests.distributed import run_ranks
 
 
@@ -50,3 +53,42 @@ def test_groups_are_set_up_when_they_are_made() -> None:
     counts = run_ranks(4, _groups_that_spoke, ParallelConfig(tensor=2, pipeline=2))
     assert min(counts) >= 2  # tensor and pipeline at least, on every rank
     assert run_ranks(1, _groups_that_spoke, ParallelConfig()) == [0]
+
+
+def _draws_of_a_validation(tree: dict[str, Any]) -> list[bool]:
+    """Whether each random state is the same after a validation whose kernels draw, and after the same draws outside."""
+    import torch
+    from megatron.core import tensor_parallel
+
+    from megatron_octo.model.grid import Grid
+    from megatron_octo.recipe import build_recipe
+    from megatron_octo.training.network import Network
+    from megatron_octo.training.randomness import random_states
+
+    recipe = build_recipe(tree)
+    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
+    network: Any = Network(recipe, grid)
+    network.start_from(None)
+
+    def draw(batch: Any, forward_only: bool) -> torch.Tensor:
+        with tensor_parallel.get_cuda_rng_tracker().fork():
+            return torch.rand(1) + torch.rand(1)
+
+    def same(before: dict[str, torch.Tensor]) -> bool:
+        after = random_states(grid)
+        equal = [torch.equal(state, after[key]) for key, state in before.items()]
+        assert before.keys() == after.keys() and len(equal) >= 2
+        return all(equal)
+
+    network._run = draw
+    before = random_states(grid)
+    network.evaluate(None)
+    kept = same(before)
+    draw(None, forward_only=True)
+    return [kept, same(before)]
+
+
+def test_validation_leaves_random_states_alone(tmp_path: Path) -> None:
+    assert run_ranks(1, _draws_of_a_validation, recipe_tree(tmp_path / "corpus", tmp_path / "run")) == [
+        [True, False]
+    ]
