@@ -26,17 +26,19 @@ from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe
 
 # precision, attention, cross entropy (of megatron-core's layers), layers. Attention is the recipe's, where torch is
-# cuDNN's (without it the case is left out), or flash: torch's without cuDNN's.
+# cuDNN's, or flash: torch's without cuDNN's. What is not installed is left out.
 CASES = {
     "fp32 unfused": ("fp32", "unfused", "reference", "mcore"),
     "bf16 unfused": ("bf16", "unfused", "reference", "mcore"),
     "bf16 torch flash": ("bf16", "flash", "reference", "mcore"),
     "bf16 torch cudnn": ("bf16", "torch", "reference", "mcore"),
+    "bf16 flash4": ("bf16", "flash4", "reference", "mcore"),
     "bf16 te": ("bf16", "te", "reference", "mcore"),
     "bf16 te, te cross entropy": ("bf16", "te", "te", "mcore"),
     "fp32 unfused, fused layers": ("fp32", "unfused", "reference", "fused"),
     "bf16 torch flash, fused layers": ("bf16", "flash", "reference", "fused"),
     "bf16 torch cudnn, fused layers": ("bf16", "torch", "reference", "fused"),
+    "bf16 flash4, fused layers": ("bf16", "flash4", "reference", "fused"),
     "bf16 te, fused layers": ("bf16", "te", "reference", "fused"),
     "fp8 te": ("fp8", "te", "reference", "mcore"),
     "fp8 te, fused layers": ("fp8", "te", "reference", "fused"),
@@ -56,7 +58,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str], world: int) -> Recipe:
     precision, attention, cross_entropy, layers = case
-    attention = attention.replace("flash", "torch")
+    attention = "torch" if attention == "flash" else attention
     return build_recipe(
         {
             "run_dir": str(folder / "run"),
@@ -135,7 +137,7 @@ def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl")
-    from megatron_octo.model import cudnn
+    from megatron_octo.model import cudnn, flash4
     from megatron_octo.model.grid import Grid
     from megatron_octo.training.rundir import environment
 
@@ -159,7 +161,8 @@ def main() -> int:
     }
     baseline = one_step(recipes["fp32 unfused"], grid)
     for name, recipe in recipes.items():
-        if CASES[name][1] == "torch" and (reason := cudnn.why_not(recipe)):
+        library = {"torch": cudnn, "flash4": flash4}.get(CASES[name][1])
+        if library and (reason := library.why_not(recipe)):
             if dist.get_rank() == 0:
                 print(f"{name} is left out: {reason}")
             continue

@@ -18,6 +18,7 @@ from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import corpus_for, parser_of, train_command
 from megatron_octo.recipe import load_recipe
+from megatron_octo.training.records import read_attempt
 from megatron_octo.training.rundir import read_metrics
 
 WARM_UP = 5
@@ -41,6 +42,7 @@ def benchmark(
         ]
         subprocess.run(train_command(recipe_path, nproc, changed), check=True)
         metrics = read_metrics(f"{folder}/run")
+        attention = read_attempt(f"{folder}/run", 1).attention
     counted = metrics[min(WARM_UP, len(metrics) - 1) :]
 
     def median(key: str) -> float | None:
@@ -54,6 +56,7 @@ def benchmark(
         "overrides": overrides,
         "ranks": nproc,
         "mean_document": mean_length,
+        "attention": attention,
         "steps_counted": len(counted),
         "step_ms": round(1e3 * step_seconds, 1),
         "tokens_per_s_per_gpu": round(tokens_per_second / nproc),

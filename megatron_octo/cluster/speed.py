@@ -56,6 +56,7 @@ class Measurement:
 
     Attributes:
         seconds: of a step; ``where`` says which row it is, in words.
+        attention: the kernels that it had.
     """
 
     recipe: Recipe
@@ -65,6 +66,7 @@ class Measurement:
     memory: float | None  # GiB
     mean_document: int
     where: str
+    attention: str
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,12 @@ def load_measurements(path: Path = MEASURED) -> list[Measurement]:
             gpu = _machine(row)
             if gpu is None or "recipe" not in row:  # a CPU's, or a peer's
                 continue
-            recipe = load_recipe(PROJECT / row["recipe"], row["overrides"])
+            # What auto took there was measured, not what it would take elsewhere.
+            taken = ["system.attention=flash4"] if row.get("attention") == "flash4" else []
+            recipe = load_recipe(PROJECT / row["recipe"], [*row["overrides"], *taken])
             seconds, ranks = float(row["step_ms"]) / 1e3, int(row["ranks"])
             document = int(row["mean_document"])
+            attention = str(row.get("attention") or _attention(recipe))
         except OctoError:
             continue
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -172,7 +177,8 @@ def load_measurements(path: Path = MEASURED) -> list[Measurement]:
         when = f"{row['date']}, " if row.get("date") else ""
         mfu = f", {row['mfu']:.1%} MFU" if row.get("mfu") else ""
         where = f"{path.name}:{number} ({when}{ranks} x {gpu.name}{mfu})"
-        found.append(Measurement(recipe, gpu, ranks, seconds, row.get("memory_gib"), document, where))
+        memory = row.get("memory_gib")
+        found.append(Measurement(recipe, gpu, ranks, seconds, memory, document, where, attention))
     return found
 
 
@@ -182,7 +188,7 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
     def octaves(ours: float, theirs: float) -> float:
         return abs(math.log2(ours / theirs))
 
-    other = row.recipe
+    other, attention = row.recipe, _attention(recipe)
     ours, theirs = (
         recipe.batch.micro_size * recipe.data.seq_length,
         other.batch.micro_size * other.data.seq_length,
@@ -200,14 +206,20 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
         + 0.3 * (recipe.train.recompute != other.train.recompute)
         + 0.3 * (recipe.parallel.sequence != other.parallel.sequence)
         + 0.5 * sum(_kernels(recipe)[key] != value for key, value in _kernels(other).items())
+        + 0.5 * (attention != row.attention)
         + 1.0 * (recipe.train.precision != other.train.precision)
         + 2.0 * (recipe.train.fp8 != other.train.fp8)
     )
 
 
+def _attention(recipe: Recipe) -> str:
+    """The kernels that a recipe is planned with: what is installed there is not known, so the usual ones."""
+    return {"auto": "te", "torch": "cudnn"}.get(recipe.system.attention, recipe.system.attention)
+
+
 def _kernels(recipe: Recipe) -> dict[str, Any]:
-    """Settings that choose other kernels; ``auto`` is Transformer Engine's, which is what it takes on a GPU."""
-    settings = recipe.system.model_dump(include={"attention", "cross_entropy", "overlap", "deterministic"})
+    """Settings that choose other kernels; ``auto`` is Transformer Engine's."""
+    settings = recipe.system.model_dump(include={"cross_entropy", "overlap", "deterministic"})
     taken = {key: "te" if value == "auto" else value for key, value in settings.items()}
     return {**taken, "fused": use_fused_layers(recipe)}
 

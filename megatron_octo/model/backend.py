@@ -17,7 +17,7 @@ _NEED_A_GPU = {"te": "Transformer Engine", "flash4": "FlashAttention-4"}
 
 @dataclass(frozen=True)
 class Backend:
-    """Attributes: name (recipe's ``system.attention``), description for the log, Transformer Engine layers or not."""
+    """Attributes: name (te, flash4, cudnn, flash, unfused), description for the log, Transformer Engine or not."""
 
     name: str
     description: str
@@ -44,12 +44,11 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
             raise OctoError(
                 f"{_NEED_A_GPU[wanted]} needs a GPU", where="system.attention", hint="use auto or torch"
             )
-        return Backend(
-            wanted, "torch scaled_dot_product_attention, document by document (CPU)", False, DocumentAttention
-        )
+        text = "torch scaled_dot_product_attention, document by document (CPU)"
+        return Backend("unfused", text, False, DocumentAttention)
     if wanted == "unfused":
         text = "torch scaled_dot_product_attention, document by document: slow, asked for by the recipe"
-        return Backend(wanted, text, False, DocumentAttention)
+        return Backend("unfused", text, False, DocumentAttention)
     if wanted == "te":
         return _transformer_engine(recipe)
     if wanted == "torch":
@@ -91,7 +90,7 @@ def _torch(recipe: Recipe) -> Backend:
     elif recipe.train.precision != "bf16":
         problem = f"without Transformer Engine it has no {recipe.train.precision}"
     elif not (why_not := cudnn.why_not(recipe)):
-        return Backend("torch", cudnn.describe(), False, cudnn.CudnnAttention)
+        return Backend("cudnn", cudnn.describe(), False, cudnn.CudnnAttention)
     elif not flash_available():
         problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has); "
         problem += f"cuDNN's: {why_not}"
@@ -103,7 +102,7 @@ def _torch(recipe: Recipe) -> Backend:
             "or ask for the slow one with system.attention=unfused",
         )
     text = f"torch variable-length flash attention, not cuDNN's, which is faster: {why_not}"
-    return Backend("torch", text, False, FlashAttention)
+    return Backend("flash", text, False, FlashAttention)
 
 
 def _transformer_engine(recipe: Recipe) -> Backend:

@@ -35,6 +35,7 @@ class Attempt:
         last_step: last step that was done; ``saved_step`` the last one with a checkpoint.
         culprits: the ranks that failed, or are behind.
         world: number of ranks.
+        attention: the kernels it took (names of model.backend.Backend).
     """
 
     number: int
@@ -49,6 +50,7 @@ class Attempt:
     last_step: int | None = None
     saved_step: int | None = None
     culprits: tuple[int, ...] = ()
+    attention: str | None = None
 
 
 @dataclass(frozen=True)

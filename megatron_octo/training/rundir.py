@@ -79,8 +79,9 @@ class RunDirectory:
         self.is_main = is_main
         self.attempt = 0
 
-    def open_attempt(self, recipe: Recipe, world: int, corpora: str) -> None:
-        """Record that the run is started (again): recipe, environment, digest of the data, number of the attempt."""
+    def open_attempt(self, recipe: Recipe, world: int, corpora: str, attention: str | None = None) -> None:
+        """Record that the run is started (again): recipe, environment, digest of the data, number of the attempt, and
+        which attention it computes with."""
         if not self.is_main:
             return
         attempts = self.path / records.ATTEMPTS
@@ -97,10 +98,21 @@ class RunDirectory:
             world=world,
             environment=environment(),
             corpora=corpora,
+            attention=attention,
             recipe=recipe.model_dump(),
         )
         for name in (METRICS, VALIDATION):
             self._end_last_line(self.path / name)
+
+    def earlier_attention(self) -> str | None:
+        """What the last attempt before this one that said so computed attention with; on rank 0."""
+        if not self.is_main:
+            return None
+        try:
+            earlier = records.read_attempts(self.path)[: self.attempt - 1]
+        except OctoError:  # a broken record of what is past stops nobody
+            return None
+        return next((attempt.attention for attempt in reversed(earlier) if attempt.attention), None)
 
     def next_attempt(self) -> int:
         numbers = [int(path.stem) for path in (self.path / "attempts").glob("[0-9]*.json")]

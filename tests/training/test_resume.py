@@ -1,6 +1,7 @@
 """A run in pieces is the run in one piece: bit for bit on the same layout, row for row on any."""
 
 import itertools
+import json
 import math
 import shutil
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_two_resumes_are_bitwise_the_same(name: str, tmp_path: Path, corpus: Pat
     assert (pieces.path / "validation.jsonl").read_text().replace('"attempt": 2', '"attempt": 1').replace(
         '"attempt": 3', '"attempt": 1'
     ) == (one.path / "validation.jsonl").read_text()
+
+
+def test_other_attention_than_before_is_said(tmp_path: Path, corpus: Path) -> None:
+    run = TestRun(tmp_path, corpus, checkpoint={"interval": 2})
+    said = "the attempt before computed attention with"
+    assert said not in run.train(1, "train.steps=2")
+    assert said not in run.train(1, "train.steps=3")
+    first, second = (run.path / "attempts" / f"{number:03d}.json" for number in (1, 2))
+    record = json.loads(second.read_text())
+    assert record["attention"] == "unfused"
+    second.write_text(json.dumps({**record, "attention": "te"}))
+    assert f"{said} te: it will not go on to the last bit" in run.train(1, "train.steps=4")
+    first.write_text("{")
+    assert run.train(1, "train.steps=5").count(said) == 1  # the log has all attempts
 
 
 @pytest.mark.parametrize(
