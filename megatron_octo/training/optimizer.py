@@ -19,6 +19,7 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model.fused.gpt import FusedGPT
+from megatron_octo.model.fused.gradients import spare_zeroing
 from megatron_octo.model.gpt import DTYPES
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.mcore import using_transformer_engine
@@ -40,6 +41,8 @@ def wrap_data_parallel(model: GPTModel | FusedGPT, recipe: Recipe, grid: Grid) -
     if recipe.train.precision == "bf16" and not isinstance(model, FusedGPT):
         module = Float16Module(model.config, model)
     wrapped = DistributedDataParallel(model.config, config, module)
+    if isinstance(model, FusedGPT):
+        spare_zeroing(wrapped)
     model.config.no_sync_func = wrapped.no_sync
     if overlap:
         model.config.grad_sync_func = wrapped.start_grad_sync

@@ -179,7 +179,7 @@ def test_in_the_fused_layers() -> None:
     from megatron_octo.model.fused.attention import CoreAttention, Documents
 
     query = torch.randn(TOKENS, HEADS * HEAD_DIM, requires_grad=True)
-    key, value = (torch.randn(TOKENS, HEAD_DIM, requires_grad=True) for _ in range(2))
+    shared = torch.randn(TOKENS, 2 * HEAD_DIM, requires_grad=True)
     for documents in (
         Documents(torch.tensor([0, 7, 33, 40], dtype=torch.int32), 32),
         Documents(torch.tensor([0, 20, 40], dtype=torch.int32), 20, whole_rows=2),
@@ -187,8 +187,8 @@ def test_in_the_fused_layers() -> None:
         found = []
         for kind in (CudnnAttention, DocumentAttention):
             core = CoreAttention(attention_config(1), 1, Backend("torch", "", False, kind), HEADS)
-            output = core(query, key, value, documents)
-            found.append((output, *torch.autograd.grad(output.square().sum(), [query, key, value])))
+            output = core(query, *shared.chunk(2, dim=1), documents)
+            found.append((output, *torch.autograd.grad(output.square().sum(), [query, shared])))
         for mine, expected in zip(*found):
             torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 

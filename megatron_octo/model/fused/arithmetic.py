@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
-from megatron_octo.model.fused import gemm
+from megatron_octo.model.fused import gemm, gradients
 from megatron_octo.model.mcore import using_transformer_engine
 
 Operand = Any  # a tensor, or Transformer Engine's storage of one in fp8
@@ -73,9 +73,11 @@ class Arithmetic:
         gradient, total = gemm.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
         return self.gradient(gradient), total
 
-    def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand) -> None:
-        """Add ``d.T @ x`` to ``main``, fp32 or bf16."""
-        gemm.add_weight_gradient(main_NK, d_MN, x_MK)
+    def add_weight_gradient(
+        self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool = True
+    ) -> None:
+        """Add ``d.T @ x`` to ``main``, fp32 or bf16, or write it over what is there."""
+        gemm.add_weight_gradient(main_NK, d_MN, x_MK, accumulate)
 
     def give_weight_gradient(self, weight_NK: Tensor, pieces: Iterable[tuple[Operand, Operand]]) -> Tensor:
         """Add ``d.T @ x`` to the weight's gradient, for each piece of the rows: gradients [M, N] and inputs [M, K].
@@ -86,8 +88,8 @@ class Arithmetic:
         main = getattr(weight_NK, "main_grad", None)
         total = torch.zeros_like(weight_NK) if main is None else main
         for d_MN, x_MK in pieces:
-            self.add_weight_gradient(total, d_MN, x_MK)
-        return total if main is None else gemm.given(weight_NK)
+            self.add_weight_gradient(total, d_MN, x_MK, accumulate=gradients.to_add_to(weight_NK))
+        return total if main is None else gradients.given(weight_NK)
 
 
 class EmulatedFp8(Arithmetic):

@@ -51,7 +51,9 @@ class CoreAttention(torch.nn.Module):
         self.rows = getattr(self.core, "attend_rows", None)  # FlashAttention-4's own dense kernel
 
     def forward(self, query_TQ: Tensor, key_TD: Tensor, value_TD: Tensor, documents: Documents) -> Tensor:
-        """[tokens, heads of this rank * head dim]."""
+        """[tokens, heads of this rank * head dim]. Keys and values may lie in one matrix."""
+        if not self.rows:  # other kernels want them to be apart
+            key_TD, value_TD = key_TD.contiguous(), value_TD.contiguous()
         if documents.whole_rows and (self.dense or self.engine or self.rows):
             return self._rows(query_TQ, key_TD, value_TD, documents.whole_rows)
         query_THD = query_TQ.view(-1, self.heads, self.width)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_octo.model.fused import gemm, ops
+from megatron_octo.model.fused import ops
 from megatron_octo.model.fused.arithmetic import Arithmetic, Operand
 from megatron_octo.model.fused.comm import TensorGroup
+from megatron_octo.model.fused.gradients import give_gradients
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -50,9 +51,9 @@ class AddNorm(torch.autograd.Function):
             d_summed_SH.contiguous(), d_normed_SH.contiguous(), summed, weight, mean, rstd, *ctx.dropout
         )
         if not ctx.dropout[0]:  # no delta
-            given = gemm.give_gradients((weight_parameter, shift), sums[:2].unbind())
+            given = give_gradients((weight_parameter, shift), sums[:2].unbind())
             return d_residual, None, None, *given, None, None, None
-        d_weight, d_shift, d_bias = gemm.give_gradients((weight_parameter, shift, bias), sums.unbind())
+        d_weight, d_shift, d_bias = give_gradients((weight_parameter, shift, bias), sums.unbind())
         return d_residual, d_delta, d_bias, d_weight, d_shift, None, None, None
 
 
@@ -107,8 +108,8 @@ class QueryKeyValue(torch.autograd.Function):
         ctx.parameters = (query_weight_QH, query_bias_Q, shared_weight_2DH, shared_bias_2D)
         ctx.weights = [arithmetic.for_backward(weight) for weight in (query_weight, shared_weight)]
         ctx.tensor, ctx.arithmetic = tensor, arithmetic
-        key, value = shared_T2D.chunk(2, dim=1)
-        return query_TQ, key.contiguous(), value.contiguous()
+        key_TD, value_TD = shared_T2D.chunk(2, dim=1)
+        return query_TQ, key_TD, value_TD
 
     @staticmethod
     def backward(ctx: Any, d_query_TQ: Tensor, d_key_TD: Tensor, d_value_TD: Tensor) -> Gradients:
@@ -131,7 +132,7 @@ class QueryKeyValue(torch.autograd.Function):
         summing = ctx.tensor.sum(dx)  # meanwhile the weights' gradients
         x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
         bias_sums = [d.sum(0, dtype=torch.float32) for d in (d_query_TQ, d_shared_T2D)]
-        query_bias_gradient, shared_bias_gradient = gemm.give_gradients((query_bias, shared_bias), bias_sums)
+        query_bias_gradient, shared_bias_gradient = give_gradients((query_bias, shared_bias), bias_sums)
         gradients = (
             arithmetic.give_weight_gradient(query_weight, zip(d_query, x, strict=True)),
             query_bias_gradient,
@@ -256,5 +257,5 @@ class Mlp(torch.autograd.Function):
         x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
         weight1_gradient = arithmetic.give_weight_gradient(weight1_parameter, zip(d_inner, x, strict=True))
         bias_sum = bias_sums[0] if len(bias_sums) == 1 else torch.stack(bias_sums).sum(0)
-        (bias1_gradient,) = gemm.give_gradients((bias1,), (bias_sum,))
+        (bias1_gradient,) = give_gradients((bias1,), (bias_sum,))
         return summing.wait(), weight1_gradient, bias1_gradient, weight2_gradient, None, None, None

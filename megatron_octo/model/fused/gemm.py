@@ -5,7 +5,6 @@ tanh form of gelu along in the product's epilogue and accumulate in fp32 without
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,27 +46,13 @@ def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: boo
     return ops.gelu_backward(d_MK @ weight_KN, before_MN, exact)
 
 
-def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor) -> None:
-    """Add ``d.T @ x`` to ``main``, which may be of another type: it is accumulated in fp32."""
+def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor, accumulate: bool = True) -> None:
+    """Add ``d.T @ x`` to ``main``, or write it over that. ``main`` may be of another type: it is summed in fp32."""
     if gemm := _transformer_engine(d_MN):
-        gemm(x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, accumulate=True, out=main_NK, grad=True)
+        options = {"out_dtype": main_NK.dtype, "accumulate": accumulate, "grad": True}
+        gemm(x_MK, d_MN, layout="NT", out=main_NK, **options)
     elif d_MN.is_cuda and main_NK.dtype != d_MN.dtype:
-        torch.addmm(main_NK, d_MN.t(), x_MK, out_dtype=main_NK.dtype, out=main_NK)
+        beta = int(accumulate)
+        torch.addmm(main_NK, d_MN.t(), x_MK, beta=beta, out_dtype=main_NK.dtype, out=main_NK)
     else:
-        main_NK.addmm_(d_MN.t().to(main_NK.dtype), x_MK.to(main_NK.dtype))
-
-
-def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Add gradients that are there already (fp32) to their parameters' own; returns what autograd takes of each."""
-    mains: list[Any] = [getattr(parameter, "main_grad", None) for parameter in parameters]
-    if any(main is None for main in mains):
-        return [gradient.to(parameter.dtype) for parameter, gradient in zip(parameters, gradients)]
-    sums: list[Any] = list(gradients)
-    torch._foreach_add_(mains, sums)
-    return [given(parameter) for parameter in parameters]
-
-
-def given(parameter: Any) -> Tensor:
-    """Tell megatron-core that a parameter's gradient is in ``main_grad`` already; what autograd takes in its place."""
-    parameter.grad_added_to_main_grad = True
-    return torch.empty_like(parameter)
+        main_NK.addmm_(d_MN.t().to(main_NK.dtype), x_MK.to(main_NK.dtype), beta=int(accumulate))

@@ -20,6 +20,7 @@ from megatron_octo.model.fused.arithmetic import Arithmetic, arithmetic_of
 from megatron_octo.model.fused.attention import CoreAttention, Documents
 from megatron_octo.model.fused.comm import TensorGroup
 from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue
+from megatron_octo.model.fused.gradients import write_first
 from megatron_octo.model.fused.losses import TokenLosses
 from megatron_octo.model.fused.ranks import tensor_group
 from megatron_octo.model.gpt import transformer_config, valid_vocabulary
@@ -182,6 +183,8 @@ class Decoder(torch.nn.Module):
         self.dropout = config.hidden_dropout
         self.sequence = tensor.sequence
         self.final_layernorm = Norm(config, tensor) if grid.is_last_stage else None
+        # The matrices; vectors' gradients are added up, and so are those of the embeddings.
+        write_first(parameter for parameter in self.layers.parameters() if parameter.dim() == 2)
 
     def forward(self, residual_SH: Tensor, documents: Documents) -> Tensor:
         """Normalised hidden states on the last stage; the residual stream, complete, on the others."""
