@@ -10,6 +10,7 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 
 TOLERANCE = 0.02  # relative; bf16 rounds by 0.4 %
+_SHORT = 300  # tokens: no multiple of any kernel's tile
 
 # Queries, keys and values of packed documents, their boundaries (int32, cumulative), an upper bound of their lengths.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
@@ -48,9 +49,8 @@ class Library:
             if problem := obstacle():
                 return problem
             error = relative_error(recipe, attend)
-        except (
-            Exception
-        ) as failure:  # the libraries' own do not have one base, and whatever it is, it is said
+        # The libraries' own errors do not have one base, and whatever it is, it is said.
+        except Exception as failure:
             first = (str(failure).splitlines() or [""])[0]
             return f"{self} ({self.needed} is needed) failed: {type(failure).__name__}: {first}"
         if not error < TOLERANCE:
@@ -59,27 +59,51 @@ class Library:
 
 
 def relative_error(recipe: Recipe, attend: Attend) -> float:
-    """Of the last position of each of two documents, added up; nan if any gradient of them is."""
+    """The largest of a short document's output and gradients, and of a long one's last position; or nan.
+
+    Relative to attention written out in fp32. The long document fills the rest of a row.
+    """
     model, tokens = recipe.model, recipe.data.seq_length
     heads = model.num_attention_heads // recipe.parallel.tensor
     groups = max(1, model.num_query_groups // recipe.parallel.tensor)
     generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
-    query, key, value = (
-        torch.randn(
-            tokens, count, model.head_dim, dtype=torch.bfloat16, device="cuda", generator=generator
-        ).requires_grad_()
-        for count in (heads, groups, groups)
-    )
-    boundaries = torch.tensor([0, tokens // 2, tokens], dtype=torch.int32, device="cuda")
-    out = attend(query, key, value, boundaries, tokens)
-    out.sum().backward()
-    error = 0.0 * sum(float(part.grad.float().sum()) for part in (query, key, value) if part.grad is not None)
-    for start, end in ((0, tokens // 2), (tokens // 2, tokens)):
-        first = max(start, end - (model.sliding_window or tokens))
-        keys, values = (
-            part[first:end].detach().float().repeat_interleave(heads // groups, 1) for part in (key, value)
-        )
-        scores = torch.einsum("hd,khd->hk", query[end - 1].detach().float(), keys) * model.head_dim**-0.5
-        expected = torch.einsum("hk,khd->hd", scores.softmax(-1), values)
-        error += float((out[end - 1].detach().float() - expected).norm() / expected.norm())
-    return error
+
+    def draw(count: int) -> Tensor:
+        shape = (tokens, count, model.head_dim)
+        return torch.randn(shape, dtype=torch.bfloat16, device="cuda", generator=generator)
+
+    parts, upstream = [draw(count).requires_grad_() for count in (heads, groups, groups)], draw(heads)
+    short = min(_SHORT, tokens // 2)
+    boundaries = torch.tensor([0, short, tokens], dtype=torch.int32, device="cuda")
+    out = attend(parts[0], parts[1], parts[2], boundaries, tokens)
+    found = [out, *torch.autograd.grad(out, parts, upstream)]
+
+    exact = [part.detach()[:short].float().requires_grad_() for part in parts]
+    expected = _attention(exact, model.sliding_window)
+    references = [expected, *torch.autograd.grad(expected, exact, upstream[:short].float())]
+    errors = [_relative(mine[:short], its) for mine, its in zip(found, references, strict=True)]
+
+    first = max(short, tokens - (model.sliding_window or tokens))
+    query, key, value = (part.detach().float() for part in parts)
+    last = _attention([query[-1:], key[first:], value[first:]], window=None)
+    errors.append(_relative(out[-1:], last))
+    errors += [0.0 * part.float().sum() for part in found]  # nan, wherever it is
+    return float(torch.stack(errors).max())
+
+
+def _attention(parts: list[Tensor], window: int | None) -> Tensor:
+    """Of the last Q of K positions, written out, from queries [Q, heads, dim], keys and values [K, groups, dim]."""
+    query_QHD, key_KGD, value_KGD = parts
+    queries, keys = query_QHD.size(0), key_KGD.size(0)
+    shared = query_QHD.size(1) // key_KGD.size(1)
+    key_KHD, value_KHD = (part.repeat_interleave(shared, 1) for part in (key_KGD, value_KGD))
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=query_QHD.device).tril(keys - queries)
+    if window:
+        seen = seen.triu(keys - queries - window + 1)
+    scores = torch.einsum("qhd,khd->hqk", query_QHD, key_KHD) * query_QHD.size(2) ** -0.5
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, value_KHD)
+
+
+def _relative(found: Tensor, expected: Tensor) -> Tensor:
+    return (found.detach().float() - expected.detach()).norm() / expected.detach().norm()

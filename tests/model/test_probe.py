@@ -12,6 +12,7 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.model import probe
 
+GRADIENTS = ("query", "key", "value")  # wrong ones, of outputs that are right
 LIBRARY = probe.Library("some-attention", "some", "2.0")
 
 
@@ -51,7 +52,12 @@ def attention(window: int | None, wrong: str = "") -> probe.Attend:
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
             outputs.append(out[0].transpose(0, 1))
         found = torch.cat(outputs)
-        return found * (found.sum() * 0 + torch.inf) if wrong == "gradients" else found
+        if wrong == "nan":  # of the long document's first position
+            found = found + torch.nan * (torch.arange(len(query)) == boundaries[1])[:, None, None]
+        if wrong in GRADIENTS:
+            part = (query, key, value)[GRADIENTS.index(wrong)].sum()
+            found = found + 0.1 * (part - part.detach())
+        return found
 
     return attend
 
@@ -68,7 +74,8 @@ def test_it_tells_right_from_wrong(
     assert not probe.relative_error(recipe, attention(other)) < 5 * probe.TOLERANCE
     if not window:
         assert not probe.relative_error(recipe, attention(window, wrong="documents")) < 5 * probe.TOLERANCE
-    assert not probe.relative_error(recipe, attention(window, wrong="gradients")) < probe.TOLERANCE
+    for wrong in (*GRADIENTS, "nan"):
+        assert not probe.relative_error(recipe, attention(window, wrong=wrong)) < probe.TOLERANCE, wrong
 
 
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,5 +83,5 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     randn, tensor = torch.randn, torch.tensor
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(torch, "Generator", lambda device: generator)
-    monkeypatch.setattr(torch, "randn", lambda *size, device, **rest: randn(*size, **rest))
-    monkeypatch.setattr(torch, "tensor", lambda data, device, **rest: tensor(data, **rest))
+    monkeypatch.setattr(torch, "randn", lambda size, device, **rest: randn(size, **rest))
+    monkeypatch.setattr(torch, "tensor", lambda data, dtype, device: tensor(data, dtype=dtype))

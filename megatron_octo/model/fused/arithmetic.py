@@ -88,7 +88,7 @@ class Arithmetic:
         main = getattr(weight_NK, "main_grad", None)
         total = torch.zeros_like(weight_NK) if main is None else main
         for d_MN, x_MK in pieces:
-            self.add_weight_gradient(total, d_MN, x_MK, accumulate=gradients.to_add_to(weight_NK))
+            self.add_weight_gradient(total, d_MN, x_MK, accumulate=gradients.accumulates(weight_NK))
         return total if main is None else gradients.given(weight_NK)
 
 

@@ -36,8 +36,8 @@ def write_first(weights: Iterable[Parameter]) -> None:
         weight.gradient_is_stale = False  # type: ignore[attr-defined]
 
 
-def to_add_to(weight: Any) -> bool:
-    """Whether the buffer holds a part of this step's gradient, or zeros; asked once before each gradient is written."""
+def accumulates(weight: Any) -> bool:
+    """Whether the gradient that is coming is to be added to what the buffer holds. Asked once for each."""
     stale: bool = getattr(weight, "gradient_is_stale", False)
     if stale:
         weight.gradient_is_stale = False
