@@ -78,7 +78,7 @@ def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
     import torch.distributed as dist
 
     if not torch.cuda.is_available():
-        parser.error("there is no GPU here, and it is a GPU's time that is shown")
+        raise SystemExit("there is no GPU here, and it is a GPU's time that is shown")
 
     from megatron_octo.model.mcore import load_mcore
 
