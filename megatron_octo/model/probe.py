@@ -58,6 +58,7 @@ class Library:
         return None
 
 
+@torch.enable_grad()
 def relative_error(recipe: Recipe, attend: Attend) -> float:
     """The largest of a short document's output and gradients, and of a long one's last position; or nan.
 

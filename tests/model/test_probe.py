@@ -69,7 +69,8 @@ def test_it_tells_right_from_wrong(
     on_a_cpu(monkeypatch)
     model = {"architecture": "starcoder2", "rotary_base": 1e4, "sliding_window": window} if window else {}
     recipe = make_recipe(model=model, train={"precision": "bf16"})
-    assert probe.relative_error(recipe, attention(window)) < probe.TOLERANCE / 2
+    with torch.no_grad():  # as a conversion asks
+        assert probe.relative_error(recipe, attention(window)) < probe.TOLERANCE / 2
     other = None if window else 8
     assert not probe.relative_error(recipe, attention(other)) < 5 * probe.TOLERANCE
     if not window:
