@@ -3,39 +3,19 @@
 Query heads share keys and values as they are, windows are the kernel's, and its backward pass can be deterministic.
 """
 
-import functools
 import os
 from typing import Any
 
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_octo.config import Recipe
 from megatron_octo.model import probe
-from megatron_octo.model.attention import PackedAttention
+from megatron_octo.model.attention import LibraryAttention
 
 LIBRARY = probe.Library("nvidia-cudnn-frontend", "cudnn", "1.32")
 DOCUMENTS = 32
-
-
-class CudnnAttention(PackedAttention):
-    """cuDNN's attention of packed documents (CUDA, bf16). It knows no dropout."""
-
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
-        return attend(
-            query_THD,
-            key_TGD,
-            value_TGD,
-            packed.cu_seqlens_q,
-            packed.max_seqlen_q,
-            scale=self.scale,
-            window=self.window,
-            deterministic=self.config.deterministic_mode,
-        )
 
 
 def attend(
@@ -68,6 +48,12 @@ def attend(
         query_THD, key_TGD, value_TGD, with_empty_documents(boundaries), scale, mask, deterministic
     )
     return attended
+
+
+class CudnnAttention(LibraryAttention):
+    """cuDNN's attention of packed documents (CUDA, bf16). It knows no dropout."""
+
+    attend = staticmethod(attend)
 
 
 def with_empty_documents(boundaries: Tensor) -> Tensor:
@@ -147,19 +133,12 @@ def _operations() -> Any:
 
 def why_not(recipe: Recipe) -> str | None:
     """The reason why cuDNN's attention cannot be taken for a recipe on this GPU; None if it can."""
-    deterministic = recipe.system.deterministic
 
     def obstacle() -> str | None:
         _operations()
-        return _no_determinism() if deterministic else None
+        return _no_determinism() if recipe.system.deterministic else None
 
-    attention = functools.partial(
-        attend,
-        scale=recipe.model.head_dim**-0.5,
-        window=recipe.model.sliding_window,
-        deterministic=deterministic,
-    )
-    return LIBRARY.why_not(recipe, attention, obstacle)
+    return LIBRARY.why_not(recipe, attend, obstacle)
 
 
 def _no_determinism() -> str | None:

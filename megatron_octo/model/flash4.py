@@ -9,38 +9,13 @@ import warnings
 from typing import Any
 
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.model import probe
-from megatron_octo.model.attention import PackedAttention
+from megatron_octo.model.attention import LibraryAttention
 
 LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
-
-
-class Flash4Attention(PackedAttention):
-    """FlashAttention-4 of packed documents, or of rows that are one document each (CUDA, bf16)."""
-
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
-        return attend(
-            query_THD,
-            key_TGD,
-            value_TGD,
-            packed.cu_seqlens_q,
-            packed.max_seqlen_q,
-            scale=self.scale,
-            window=self.window,
-            deterministic=self.config.deterministic_mode,
-        )
-
-    def attend_rows(self, query_BSHD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor) -> Tensor:
-        """Causal attention of whole rows: [rows, tokens, heads, head dim]."""
-        options = _options(self.scale, self.window, self.config.deterministic_mode)
-        attended: Tensor = _library().flash_attn_func(query_BSHD, key_BSGD, value_BSGD, **options)[0]
-        return attended
 
 
 def attend(
@@ -72,6 +47,18 @@ def attend(
         **_options(scale, window, deterministic),
     )[0]
     return attended
+
+
+class Flash4Attention(LibraryAttention):
+    """FlashAttention-4 of packed documents, or of rows that are one document each (CUDA, bf16)."""
+
+    attend = staticmethod(attend)
+
+    def attend_rows(self, query_BSHD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor) -> Tensor:
+        """Causal attention of whole rows: [rows, tokens, heads, head dim]."""
+        options = _options(self.scale, self.window, self.config.deterministic_mode)
+        attended: Tensor = _library().flash_attn_func(query_BSHD, key_BSGD, value_BSGD, **options)[0]
+        return attended
 
 
 def _options(scale: float, window: int | None, deterministic: bool) -> dict[str, Any]:
@@ -111,10 +98,4 @@ def why_not(recipe: Recipe) -> str | None:
             else f"{LIBRARY} has no backward pass for sm_{capability[0]}{capability[1]}"
         )
 
-    attention = functools.partial(
-        attend,
-        scale=model.head_dim**-0.5,
-        window=model.sliding_window,
-        deterministic=recipe.system.deterministic,
-    )
-    return LIBRARY.why_not(recipe, attention, obstacle)
+    return LIBRARY.why_not(recipe, attend, obstacle)

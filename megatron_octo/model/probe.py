@@ -1,5 +1,6 @@
 """Whether an attention library that may be there computes the right thing on this GPU, for this recipe."""
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,12 +36,15 @@ class Library:
             return False
         return True
 
-    def why_not(self, recipe: Recipe, attend: Attend, obstacle: Callable[[], str | None]) -> str | None:
+    def why_not(
+        self, recipe: Recipe, attend: Callable[..., Tensor], obstacle: Callable[[], str | None]
+    ) -> str | None:
         """The reason why it cannot be taken on this GPU; None if it can.
 
         Runs one small forward and backward pass as the model will.
 
         Args:
+            attend: what :data:`Attend` says, with ``scale``, ``window`` and ``deterministic`` by name.
             obstacle: looks for a reason first; it may raise whatever the library raises.
         """
         if not self.installed:
@@ -48,7 +52,9 @@ class Library:
         try:
             if problem := obstacle():
                 return problem
-            error = relative_error(recipe, attend)
+            options = {"window": recipe.model.sliding_window, "deterministic": recipe.system.deterministic}
+            attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
+            error = relative_error(recipe, attention)
         # The libraries' own errors do not have one base, and whatever it is, it is said.
         except Exception as failure:
             first = (str(failure).splitlines() or [""])[0]

@@ -18,9 +18,8 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model.mcore import load_mcore
-from tests.model.configs import HEAD_DIM, HEADS, attention_config
+from tests.model.configs import check_beside_documents, check_in_the_fused_layers
 
-TOKENS = 40
 MASK = (
     "bool is_causal=False, bool causal_bottom_right=False, "
     "int window_left=-1, int window_right=-1, Tensor? sinks=None"
@@ -146,51 +145,18 @@ def stand_in(operations: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> No
 def test_equals_attention_document_by_document(
     boundaries: list[int], groups: int, window: int | None, base: float | None, deterministic: bool
 ) -> None:
-    from megatron_octo.model.attention import DocumentAttention, packed_params
     from megatron_octo.model.cudnn import CudnnAttention
-    from megatron_octo.model.rotary import Rotary
 
-    config = attention_config(groups, window, deterministic)
-    rotary = Rotary(base, HEAD_DIM, TOKENS) if base else None
-    generator = torch.Generator().manual_seed(len(boundaries))
-    # Keys and values as views of one tensor, as the layers hand them over.
-    query = torch.randn(TOKENS, HEADS, HEAD_DIM, generator=generator, requires_grad=True)
-    both = torch.randn(TOKENS, groups, 2 * HEAD_DIM, generator=generator, requires_grad=True)
-    packed = packed_params(torch.tensor(boundaries, dtype=torch.int32), 48)
-    upstream = torch.randn(query.shape, generator=generator)
-    outputs, gradients = [], []
     asked.clear()
-    for kind in (CudnnAttention, DocumentAttention):
-        attention = kind(config, 1, None, "self", rotary=rotary)
-        output = attention(query, *both.chunk(2, dim=-1), None, packed_seq_params=packed)
-        outputs.append(output)
-        gradients.append(torch.autograd.grad(output, [query, both], upstream))
+    check_beside_documents(CudnnAttention, boundaries, groups, window, base, deterministic)
     assert asked == [deterministic]
-    torch.testing.assert_close(*outputs, rtol=0, atol=2e-6)
-    for mine, expected in zip(*gradients):
-        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_in_the_fused_layers() -> None:
-    from megatron_octo.model.attention import DocumentAttention
-    from megatron_octo.model.backend import Backend
     from megatron_octo.model.cudnn import CudnnAttention
-    from megatron_octo.model.fused.attention import CoreAttention, Documents
 
-    query = torch.randn(TOKENS, HEADS * HEAD_DIM, requires_grad=True)
-    shared = torch.randn(TOKENS, 2 * HEAD_DIM, requires_grad=True)
-    for documents in (
-        Documents(torch.tensor([0, 7, 33, 40], dtype=torch.int32), 32),
-        Documents(torch.tensor([0, 20, 40], dtype=torch.int32), 20, whole_rows=2),
-    ):
-        found = []
-        for kind in (CudnnAttention, DocumentAttention):
-            core = CoreAttention(attention_config(1), 1, Backend("torch", "", False, kind), HEADS)
-            output = core(query, *shared.chunk(2, dim=1), documents)
-            found.append((output, *torch.autograd.grad(output.square().sum(), [query, shared])))
-        for mine, expected in zip(*found):
-            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+    check_in_the_fused_layers(CudnnAttention, "cudnn")
 
 
 @pytest.mark.parametrize(("documents", "filled"), [(1, 32), (31, 32), (32, 32), (33, 64), (96, 96)])

@@ -17,9 +17,7 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model.mcore import load_mcore
-from tests.model.configs import HEAD_DIM, HEADS, attention_config
-
-TOKENS = 40
+from tests.model.configs import check_beside_documents, check_in_the_fused_layers
 
 asked: list[tuple[str, bool]] = []  # the function, and whether deterministic, of every call
 
@@ -96,46 +94,19 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_attention_document_by_document(
     boundaries: list[int], groups: int, window: int | None, base: float | None, deterministic: bool
 ) -> None:
-    from megatron_octo.model.attention import DocumentAttention, packed_params
     from megatron_octo.model.flash4 import Flash4Attention
-    from megatron_octo.model.rotary import Rotary
 
-    config = attention_config(groups, window, deterministic)
-    rotary = Rotary(base, HEAD_DIM, TOKENS) if base else None
-    query = torch.randn(TOKENS, HEADS, HEAD_DIM)
-    key, value = torch.randn(TOKENS, groups, 2 * HEAD_DIM).chunk(2, dim=-1)
-    packed = packed_params(torch.tensor(boundaries, dtype=torch.int32), 48)
-    outputs = [
-        kind(config, 1, None, "self", rotary=rotary)(query, key, value, None, packed_seq_params=packed)
-        for kind in (Flash4Attention, DocumentAttention)
-    ]
+    check_beside_documents(Flash4Attention, boundaries, groups, window, base, deterministic)
     assert asked == [("varlen", deterministic)]
-    torch.testing.assert_close(*outputs, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.usefixtures("stand_in")
 def test_in_the_fused_layers(deterministic: bool) -> None:
     """Whole rows go to the dense kernel, documents to the other one; the same comes out."""
-    from megatron_octo.model.attention import DocumentAttention
-    from megatron_octo.model.backend import Backend
     from megatron_octo.model.flash4 import Flash4Attention
-    from megatron_octo.model.fused.attention import CoreAttention, Documents
 
-    query = torch.randn(TOKENS, HEADS * HEAD_DIM, requires_grad=True)
-    shared = torch.randn(TOKENS, 2 * HEAD_DIM, requires_grad=True)
-    for documents in (
-        Documents(torch.tensor([0, 7, 33, 40], dtype=torch.int32), 32),
-        Documents(torch.tensor([0, 20, 40], dtype=torch.int32), 20, whole_rows=2),
-    ):
-        found = []
-        for kind in (Flash4Attention, DocumentAttention):
-            config = attention_config(1, deterministic=deterministic)
-            core = CoreAttention(config, 1, Backend("flash4", "", False, kind), HEADS)
-            output = core(query, *shared.chunk(2, dim=1), documents)
-            found.append((output, *torch.autograd.grad(output.square().sum(), [query, shared])))
-        for mine, expected in zip(*found):
-            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+    check_in_the_fused_layers(Flash4Attention, "flash4", deterministic)
     assert asked == [("varlen", deterministic), ("rows", deterministic)]
 
 
