@@ -188,9 +188,11 @@ def discard(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted saves and removals left."""
+    """Remove what interrupted saves and removals left; for the one who writes here."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f".{LATEST}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def prune(folder: Path, keep: int, step: int, every: int = 0) -> None:

@@ -117,10 +117,11 @@ def test_keep_last(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
 
 
 def test_a_start_removes_what_a_kill_left(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
-    """Killed between the commit of the last checkpoint and the removal of the oldest."""
+    """Killed while ``latest`` was written, or between the last checkpoint's commit and the oldest one's removal."""
     run = copy_of(whole, tmp_path, corpus)
     (run.checkpoints / ".step-00000002.removed").mkdir()
     (run.checkpoints / ".step-00000002.removed" / "weights-tp00-pp00.safetensors").write_bytes(b"x")
+    (run.checkpoints / ".latest.node-1.123.tmp").write_text("step-0000")
     text = run.train(1, "checkpoint.keep=2")
     assert "already finished at step 6" in text
     assert run.names() == ["latest", "step-00000005", "step-00000006"]
