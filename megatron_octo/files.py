@@ -101,6 +101,11 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
+def leftovers(path: Path) -> Iterator[Path]:
+    """What killed writers of a file left :func:`beside` it."""
+    return path.parent.glob(f".{path.name}.*.tmp")
+
+
 def create(path: Path, text: str) -> bool:
     """Make a file with its text in one moment: a kill leaves all of it or nothing. False if it is there already."""
     aside = path.with_name(f"{beside(path).name}.{threading.get_ident()}")

@@ -188,7 +188,8 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
     def octaves(ours: float, theirs: float) -> float:
         return abs(math.log2(ours / theirs))
 
-    other, attention = row.recipe, _attention(recipe)
+    other = row.recipe
+    kernels, others = _kernels(recipe, _attention(recipe)), _kernels(other, row.attention)
     ours, theirs = (
         recipe.batch.micro_size * recipe.data.seq_length,
         other.batch.micro_size * other.data.seq_length,
@@ -205,8 +206,7 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
         + 0.5 * (bool(recipe.model.hidden_dropout) != bool(other.model.hidden_dropout))
         + 0.3 * (recipe.train.recompute != other.train.recompute)
         + 0.3 * (recipe.parallel.sequence != other.parallel.sequence)
-        + 0.5 * sum(_kernels(recipe)[key] != value for key, value in _kernels(other).items())
-        + 0.5 * (attention != row.attention)
+        + 0.5 * sum(kernels[key] != value for key, value in others.items())
         + 1.0 * (recipe.train.precision != other.train.precision)
         + 2.0 * (recipe.train.fp8 != other.train.fp8)
     )
@@ -217,11 +217,11 @@ def _attention(recipe: Recipe) -> str:
     return {"auto": "te", "torch": "cudnn"}.get(recipe.system.attention, recipe.system.attention)
 
 
-def _kernels(recipe: Recipe) -> dict[str, Any]:
-    """Settings that choose other kernels; ``auto`` is Transformer Engine's."""
+def _kernels(recipe: Recipe, attention: str) -> dict[str, Any]:
+    """What chooses other kernels; ``auto`` is Transformer Engine's."""
     settings = recipe.system.model_dump(include={"cross_entropy", "overlap", "deterministic"})
     taken = {key: "te" if value == "auto" else value for key, value in settings.items()}
-    return {**taken, "fused": use_fused_layers(recipe)}
+    return {**taken, "attention": attention, "fused": use_fused_layers(recipe)}
 
 
 def step_speed(

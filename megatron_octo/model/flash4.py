@@ -90,12 +90,7 @@ def why_not(recipe: Recipe) -> str | None:
         return f"{LIBRARY.package} has no {recipe.train.precision}"
 
     def obstacle() -> str | None:
-        capability = torch.cuda.get_device_capability()
-        _library()
-        return (
-            None
-            if capability >= (9, 0)
-            else f"{LIBRARY} has no backward pass for sm_{capability[0]}{capability[1]}"
-        )
+        major, minor = torch.cuda.get_device_capability()
+        return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
 
     return LIBRARY.why_not(recipe, attend, obstacle)

@@ -73,9 +73,7 @@ class Arithmetic:
         gradient, total = gemm.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
         return self.gradient(gradient), total
 
-    def add_weight_gradient(
-        self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool = True
-    ) -> None:
+    def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool) -> None:
         """Add ``d.T @ x`` to ``main``, fp32 or bf16, or write it over what is there."""
         gemm.add_weight_gradient(main_NK, d_MN, x_MK, accumulate)
 

@@ -41,7 +41,7 @@ class CoreAttention(torch.nn.Module):
         super().__init__()
         self.heads, self.width = heads, config.kv_channels
         self.dense = torch.cuda.is_available() and not (config.attention_dropout or config.deterministic_mode)
-        self.dense = self.dense and config.bf16 and backend.name not in ("flash4", "unfused")
+        self.dense = self.dense and config.bf16 and backend.name != "unfused"
         self.engine = backend.transformer_engine
         self.core: Any = (
             _engine_attention(config, heads)

@@ -69,9 +69,7 @@ class Fp8(Arithmetic):
         gradient, total = ops.gelu_backward(after, before_MN, self.exact)
         return self._backward(gradient), total
 
-    def add_weight_gradient(
-        self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool = True
-    ) -> None:
+    def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool) -> None:
         self._backward_gemm(
             x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, out=main_NK, accumulate=accumulate
         )

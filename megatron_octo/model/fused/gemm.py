@@ -46,11 +46,10 @@ def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: boo
     return ops.gelu_backward(d_MK @ weight_KN, before_MN, exact)
 
 
-def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor, accumulate: bool = True) -> None:
+def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor, accumulate: bool) -> None:
     """Add ``d.T @ x`` to ``main``, or write it over that. ``main`` may be of another type: it is summed in fp32."""
     if gemm := _transformer_engine(d_MN):
-        options = {"out_dtype": main_NK.dtype, "accumulate": accumulate, "grad": True}
-        gemm(x_MK, d_MN, layout="NT", out=main_NK, **options)
+        gemm(x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, out=main_NK, accumulate=accumulate, grad=True)
     elif d_MN.is_cuda and main_NK.dtype != d_MN.dtype:
         beta = int(accumulate)
         torch.addmm(main_NK, d_MN.t(), x_MK, beta=beta, out_dtype=main_NK.dtype, out=main_NK)
