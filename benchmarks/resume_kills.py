@@ -102,6 +102,7 @@ def compare(run: TestRun, whole: TestRun, steps: int) -> int:
             number = int(name.removeprefix("step-"))
             assert run.content(number) == whole.content(number), f"checkpoint {name}"
     assert run.state()["status"] == "finished"
+    assert not (left := list(run.path.rglob(".*.tmp"))), f"left behind: {left}"
     return run.curve()[-1][3] + 1
 
 

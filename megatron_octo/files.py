@@ -101,9 +101,15 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
-def leftovers(path: Path) -> Iterator[Path]:
-    """What killed writers of a file left :func:`beside` it."""
-    return path.parent.glob(f".{path.name}.*.tmp")
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of files left :func:`beside` them; for the only one who writes there now.
+
+    Args:
+        folder: where the files lie.
+        name: which of them; a pattern of :mod:`glob`.
+    """
+    for path in folder.glob(f".{name}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def create(path: Path, text: str) -> bool:

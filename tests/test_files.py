@@ -11,6 +11,7 @@ import xxhash
 
 from megatron_octo import files
 from megatron_octo.errors import OctoError
+from tests.leftovers import left_by_a_kill
 
 
 def names(folder: Path) -> list[str]:
@@ -112,6 +113,16 @@ def test_what_a_killed_process_left_does_not_disturb(tmp_path: Path) -> None:
     with files.atomic_directory(tmp_path / "out") as aside:
         (aside / "whole").write_text("y")
     assert names(tmp_path / "out") == ["whole"]
+
+
+def test_leftovers(tmp_path: Path) -> None:
+    (tmp_path / "a[1].json").write_text("whole")
+    for name in ("a[1].json", "b", "c"):
+        left_by_a_kill(tmp_path / name)
+    files.remove_leftovers(tmp_path, "a[[]1].json")
+    assert [name.split(".")[1] for name in names(tmp_path)] == ["b", "c", "json"]
+    files.remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["a[1].json"]
 
 
 def test_read_json(tmp_path: Path) -> None:

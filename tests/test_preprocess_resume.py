@@ -12,10 +12,11 @@ import pytest
 from benchmarks.kills import campaign, command, make_rows, make_tokenizer
 from megatron_octo.data import merge, sources
 from megatron_octo.data.indexed import open_corpus
-from megatron_octo.data.manifest import read_manifest
+from megatron_octo.data.manifest import manifest_path, read_manifest
 from megatron_octo.data.tokenizer import Tokenizer
 from megatron_octo.errors import OctoError
 from megatron_octo.preprocess import main
+from tests.leftovers import left_by_a_kill
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,14 @@ def preprocess(rows: Path | str, prefix: Path, tokenizer: Path, *options: str) -
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     options = ["--workers", "2", "--dedup", "--shuffle", "3"]
     assert campaign(tmp_path, kills=2, seed=1, megabytes=4, options=options) >= 2
+
+
+def test_killed_in_the_manifest(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
+    """The last file to be written lies half written beside the others: the next run removes that one."""
+    prefix = tmp_path / "p[1]"
+    left = [left_by_a_kill(manifest_path(name)) for name in (prefix, tmp_path / "p1")]
+    preprocess(rows_file, prefix, tokenizer_file)
+    assert [path.exists() for path in left] == [False, True]
 
 
 @pytest.mark.parametrize("packed", [False, True])

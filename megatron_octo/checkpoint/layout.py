@@ -21,7 +21,7 @@ from typing import Any
 from megatron_octo.checkpoint.digest import FileRecord, differing
 from megatron_octo.config import LoraConfig, ModelConfig
 from megatron_octo.errors import OctoError
-from megatron_octo.files import atomic_write, digest_json, leftovers, read_json, write_json
+from megatron_octo.files import atomic_write, digest_json, read_json, remove_leftovers, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -191,8 +191,7 @@ def sweep(folder: Path) -> None:
     """Remove what interrupted saves and removals left; for the one who writes here."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in leftovers(folder / LATEST):
-        path.unlink(missing_ok=True)
+    remove_leftovers(folder, LATEST)
 
 
 def prune(folder: Path, keep: int, step: int, every: int = 0) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megatron_octo.errors import OctoError
-from megatron_octo.files import atomic_write, create
+from megatron_octo.files import atomic_write, create, remove_leftovers
 
 HEARTBEAT = 5.0  # seconds between touches
 STALE = 120.0  # network file systems show a touch up to a minute late
@@ -65,12 +65,14 @@ def holding(target: Path) -> Iterator[None]:
     thread = threading.Thread(target=touch, daemon=True)
     thread.start()
     try:
-        with atomic_write(lock, "w") as file:
+        # Not there any more: one who takes this maker for dead has removed what it was writing.
+        with contextlib.suppress(FileNotFoundError), atomic_write(lock, "w") as file:
             file.write(_me())
         yield
     finally:
         done.set()
         thread.join()
+        remove_leftovers(lock.parent, lock.name)
         lock.unlink(missing_ok=True)
 
 

@@ -24,7 +24,10 @@ def plan_directory(cache_dir: Path, key: dict[str, Any]) -> Path:
 
 
 def write_plan(plan: Plan, directory: Path, key: dict[str, Any]) -> None:
-    """Write a plan as ``directory``. If another process was faster, its equal plan stays."""
+    """Write a plan as ``directory``, and remove what killed writers left of it.
+
+    If another process was faster, its equal plan stays.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Processes of other hosts may write here, too: a process id would be no unique name.
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -45,15 +48,15 @@ def write_plan(plan: Plan, directory: Path, key: dict[str, Any]) -> None:
             json.dump({**about, "digest": digest_json(about)}, text, indent=1)
             text.flush()
             os.fsync(text.fileno())
-        try:
-            aside.rename(directory)
-        except OSError:
-            if not (directory / "plan.json").exists():
-                raise
-        else:
-            sync_directory(directory.parent)
+        aside.rename(directory)
+        sync_directory(directory.parent)
+    except OSError:  # the faster one has removed this one's files, too
+        if not (directory / "plan.json").exists():
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already, if it was renamed
+    for left in directory.parent.glob(f".{directory.name}.*/"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def read_plan(directory: Path, key: dict[str, Any]) -> Plan:

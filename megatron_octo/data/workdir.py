@@ -2,16 +2,18 @@
 
 import contextlib
 import fcntl
+import glob
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megatron_octo import __version__
 from megatron_octo.data.encode import EncodeOptions
+from megatron_octo.data.manifest import manifest_path
 from megatron_octo.data.shards import Shard, open_shard, shard_path
 from megatron_octo.data.sources import Input, piece_size
 from megatron_octo.errors import OctoError
-from megatron_octo.files import digest_json, write_json
+from megatron_octo.files import digest_json, remove_leftovers, write_json
 
 
 class WorkDir:
@@ -65,8 +67,8 @@ class WorkDir:
                 ) from None
             except OSError:
                 pass  # some shared file systems have no locks
-            for path in self.path.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+            remove_leftovers(self.path)
+            remove_leftovers(self.prefix.parent, glob.escape(manifest_path(self.prefix).name))
             shutil.rmtree(self.scratch, ignore_errors=True)
             yield
 

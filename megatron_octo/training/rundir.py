@@ -88,6 +88,9 @@ class RunDirectory:
         attempts.mkdir(parents=True, exist_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
+        # What killed attempts left: of files that are written anew and renamed, and of the disk's measurement.
+        files.remove_leftovers(self.path)
+        files.remove_leftovers(attempts)
         self.attempt = self.next_attempt()
         text = dump_recipe(recipe)
         with files.atomic_write(self.path / "recipe.yaml", "w") as file:

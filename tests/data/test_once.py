@@ -18,11 +18,12 @@ from megatron_octo.data.once import lock_path, make_once, take_lock
 from megatron_octo.data.paths import read_group
 from megatron_octo.data.planner import Planner
 from megatron_octo.data.settings import RowSettings
-from megatron_octo.data.store import plan_directory
+from megatron_octo.data.store import cached_plan, plan_directory, read_plan, write_plan
 from megatron_octo.data.stream import Position, RowStream
 from megatron_octo.errors import OctoError
 from tests.data.test_indexed import write
 from tests.data.test_stream import tagged
+from tests.leftovers import left_by_a_kill
 
 
 def _make(target: Path, start: float) -> None:
@@ -104,6 +105,40 @@ def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
         start = time.monotonic()
         assert take_lock(tmp_path / "it") and time.monotonic() - start < 1
         lock.unlink()
+
+
+def test_what_dead_makers_left_goes(tmp_path: Path) -> None:
+    write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(20)]))
+    planner = Planner(read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(12, 0, cache_dir=tmp_path / "plans"))
+    directory = plan_directory(planner.cache, {})
+    for name in (f".{directory.name}.abc", ".another.abc"):
+        (planner.cache / name).mkdir(parents=True)
+        (planner.cache / name / "order.npy").write_bytes(b"half")
+    left_by_a_kill(lock_path(directory))
+    cached_plan(planner.cache, {}, lambda: planner.build(0))
+    assert sorted(path.name for path in planner.cache.iterdir()) == [".another.abc", directory.name]
+
+
+def test_a_maker_that_was_slower_takes_the_plan_that_is_there(tmp_path: Path) -> None:
+    """The faster one has removed the slower one's files while it wrote them."""
+    write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(20)]))
+    planner = Planner(read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(12, 0, cache_dir=tmp_path / "plans"))
+    plan, directory = planner.build(0), plan_directory(planner.cache, {})
+
+    class Overtaken:
+        """A plan while whose third part is written another process finishes its own."""
+
+        order, offsets, weights = plan.order, plan.offsets, plan.weights
+        bases, summary = plan.bases, plan.summary
+
+        @property
+        def cuts(self) -> np.ndarray:
+            write_plan(plan, directory, {})
+            return plan.cuts
+
+    write_plan(Overtaken(), directory, {})  # type: ignore[arg-type]
+    assert np.array_equal(read_plan(directory, {}).order, plan.order)
+    assert [path.name for path in planner.cache.iterdir()] == [directory.name]
 
 
 def test_a_living_maker_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

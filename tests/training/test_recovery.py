@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_octo.checkpoint import layout
+from tests.leftovers import left_by_a_kill
 from tests.training.runs import EVERY_STEP, TestRun, copy_of, flip, small_corpus
 
 
@@ -49,6 +50,9 @@ def test_damaged_checkpoints_are_passed_over_aloud(tmp_path: Path, corpus: Path,
     run = copy_of(whole, tmp_path, corpus)
     (run.checkpoints / ".step-00000007.tmp").mkdir()
     (run.checkpoints / ".step-00000007.tmp" / "weights-tp00-pp00.safetensors").write_bytes(b"half")
+    (run.path / "attempts").mkdir(exist_ok=True)
+    for name in ("state.json", "preflight", "attempts/001.json", "checkpoints/latest"):
+        left_by_a_kill(run.path / name)
     for kind, damaged in zip(list(DAMAGES)[:3], ((6, 5), (6,), (6, 5, 4)), strict=True):
         damage, message = DAMAGES[kind]
         for step in damaged:
@@ -61,7 +65,7 @@ def test_damaged_checkpoints_are_passed_over_aloud(tmp_path: Path, corpus: Path,
         assert f"resuming at step {damaged[-1] - 1} " in text
         assert run.curve() == whole.curve()
         assert run.content(6) == whole.content(6)
-    assert not list(run.checkpoints.glob(".*"))  # the half-written one is gone
+    assert not list(run.path.rglob(".*")), "what was half written is gone"
 
 
 @pytest.mark.parametrize("kind", list(DAMAGES)[3:])
