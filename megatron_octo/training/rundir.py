@@ -34,6 +34,9 @@ _PACKAGES = (
     "safetensors",
     "tokenizers",
 )
+# Files of a run that an attempt writes anew, preflight's among them. Of what a kill left there only these are removed
+# at a start: other programs may be writing into the directory, as inspect does with its page.
+_OURS = (STATE, "recipe.yaml", "tokenizer.json", "preflight", "preflight-seen")
 
 
 def code_version() -> str:
@@ -88,8 +91,8 @@ class RunDirectory:
         attempts.mkdir(parents=True, exist_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        # What killed attempts left: of files that are written anew and renamed, and of the disk's measurement.
-        files.remove_leftovers(self.path)
+        for name in _OURS:
+            files.remove_leftovers(self.path, name)
         files.remove_leftovers(attempts)
         self.attempt = self.next_attempt()
         text = dump_recipe(recipe)
