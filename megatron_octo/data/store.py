@@ -49,10 +49,11 @@ def write_plan(plan: Plan, directory: Path, key: dict[str, Any]) -> None:
             text.flush()
             os.fsync(text.fileno())
         aside.rename(directory)
-        sync_directory(directory.parent)
     except OSError:  # the faster one has removed this one's files, too
         if not (directory / "plan.json").exists():
             raise
+    else:
+        sync_directory(directory.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already, if it was renamed
     for left in directory.parent.glob(f".{directory.name}.*/"):

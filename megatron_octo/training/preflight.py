@@ -14,7 +14,7 @@ from megatron_octo.checkpoint import layout
 from megatron_octo.checkpoint.size import checkpoint_bytes
 from megatron_octo.config import Recipe
 from megatron_octo.errors import BadNodeError, OctoError
-from megatron_octo.files import beside
+from megatron_octo.files import beside, remove_leftovers
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.memory import memory
 from megatron_octo.model.weights import check_shape
@@ -159,6 +159,7 @@ def measure(grid: Grid, run: Path) -> tuple[list[Facts], float | None]:
     facts = probes.look_around(hosts, device)
     token: list[Path | None] = [None]
     if grid.is_main:
+        remove_leftovers(run, "preflight*")  # of a killed start; the others wait for the token
         token = [beside(run / "preflight-seen")]
         assert token[0] is not None
         token[0].touch()

@@ -34,9 +34,6 @@ _PACKAGES = (
     "safetensors",
     "tokenizers",
 )
-# Files of a run that an attempt writes anew, preflight's among them. Of what a kill left there only these are removed
-# at a start: other programs may be writing into the directory, as inspect does with its page.
-_OURS = (STATE, "recipe.yaml", "tokenizer.json", "preflight", "preflight-seen")
 
 
 def code_version() -> str:
@@ -91,7 +88,8 @@ class RunDirectory:
         attempts.mkdir(parents=True, exist_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        for name in _OURS:
+        # By name: other programs may be writing into the directory now, as inspect does with its page.
+        for name in (STATE, "recipe.yaml", "tokenizer.json"):
             files.remove_leftovers(self.path, name)
         files.remove_leftovers(attempts)
         self.attempt = self.next_attempt()

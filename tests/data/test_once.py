@@ -107,9 +107,13 @@ def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
         lock.unlink()
 
 
+def _planner(folder: Path) -> Planner:
+    write(folder / "p", tagged([[(3, 0), (4, 1)] for _ in range(20)]))
+    return Planner(read_group(f"x: 1 0:1 {folder}/p"), RowSettings(12, 0, cache_dir=folder / "plans"))
+
+
 def test_what_dead_makers_left_goes(tmp_path: Path) -> None:
-    write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(20)]))
-    planner = Planner(read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(12, 0, cache_dir=tmp_path / "plans"))
+    planner = _planner(tmp_path)
     directory = plan_directory(planner.cache, {})
     for name in (f".{directory.name}.abc", ".another.abc"):
         (planner.cache / name).mkdir(parents=True)
@@ -121,8 +125,7 @@ def test_what_dead_makers_left_goes(tmp_path: Path) -> None:
 
 def test_a_maker_that_was_slower_takes_the_plan_that_is_there(tmp_path: Path) -> None:
     """The faster one has removed the slower one's files while it wrote them."""
-    write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(20)]))
-    planner = Planner(read_group(f"x: 1 0:1 {tmp_path}/p"), RowSettings(12, 0, cache_dir=tmp_path / "plans"))
+    planner = _planner(tmp_path)
     plan, directory = planner.build(0), plan_directory(planner.cache, {})
 
     class Overtaken:
