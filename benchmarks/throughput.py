@@ -42,7 +42,7 @@ def benchmark(
         ]
         subprocess.run(train_command(recipe_path, nproc, changed), check=True)
         metrics = read_metrics(f"{folder}/run")
-        attention = read_attempt(f"{folder}/run", 1).attention
+        kernels = read_attempt(f"{folder}/run", 1).kernels
     counted = metrics[min(WARM_UP, len(metrics) - 1) :]
 
     def median(key: str) -> float | None:
@@ -56,7 +56,7 @@ def benchmark(
         "overrides": overrides,
         "ranks": nproc,
         "mean_document": mean_length,
-        "attention": attention,
+        **kernels,
         "steps_counted": len(counted),
         "step_ms": round(1e3 * step_seconds, 1),
         "tokens_per_s_per_gpu": round(tokens_per_second / nproc),

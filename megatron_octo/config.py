@@ -166,6 +166,7 @@ class SystemConfig(Section):
         "auto"  # peer: copies between GPUs of one machine
     )
     attention: Literal["auto", "flash4", "te", "torch", "unfused"] = "auto"  # te: Transformer Engine
+    mlp: Literal["auto", "quack", "plain"] = "auto"  # of our own layers: what computes gelu and its products
     cross_entropy: Literal["auto", "reference", "fused", "te"] = "auto"  # of megatron-core's layers
     overlap: bool = True  # GPU: hide gradient reduction and parameter gathering behind compute
     deterministic: bool = False  # GPU: bitwise the same from run to run; slower

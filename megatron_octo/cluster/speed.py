@@ -56,7 +56,7 @@ class Measurement:
 
     Attributes:
         seconds: of a step; ``where`` says which row it is, in words.
-        attention: the kernels that it had.
+        attention, mlp: the kernels that it had.
     """
 
     recipe: Recipe
@@ -67,6 +67,7 @@ class Measurement:
     mean_document: int
     where: str
     attention: str
+    mlp: str
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,14 @@ def load_measurements(path: Path = MEASURED) -> list[Measurement]:
                 continue
             # What auto took there was measured, not what it would take elsewhere.
             taken = ["system.attention=flash4"] if row.get("attention") == "flash4" else []
+            taken += ["system.mlp=quack"] if row.get("mlp") == "quack" else []
             recipe = load_recipe(PROJECT / row["recipe"], [*row["overrides"], *taken])
             seconds, ranks = float(row["step_ms"]) / 1e3, int(row["ranks"])
             document = int(row["mean_document"])
-            attention = str(row.get("attention") or _attention(recipe))
+            attention, mlp = (
+                str(row.get("attention") or _attention(recipe)),
+                str(row.get("mlp") or _mlp(recipe)),
+            )
         except OctoError:
             continue
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -178,7 +183,7 @@ def load_measurements(path: Path = MEASURED) -> list[Measurement]:
         mfu = f", {row['mfu']:.1%} MFU" if row.get("mfu") else ""
         where = f"{path.name}:{number} ({when}{ranks} x {gpu.name}{mfu})"
         memory = row.get("memory_gib")
-        found.append(Measurement(recipe, gpu, ranks, seconds, memory, document, where, attention))
+        found.append(Measurement(recipe, gpu, ranks, seconds, memory, document, where, attention, mlp))
     return found
 
 
@@ -189,7 +194,8 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
         return abs(math.log2(ours / theirs))
 
     other = row.recipe
-    kernels, others = _kernels(recipe, _attention(recipe)), _kernels(other, row.attention)
+    kernels = _kernels(recipe, _attention(recipe), _mlp(recipe))
+    others = _kernels(other, row.attention, row.mlp)
     ours, theirs = (
         recipe.batch.micro_size * recipe.data.seq_length,
         other.batch.micro_size * other.data.seq_length,
@@ -217,11 +223,20 @@ def _attention(recipe: Recipe) -> str:
     return {"auto": "te", "torch": "cudnn"}.get(recipe.system.attention, recipe.system.attention)
 
 
-def _kernels(recipe: Recipe, attention: str) -> dict[str, Any]:
+def _mlp(recipe: Recipe) -> str:
+    """As :func:`_attention`, and as :class:`Measurement` has it for rows that do not say."""
+    if not use_fused_layers(recipe):
+        return "none"
+    if recipe.train.fp8 != "none":
+        return "fp8"
+    return "plain" if recipe.system.mlp == "auto" else recipe.system.mlp
+
+
+def _kernels(recipe: Recipe, attention: str, mlp: str) -> dict[str, Any]:
     """What chooses other kernels; ``auto`` is Transformer Engine's."""
     settings = recipe.system.model_dump(include={"cross_entropy", "overlap", "deterministic"})
     taken = {key: "te" if value == "auto" else value for key, value in settings.items()}
-    return {**taken, "attention": attention, "fused": use_fused_layers(recipe)}
+    return {**taken, "attention": attention, "mlp": mlp, "fused": use_fused_layers(recipe)}
 
 
 def step_speed(

@@ -1,4 +1,4 @@
-"""Whether an attention library that may be there computes the right thing on this GPU, for this recipe."""
+"""Whether a library that may be there computes the right thing on this GPU, for this recipe."""
 
 import functools
 import importlib.metadata
@@ -39,22 +39,31 @@ class Library:
     def why_not(
         self, recipe: Recipe, attend: Callable[..., Tensor], obstacle: Callable[[], str | None]
     ) -> str | None:
-        """The reason why it cannot be taken on this GPU; None if it can.
+        """The reason why its attention cannot be taken on this GPU; None if it can.
 
         Runs one small forward and backward pass as the model will.
 
         Args:
             attend: what :data:`Attend` says, with ``scale``, ``window`` and ``deterministic`` by name.
+            obstacle: see :meth:`examine`.
+        """
+        options = {"window": recipe.model.sliding_window, "deterministic": recipe.system.deterministic}
+        attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
+        return self.examine(obstacle, lambda: relative_error(recipe, attention))
+
+    def examine(self, obstacle: Callable[[], str | None], measure: Callable[[], float]) -> str | None:
+        """The reason why it cannot be taken on this GPU; None if it can.
+
+        Args:
             obstacle: looks for a reason first; it may raise whatever the library raises.
+            measure: computes something small with it; the relative error of what came out, or nan.
         """
         if not self.installed:
             return f"{self.package} is not installed (pip install -e .[{self.extra}])"
         try:
             if problem := obstacle():
                 return problem
-            options = {"window": recipe.model.sliding_window, "deterministic": recipe.system.deterministic}
-            attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
-            error = relative_error(recipe, attention)
+            error = measure()
         # The libraries' own errors do not have one base, and whatever it is, it is said.
         except Exception as failure:
             first = (str(failure).splitlines() or [""])[0]
@@ -88,12 +97,12 @@ def relative_error(recipe: Recipe, attend: Attend) -> float:
     exact = [part.detach()[:short].float().requires_grad_() for part in parts]
     expected = _attention(exact, model.sliding_window)
     references = [expected, *torch.autograd.grad(expected, exact, upstream[:short].float())]
-    errors = [_relative(mine[:short], its) for mine, its in zip(found, references, strict=True)]
+    errors = [relative(mine[:short], its) for mine, its in zip(found, references, strict=True)]
 
     first = max(short, tokens - (model.sliding_window or tokens))
     query, key, value = (part.detach().float() for part in parts)
     last = _attention([query[-1:], key[first:], value[first:]], window=None)
-    errors.append(_relative(out[-1:], last))
+    errors.append(relative(out[-1:], last))
     errors += [0.0 * part.float().sum() for part in found]  # nan, wherever it is
     return float(torch.stack(errors).max())
 
@@ -112,5 +121,6 @@ def _attention(parts: list[Tensor], window: int | None) -> Tensor:
     return torch.einsum("hqk,khd->qhd", weights, value_KHD)
 
 
-def _relative(found: Tensor, expected: Tensor) -> Tensor:
+def relative(found: Tensor, expected: Tensor) -> Tensor:
+    """Norm of the difference over the norm of what is expected."""
     return (found.detach().float() - expected.detach()).norm() / expected.detach().norm()

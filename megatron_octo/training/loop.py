@@ -62,10 +62,8 @@ class Run:
         self.step = self.saved = 0
         self.position = Position()
         # The run directory is there before anybody looks into it.
-        attention = self.network.backend.name
-        grid.main_first(
-            lambda: self.directory.open_attempt(recipe, grid.world, self.corpora.digest, attention)
-        )
+        kernels = self.network.kernels
+        grid.main_first(lambda: self.directory.open_attempt(recipe, grid.world, self.corpora.digest, kernels))
         self._share_attempt()
         self.reporter = grid.main_first(lambda: Reporter(recipe, grid, self.directory))
         for line in findings:
@@ -110,10 +108,10 @@ class Run:
         self.grid.main_first(lambda: self.reporter.open_boards(self.step))
         self.check_replicas = ReplicaCheck(self.network.core, self.recipe, self.grid)
         recipe, say = self.recipe, self.reporter.say
-        attention = self.network.backend
-        say(f"device {self.grid.device.type}, {self.grid}; attention: {attention}")
-        if (earlier := self.directory.earlier_attention()) and earlier != attention.name:
-            say(f"the attempt before computed attention with {earlier}: it will not go on to the last bit")
+        say(f"device {self.grid.device.type}, {self.grid}; {self.network.chosen}")
+        for what, earlier in self.directory.earlier_kernels().items():
+            if earlier != self.network.kernels.get(what, earlier):
+                say(f"the attempt before computed {what} with {earlier}: it will not go on to the last bit")
         say(f"cross entropy: {self.network.cross_entropy.kind}; precision: {recipe.train.precision}")
         for line in self.corpora.describe(recipe):
             say(line)

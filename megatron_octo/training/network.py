@@ -17,6 +17,7 @@ from megatron_octo.errors import OctoError
 from megatron_octo.model.attention import packed_params
 from megatron_octo.model.backend import Backend, choose_backend
 from megatron_octo.model.choice import use_fused_layers
+from megatron_octo.model.fused.arithmetic import Arithmetic
 from megatron_octo.model.fused.attention import Documents
 from megatron_octo.model.fused.gpt import FusedGPT
 from megatron_octo.model.fused.ranks import sum_shared_gradients
@@ -28,19 +29,26 @@ from megatron_octo.training.loss import CrossEntropy, weighted_loss
 from megatron_octo.training.optimizer import Optimizer, wrap_data_parallel
 from megatron_octo.training.randomness import randomness_kept
 
+# Whoever takes other kernels on each machine: what for, in words, its recipe option, and values that need little.
+_ATTENTION = ("attention", "system.attention", "te or torch")
+_MLP = ("the MLP", "system.mlp", "plain")
 
-def _agreed(backend: Backend) -> Backend:
-    """The back end, if all ranks took the same: each has looked at its own machine, one alone speaks. Collective."""
-    taken: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(taken, str(backend))
-    other = next((rank for rank, text in enumerate(taken) if text != taken[0]), None)
+
+def _agree(taken: Backend | Arithmetic, what: str, option: str, modest: str) -> None:
+    """See that all ranks took the same: each has looked at its own machine, one alone speaks. Collective.
+
+    Raises:
+        OctoError: they have not.
+    """
+    texts: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(texts, str(taken))
+    other = next((rank for rank, text in enumerate(texts) if text != texts[0]), None)
     if other is not None:
         raise OctoError(
-            f"ranks would compute attention differently. Rank 0: {taken[0]}. Rank {other}: {taken[other]}",
-            where="system.attention",
-            hint="install the same on all nodes, or ask for one that all have (system.attention=te or torch)",
+            f"ranks would compute {what} differently. Rank 0: {texts[0]}. Rank {other}: {texts[other]}",
+            where=option,
+            hint=f"install the same on all nodes, or ask for what all have ({option}={modest})",
         )
-    return backend
 
 
 class Network:
@@ -48,11 +56,19 @@ class Network:
 
     def __init__(self, recipe: Recipe, grid: Grid):
         self.recipe, self.grid = recipe, grid
-        self.backend = _agreed(choose_backend(recipe, grid.device))
+        self.backend = choose_backend(recipe, grid.device)
+        _agree(self.backend, *_ATTENTION)
         self.fused = use_fused_layers(recipe)
         self.core: GPTModel | FusedGPT = (
             FusedGPT(recipe, grid, self.backend) if self.fused else build_model(recipe, grid, self.backend)
         )
+        # What was chosen, by what it computes: names for records, and words.
+        self.kernels, self.chosen = {"attention": self.backend.name}, f"attention: {self.backend}"
+        if isinstance(self.core, FusedGPT):
+            arithmetic = self.core.arithmetic
+            _agree(arithmetic, *_MLP)
+            self.kernels["mlp"] = arithmetic.name
+            self.chosen += f"; MLP: {arithmetic}"
         self.cross_entropy = CrossEntropy(recipe, grid)
         self.model: DistributedDataParallel
         self.optimizer: Optimizer

@@ -35,7 +35,7 @@ class Attempt:
         last_step: last step that was done; ``saved_step`` the last one with a checkpoint.
         culprits: the ranks that failed, or are behind.
         world: number of ranks.
-        attention: the kernels it took (names of model.backend.Backend).
+        attention, mlp: the kernels it took (names of model.backend.Backend and of model.fused.arithmetic.Arithmetic).
     """
 
     number: int
@@ -51,6 +51,13 @@ class Attempt:
     saved_step: int | None = None
     culprits: tuple[int, ...] = ()
     attention: str | None = None
+    mlp: str | None = None
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """What is known of them, by what they compute."""
+        found = {"attention": self.attention, "mlp": self.mlp}
+        return {what: name for what, name in found.items() if name}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ _PACKAGES = (
     "megatron-core",
     "transformer-engine",
     "flash-attn-4",
+    "quack-kernels",
     "nvidia-cudnn-frontend",
     "numpy",
     "safetensors",
@@ -79,9 +80,11 @@ class RunDirectory:
         self.is_main = is_main
         self.attempt = 0
 
-    def open_attempt(self, recipe: Recipe, world: int, corpora: str, attention: str | None = None) -> None:
+    def open_attempt(
+        self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None
+    ) -> None:
         """Record that the run is started (again): recipe, environment, digest of the data, number of the attempt, and
-        which attention it computes with."""
+        which kernels it computes with (see records.Attempt)."""
         if not self.is_main:
             return
         attempts = self.path / records.ATTEMPTS
@@ -102,21 +105,21 @@ class RunDirectory:
             world=world,
             environment=environment(),
             corpora=corpora,
-            attention=attention,
+            **(kernels or {}),
             recipe=recipe.model_dump(),
         )
         for name in (METRICS, VALIDATION):
             self._end_last_line(self.path / name)
 
-    def earlier_attention(self) -> str | None:
-        """What the last attempt before this one that said so computed attention with; on rank 0."""
+    def earlier_kernels(self) -> dict[str, str]:
+        """What the last attempt before this one that said so computed with, as the network names it; on rank 0."""
         if not self.is_main:
-            return None
+            return {}
         try:
             earlier = records.read_attempts(self.path)[: self.attempt - 1]
         except OctoError:  # a broken record of what is past stops nobody
-            return None
-        return next((attempt.attention for attempt in reversed(earlier) if attempt.attention), None)
+            return {}
+        return next((attempt.kernels for attempt in reversed(earlier) if attempt.kernels), {})
 
     def next_attempt(self) -> int:
         numbers = [int(path.stem) for path in (self.path / "attempts").glob("[0-9]*.json")]

@@ -1,30 +1,53 @@
 """What ranks have to agree on before they build a network together, and what it leaves alone."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
-from megatron_octo.config import ParallelConfig
+from megatron_octo.config import ParallelConfig, Recipe
 from megatron_octo.errors import OctoError
 from tests.conftest import recipe_tree
 from tests.distributed import run_ranks
 
 
-def _agree(names: list[str]) -> str:
+def _agreed_attention(names: list[str]) -> None:
     from megatron_octo.model.backend import Backend
-    from megatron_octo.training.network import _agreed
+    from megatron_octo.training import network
 
     name = names[int(os.environ["RANK"])]
-    return str(_agreed(Backend("torch", name, False, None)))
+    network._agree(Backend("torch", name, False, None), *network._ATTENTION)
 
 
 def test_all_ranks_take_one_attention() -> None:
-    assert run_ranks(3, _agree, ["cuDNN"] * 3) == ["cuDNN"] * 3
-    with pytest.raises(OctoError, match=r"Rank 0: cuDNN. Rank 2: flash"):
-        run_ranks(3, _agree, ["cuDNN", "cuDNN", "flash"])
+    run_ranks(3, _agreed_attention, ["cuDNN"] * 3)
+    with pytest.raises(OctoError, match=r"compute attention differently. Rank 0: cuDNN. Rank 2: flash"):
+        run_ranks(3, _agreed_attention, ["cuDNN", "cuDNN", "flash"])
+
+
+def _network_without_quack_on_rank_1(recipe: Recipe) -> dict[str, str]:
+    from unittest import mock
+
+    from megatron_octo.model.fused import arithmetic
+    from tests.training.test_adam import make_network
+
+    words = "QuACK" if os.environ["RANK"] == "0" else "torch's"
+    with mock.patch.object(arithmetic.Arithmetic, "__str__", lambda _: words):
+        return make_network(recipe).kernels
+
+
+def test_all_ranks_take_one_mlp(make_recipe: Callable[..., Recipe]) -> None:
+    assert run_ranks(1, _network_without_quack_on_rank_1, make_recipe()) == [
+        {"attention": "unfused", "mlp": "plain"}
+    ]
+    with pytest.raises(
+        OctoError, match=r"compute the MLP differently. Rank 0: QuACK. Rank 1: torch's"
+    ) as raised:
+        run_ranks(2, _network_without_quack_on_rank_1, make_recipe())
+    assert "system.mlp=plain" in str(raised.value)
 
 
 def _groups_that_spoke(parallel: ParallelConfig) -> int:

@@ -101,9 +101,11 @@ def test_other_attention_than_before_is_said(tmp_path: Path, corpus: Path) -> No
     assert said not in run.train(1, "train.steps=3")
     first, second = (run.path / "attempts" / f"{number:03d}.json" for number in (1, 2))
     record = json.loads(second.read_text())
-    assert record["attention"] == "unfused"
-    second.write_text(json.dumps({**record, "attention": "te"}))
-    assert f"{said} te: it will not go on to the last bit" in run.train(1, "train.steps=4")
+    assert (record["attention"], record["mlp"]) == ("unfused", "plain")
+    second.write_text(json.dumps({**record, "attention": "te", "mlp": "quack"}))
+    text = run.train(1, "train.steps=4")
+    for what, before in (("attention", "te"), ("mlp", "quack")):
+        assert f"computed {what} with {before}: it will not go on to the last bit" in text
     first.write_text("{")
     assert run.train(1, "train.steps=5").count(said) == 1  # the log has all attempts
 

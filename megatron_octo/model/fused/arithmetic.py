@@ -21,17 +21,26 @@ Operand = Any  # a tensor, or Transformer Engine's storage of one in fp8
 
 
 class Arithmetic:
-    """Matrix products of tensors as they are.
+    """Matrix products of tensors as they are, by torch; on a GPU cuBLAS computes them.
 
     Attributes:
+        name: for records; ``str`` says more.
         exact: whether gelu is the exact one, or its tanh approximation.
         compact: whether operands are smaller than what they are made of: the backward pass is then left operands.
     """
 
+    name = "plain"
     compact = False
 
-    def __init__(self, exact: bool):
-        self.exact = exact
+    def __init__(self, exact: bool, not_quack: str | None = None):
+        """Args:
+        not_quack: why QuACK's are not taken, if that was asked.
+        """
+        self.exact, self._not_quack = exact, not_quack
+
+    def __str__(self) -> str:
+        text = "Transformer Engine's and torch's" if using_transformer_engine() else "torch's"
+        return f"{text}; not QuACK's: {self._not_quack}" if self._not_quack else text
 
     def activation(self, x_MK: Tensor) -> Operand:
         """Of a linear layer's input."""
@@ -94,7 +103,11 @@ class EmulatedFp8(Arithmetic):
     """The rounding of :class:`megatron_octo.model.fused.fp8.Fp8` in tensors of the usual type: what fp8 does to a loss,
     on the CPU. Nothing is smaller or faster by it."""
 
+    name = "emulated fp8"
     compact = True  # the backward pass is left what the forward pass rounded
+
+    def __str__(self) -> str:
+        return "torch's, of numbers rounded to fp8"
 
     def activation(self, x_MK: Tensor) -> Tensor:
         return rounded(x_MK, torch.float8_e4m3fn)
@@ -121,7 +134,9 @@ def arithmetic_of(recipe: Recipe, device: torch.device) -> Arithmetic:
     """
     exact = recipe.model.activation == "gelu"
     if recipe.train.fp8 == "none":
-        return Arithmetic(exact)
+        return _unrounded(recipe, device, exact)
+    if recipe.system.mlp == "quack":
+        raise OctoError("QuACK is used for bf16 alone, not in fp8", where="system.mlp", hint="use auto")
     if device.type == "cpu":
         return EmulatedFp8(exact)
     if not using_transformer_engine():
@@ -135,3 +150,21 @@ def arithmetic_of(recipe: Recipe, device: torch.device) -> Arithmetic:
     from megatron_octo.model.fused.fp8 import Fp8
 
     return Fp8(exact)
+
+
+def _unrounded(recipe: Recipe, device: torch.device, exact: bool) -> Arithmetic:
+    wanted = recipe.system.mlp
+    if device.type == "cpu":
+        if wanted == "quack":
+            raise OctoError("QuACK needs a GPU", where="system.mlp", hint="use auto")
+        return Arithmetic(exact)
+    from megatron_octo.model.fused import quack
+
+    if wanted == "plain" or (wanted == "auto" and not quack.LIBRARY.installed):
+        return Arithmetic(exact)
+    why_not = quack.why_not(recipe)
+    if not why_not:
+        return quack.QuackArithmetic(exact)
+    if wanted == "quack":
+        raise OctoError(f"no QuACK: {why_not}", where="system.mlp", hint="use auto")
+    return Arithmetic(exact, why_not)

@@ -18,7 +18,11 @@ class Fp8(Arithmetic):
     """Sums are taken in fp32; in the backward pass also between the tensor cores' partial sums ("split accumulator"),
     as in Transformer Engine's recipe of current scaling. Outputs are bf16, weight gradients fp32."""
 
+    name = "fp8"
     compact = True
+
+    def __str__(self) -> str:
+        return "Transformer Engine's in fp8"
 
     def __init__(self, exact: bool):
         super().__init__(exact)

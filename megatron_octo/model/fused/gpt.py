@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from megatron.core import tensor_parallel
 from megatron.core.enums import ModelType
-from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -19,6 +18,7 @@ from megatron_octo.model.backend import Backend
 from megatron_octo.model.fused.arithmetic import Arithmetic, arithmetic_of
 from megatron_octo.model.fused.attention import CoreAttention, Documents
 from megatron_octo.model.fused.comm import TensorGroup
+from megatron_octo.model.fused.embedding import Embedding, Table, drop
 from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue
 from megatron_octo.model.fused.gradients import write_first
 from megatron_octo.model.fused.losses import TokenLosses
@@ -170,21 +170,19 @@ class Decoder(torch.nn.Module):
         config: TransformerConfig,
         backend: Backend,
         tensor: TensorGroup,
+        arithmetic: Arithmetic,
         grid: Grid,
     ):
         super().__init__()
         count = recipe.model.num_layers // grid.pipeline_size
         first = 1 + grid.pipeline_rank * count
-        arithmetic = arithmetic_of(recipe, grid.device)
         self.layers = torch.nn.ModuleList(
             Layer(recipe, config, number, backend, tensor, arithmetic)
             for number in range(first, first + count)
         )
         self.dropout = config.hidden_dropout
-        self.sequence = tensor.sequence
+        self.tensor = tensor
         self.final_layernorm = Norm(config, tensor) if grid.is_last_stage else None
-        # The matrices; vectors' gradients are added up, and so are those of the embeddings.
-        write_first(parameter for parameter in self.layers.parameters() if parameter.dim() == 2)
 
     def forward(self, residual_SH: Tensor, documents: Documents) -> Tensor:
         """Normalised hidden states on the last stage; the residual stream, complete, on the others."""
@@ -196,25 +194,7 @@ class Decoder(torch.nn.Module):
             return normed
         residual, delta, bias = stream
         assert delta is not None and bias is not None
-        added = delta + bias
-        if self.sequence:
-            with tensor_parallel.get_cuda_rng_tracker().fork():
-                added = torch.nn.functional.dropout(added, self.dropout, self.training)
-        else:
-            added = torch.nn.functional.dropout(added, self.dropout, self.training)
-        return residual + added
-
-
-class OutputLayer(torch.nn.Module):
-    """The last stage's own copy of the word embeddings, where the first stage is another rank."""
-
-    def __init__(self, rows: int, hidden: int):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.empty(rows, hidden))
-        tensor_parallel.set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
-
-    def forward(self) -> Tensor:
-        return self.weight
+        return residual + drop(delta + bias, self.dropout, self)
 
 
 class FusedGPT(LanguageModule):
@@ -225,6 +205,7 @@ class FusedGPT(LanguageModule):
         super().__init__(config=config)
         tensor = tensor_group(recipe, grid)
         self.tensor, self.valid = tensor, valid_vocabulary(recipe, grid)
+        self.arithmetic = arithmetic_of(recipe, grid.device)
         self.pre_process, self.post_process = grid.is_first_stage, grid.is_last_stage
         self.share_embeddings_and_output_weights = True
         self.model_type = ModelType.encoder_or_decoder
@@ -232,14 +213,20 @@ class FusedGPT(LanguageModule):
         self.input_tensor: Tensor | None = None
         model = recipe.model
         if self.pre_process:
-            self.embedding = LanguageModelEmbedding(
-                config, model.padded_vocab_size, model.max_position_embeddings, "learned_absolute"
-            )
-        self.decoder = Decoder(recipe, config, backend, tensor, grid)
+            self.embedding = Embedding(config, model.padded_vocab_size, model.max_position_embeddings, tensor)
+        self.decoder = Decoder(recipe, config, backend, tensor, self.arithmetic, grid)
         if self.post_process and not self.pre_process:
-            self.output_layer = OutputLayer(model.padded_vocab_size // tensor.size, model.hidden_size)
+            # Its own copy of the word embeddings: the first stage is another rank.
+            self.output_layer = Table(model.padded_vocab_size // tensor.size, model.hidden_size, cut=True)
         self.to(grid.device, config.params_dtype)
         self.setup_embeddings_and_output_layer()
+        if self.pre_process and self.post_process:
+            # Megatron-core would add what autograd is given to the buffer, where these two uses' gradients are already.
+            self.embedding.word_embeddings.weight.zero_out_wgrad = False  # type: ignore[attr-defined]
+        # The layers' matrices, and the output's; vectors' gradients are added up, and so are those of tables' rows.
+        write_first(parameter for parameter in self.decoder.layers.parameters() if parameter.dim() == 2)
+        if self.post_process:
+            write_first([self.output_weight()])
 
     def set_input_tensor(self, tensors: Any) -> None:
         """Called by the pipeline schedule: the stage before this one hands over its output, [S, 1, H]."""
@@ -248,12 +235,11 @@ class FusedGPT(LanguageModule):
     def hidden_states(self, tokens_1T: Tensor, positions_1T: Tensor, documents: Documents) -> Tensor:
         """[S, H]: what the output layer takes on the last stage, what the next stage starts from on the others."""
         if self.pre_process:
-            hidden_S1H = self.embedding(tokens_1T, positions_1T)
+            hidden_SH: Tensor = self.embedding(tokens_1T[0], positions_1T[0])
         else:
             assert self.input_tensor is not None
-            hidden_S1H = self.input_tensor
-        hidden_SH: Tensor = self.decoder(hidden_S1H.squeeze(1), documents)
-        return hidden_SH
+            hidden_SH = self.input_tensor.squeeze(1)
+        return self.decoder(hidden_SH, documents)
 
     def output_weight(self) -> Tensor:
         """The word embeddings' rows of this tensor rank, [V, H]; on the last stage."""

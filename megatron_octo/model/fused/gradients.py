@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Parameter = torch.nn.Parameter
+from megatron_octo.model.fused import ops
 
 
 def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -24,13 +24,21 @@ def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) ->
     return [given(parameter) for parameter in parameters]
 
 
+def give_row_gradients(table: Tensor, rows_T: Tensor, d_TH: Tensor) -> Tensor:
+    """Add gradients [T, H] to those of a table's rows, but to no others. What autograd takes."""
+    main = getattr(table, "main_grad", None)
+    total = torch.zeros_like(table) if main is None else main
+    ops.add_rows_(total, rows_T, d_TH)
+    return total if main is None else given(table)
+
+
 def given(parameter: Any) -> Tensor:
     """Tell megatron-core that a parameter's gradient is in ``main_grad`` already; what autograd takes in its place."""
     parameter.grad_added_to_main_grad = True
     return torch.empty_like(parameter)
 
 
-def write_first(weights: Iterable[Parameter]) -> None:
+def write_first(weights: Iterable[Tensor]) -> None:
     """Declare weights whose gradient comes through ``Arithmetic.give_weight_gradient``, in every micro-batch."""
     for weight in weights:
         weight.gradient_is_stale = False  # type: ignore[attr-defined]

@@ -93,7 +93,5 @@ class TokenLosses(torch.autograd.Function):
         both = ((logits_TV[rows], piece.wait()) for rows, piece in zip(places, pieces, strict=True))
         weight_gradient: Tensor | None = _AS_THEY_ARE.give_weight_gradient(ctx.weight, both)
         if ctx.tied_here and hasattr(ctx.weight, "main_grad"):
-            # The embedding's own gradient comes through autograd to the same weight and has to be taken.
-            ctx.weight.grad_added_to_main_grad = False
-            weight_gradient = None
+            weight_gradient = None  # autograd hears of this weight from the embeddings
         return summing.wait(), weight_gradient, None, None, None, None

@@ -42,3 +42,12 @@ def cross_entropy_forward(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 def cross_entropy_backward_(logits: Tensor, *rest: Any) -> None:
     _for(logits).cross_entropy_backward_(logits, *rest)
+
+
+def add_rows_(table: Tensor, *rest: Any) -> None:
+    if not table.is_cuda:
+        reference.add_rows_(table, *rest)
+        return
+    from megatron_octo.model.fused import rows
+
+    rows.add_rows_(table, *rest)

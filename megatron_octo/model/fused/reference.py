@@ -117,3 +117,15 @@ def cross_entropy_backward_(
     gradient[mine, local[mine]] -= 1
     logits_TV[:, :valid] = (gradient * d_losses_T[:, None]).to(logits_TV.dtype)
     logits_TV[:, valid:] = 0
+
+
+def add_rows_(table_RH: Tensor, rows_T: Tensor, d_TH: Tensor) -> None:
+    """Add to each row of a table what belongs to it, summed in fp32 and in the order of T.
+
+    Args:
+        rows_T: numbers of rows, int64; those outside the table are passed over.
+    """
+    mine = (rows_T >= 0) & (rows_T < table_RH.size(0))
+    table_RH += torch.ops.aten.embedding_dense_backward(
+        d_TH[mine].float(), rows_T[mine], table_RH.size(0), -1, False
+    )

@@ -7,6 +7,7 @@ import sys
 PROGRAM = """
 import torch
 from megatron_octo.model.fused import kernels, reference
+from megatron_octo.model.fused.rows import add_rows_
 
 generator = torch.Generator().manual_seed(0)
 
@@ -50,6 +51,19 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
         kernels.cross_entropy_backward_(mine, labels, theirs[0], losses, valid, first)
         reference.cross_entropy_backward_(other, labels, theirs[0], losses, valid, first)
         same([mine], [other], tolerance)
+
+    # Rows of a table: alone, not at all, one more than a tile, many; some are elsewhere. Wider than one program.
+    numbers = torch.randint(-3, 60, (90,), generator=generator)
+    numbers[:43], numbers[50:55], numbers[-1] = 7, 50, 51
+    for columns in (1, 1100):
+        d, table = normal(90, columns, dtype=dtype), normal(55, columns, dtype=dtype)
+        mine, other = table.clone(), table.clone()
+        add_rows_(mine, numbers, d)
+        reference.add_rows_(other, numbers, d)
+        same([mine], [other], tolerance)
+        for row in (7, 49, 50, 51):
+            expected = table[row].float() + d[numbers == row].float().sum(0)
+            same([other[row]], [expected], tolerance)
 
 # Dropout draws numbers of its own: its rate, its scale, and the same mask forwards and backwards.
 rows, width, p = 64, 128, 0.25

@@ -1,0 +1,98 @@
+"""The MLP's products with gelu and its gradient on one GPU: QuACK's kernels beside cuBLAS', time and error.
+
+    python -m benchmarks.mlp recipes/santacoderpack.yaml --output benchmarks/results/mlp.jsonl
+
+Of a micro-batch of the recipe's model: the first linear layer with gelu, and gelu's gradient out of the second layer's,
+with the sum for the bias; for gelu and for its tanh approximation. The two take turns, so that both see the card as
+warm; medians of the rounds, in microseconds. TFLOP/s count the product alone. Errors are relative, of all that comes
+out, beside fp32.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import keep, machine
+from benchmarks.training import parser_of
+from megatron_octo.model.fused import reference
+from megatron_octo.model.fused.arithmetic import Arithmetic
+from megatron_octo.model.mcore import load_mcore
+from megatron_octo.model.probe import relative
+from megatron_octo.recipe import load_recipe
+
+_CALLS, _ROUNDS = 30, 7
+
+
+def microseconds(function: Callable[[], Any]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(_CALLS):
+        function()
+    end.record()
+    torch.cuda.synchronize()
+    return 1e3 * start.elapsed_time(end) / _CALLS
+
+
+def error(found: list[Tensor], expected: list[Tensor]) -> float:
+    return max(float(relative(mine, its)) for mine, its in zip(found, expected, strict=True))
+
+
+def main() -> int:
+    arguments = parser_of(__doc__).parse_intermixed_args()
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    load_mcore()
+    from megatron_octo.model.fused.quack import LIBRARY, QuackArithmetic, why_not
+
+    if problem := why_not(recipe):
+        raise SystemExit(problem)
+    rows = recipe.batch.micro_size * recipe.data.seq_length
+    hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor
+
+    def draw(*shape: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(shape, dtype=torch.bfloat16, device="cuda")
+
+    x, d, before, bias = draw(rows, hidden), draw(rows, hidden), draw(rows, inner), draw(inner)
+    up, down = (draw(*shape, scale=hidden**-0.5) for shape in ((inner, hidden), (hidden, inner)))
+    for exact in (False, True):
+        kinds = {"plain": Arithmetic(exact), "quack": QuackArithmetic(exact)}
+        products = {
+            "forward": {n: lambda a=a: a.linear_gelu(x, up, bias) for n, a in kinds.items()},
+            "backward": {n: lambda a=a: a.gelu_gradient(d, down, before) for n, a in kinds.items()},
+        }
+        for way, functions in products.items():
+            if way == "forward":
+                product = x.float() @ up.float().t() + bias.float()
+                expected = [product, reference.gelu_forward(product, exact)]
+            else:
+                expected = [*reference.gelu_backward(d.float() @ down.float(), before.float(), exact)]
+            errors = {name: error([*function()], expected) for name, function in functions.items()}
+            del expected
+            for function in functions.values():
+                microseconds(function)
+            turns = [{name: microseconds(f) for name, f in functions.items()} for _ in range(_ROUNDS)]
+            times = {name: statistics.median(turn[name] for turn in turns) for name in functions}
+            line = {
+                "product": way,
+                "gelu": "exact" if exact else "tanh",
+                "shape": [rows, hidden, inner],
+                **{f"{name}_us": round(time, 1) for name, time in times.items()},
+                **{f"{n}_tflops": round(2e-6 * rows * hidden * inner / t, 1) for n, t in times.items()},
+                "ratio": round(times["plain"] / times["quack"], 3),
+                **{f"{name}_error": float(f"{value:.3g}") for name, value in errors.items()},
+                "quack": str(LIBRARY),
+                "plain": str(kinds["plain"]),
+            }
+            print(json.dumps(line), flush=True)
+            keep(
+                arguments.output,
+                {**line, "recipe": arguments.recipe, "overrides": arguments.overrides, "machine": machine()},
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
