@@ -29,7 +29,7 @@ from megatron_octo.recipe import load_recipe
 
 WARM_UP = 5
 _STEP = re.compile(r"^step (\d+)/")
-_SAVED = re.compile(r"^saved .*step-(\d+) in ([\d.]+) s; training waited ([\d.]+) s")
+SAVED = re.compile(r"^saved .*step-(\d+) in ([\d.]+) s; training waited ([\d.]+) s")
 
 
 def timed_lines(command: list[str]) -> list[tuple[float, str]]:
@@ -54,7 +54,7 @@ def examine(lines: list[tuple[float, str]]) -> dict[str, Any]:
     for seconds, line in lines:
         if match := _STEP.match(line):
             ends[int(match[1])] = seconds
-        elif match := _SAVED.match(line):
+        elif match := SAVED.match(line):
             saves.append(
                 {
                     "step": int(match[1]),

@@ -139,10 +139,12 @@ def test_an_asynchronous_save_costs_its_copy_alone() -> None:
 
 
 def test_bytes_of_a_checkpoint() -> None:
-    """What a saved run takes on disk: 14 bytes a parameter in bf16, 12 in fp32."""
+    """What a saved run takes on disk: 14 bytes a parameter in bf16, 10 with bf16 moments, 12 in fp32."""
     loaded = recipe("santacoderpack")
     assert checkpoint_bytes(loaded) == 14 * 1_137_207_296
     assert on(loaded, nodes=1).saving.disk_bytes == 4 * 14 * 1_137_207_296
+    for override, each in (("optimizer.state_dtype=bf16", 10), ("train.precision=fp32", 12)):
+        assert checkpoint_bytes(recipe("santacoderpack", override)) == each * 1_137_207_296
 
 
 @pytest.mark.parametrize(

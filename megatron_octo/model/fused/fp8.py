@@ -6,11 +6,11 @@ and transposed; the forward pass reads the one and the backward pass the other.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from megatron_octo.model.fused import ops
 from megatron_octo.model.fused.arithmetic import Arithmetic, Operand
 
 
@@ -29,8 +29,11 @@ class Fp8(Arithmetic):
         import transformer_engine_torch as tex
         from transformer_engine.pytorch.cpp_extensions import general_gemm
         from transformer_engine.pytorch.tensor.float8_tensor import Float8CurrentScalingQuantizer
+        from transformer_engine.pytorch.tensor.storage.float8_tensor_storage import Float8TensorStorage
 
-        self._gemm, self._gelu = general_gemm, tex.gelu
+        from megatron_octo.model.fused import fp8_kernels
+
+        self._gemm, self._storage, self._kernels = general_gemm, Float8TensorStorage, fp8_kernels
         self._backward_gemm = partial(general_gemm, grad=True, use_split_accumulator=True)
         device = torch.device("cuda", torch.cuda.current_device())
         self._forward = Float8CurrentScalingQuantizer(tex.DType.kFloat8E4M3, device)
@@ -56,9 +59,17 @@ class Fp8(Arithmetic):
 
     def linear_gelu(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor) -> tuple[Tensor, Operand]:
         before: Tensor = self._gemm(weight_NK, x_MK, out_dtype=bias_N.dtype, bias=bias_N)[0]
-        if self.exact:
-            return before, self._forward(ops.gelu_forward(before, True))
-        return before, self._gelu(before, self._forward)
+        return before, self._operand(self._kernels.gelu(before, self.exact), self._forward)
+
+    def _operand(self, rounded: Any, quantizer: Any) -> Operand:
+        return self._storage(
+            data=rounded.data,
+            data_transpose=rounded.transposed,
+            fp8_scale_inv=rounded.inverse,
+            fp8_dtype=quantizer.dtype,
+            fake_dtype=torch.bfloat16,
+            quantizer=quantizer,
+        )
 
     def input_gradient(
         self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False
@@ -70,8 +81,8 @@ class Fp8(Arithmetic):
 
     def gelu_gradient(self, d_MK: Operand, weight_KN: Operand, before_MN: Tensor) -> tuple[Operand, Tensor]:
         after = self.input_gradient(d_MK, weight_KN, torch.empty_like(before_MN))
-        gradient, total = ops.gelu_backward(after, before_MN, self.exact)
-        return self._backward(gradient), total
+        rounded, total = self._kernels.gelu_gradient(after, before_MN, self.exact)
+        return self._operand(rounded, self._backward), total
 
     def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool) -> None:
         self._backward_gemm(

@@ -1,0 +1,135 @@
+# bench: cpu gpu
+"""A run that is killed after its first save, and started again, through the product's own command.
+
+    python -m benchmarks.restart recipes/santacoderpack.yaml --nproc 1 --interval 10 --steps 3
+
+Trains on packed random documents until the first asynchronous save is complete, and kills all processes at once; then
+starts the same run again for some steps from that save. For models so large that a disk holds one checkpoint: see
+async_save.py for the rest. Shown: steps before the save and while it is on its way, the save, seconds from the start to
+the end of the first step, and by how much the steps differ that both attempts made. One JSON object is printed and
+appended to ``--output``.
+"""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.async_save import SAVED, WARM_UP, first_moments
+from benchmarks.corpus import overrides_on
+from benchmarks.machine import keep, machine
+from benchmarks.training import corpus_for, parser_of, train_command
+from megatron_octo.checkpoint import layout
+from megatron_octo.recipe import load_recipe
+from megatron_octo.training.rundir import read_metrics
+
+_LONG = 1000  # steps: the save is complete before
+
+
+def run_until(command: list[str], end: Callable[[str], Any]) -> list[tuple[float, str]]:
+    """Run a command until a line of it, or to its end, then kill it with all that it started.
+
+    Returns:
+        Its lines, with the seconds since its start at which they came; they go to the standard error, too.
+
+    Raises:
+        RuntimeError: it failed; the message holds the end of its output.
+    """
+    lines, start = [], time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append((time.perf_counter() - start, line.rstrip("\n")))
+            print(f"{lines[-1][0]:7.1f} {lines[-1][1]}", file=sys.stderr, flush=True)
+            if end(line):
+                break
+        else:
+            if process.wait():
+                raise RuntimeError("\n".join(line for _, line in lines[-50:]))
+            return lines
+        os.killpg(process.pid, signal.SIGKILL)
+    return lines
+
+
+def benchmark(
+    recipe_path: str, nproc: int, interval: int, steps: int, place: str | None, overrides: list[str]
+) -> dict[str, Any]:
+    """Train, save, kill, start again."""
+    with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder:
+        corpus = corpus_for(Path(folder) / "random", load_recipe(recipe_path, overrides), 4 * interval)
+        command = train_command(
+            recipe_path,
+            nproc,
+            [
+                *overrides,
+                *overrides_on(corpus),
+                *(
+                    "schedule.warmup_fraction=null",
+                    "schedule.warmup_steps=0",
+                    f"schedule.decay_steps={_LONG}",
+                ),
+                *(f"run_dir={folder}/run", "checkpoint.asynchronous=true", f"train.steps={_LONG}"),
+            ],
+        )
+        lines = run_until([*command, f"checkpoint.interval={interval}"], SAVED.match)
+        directory = Path(folder) / "run" / layout.CHECKPOINTS / layout.step_name(interval)
+        size = sum(path.stat().st_size for path in directory.iterdir())
+        # It is not to save again: there may be no room for that.
+        last = interval + steps
+        again = run_until([*command, "checkpoint.interval=0", f"train.steps={last}"], lambda line: False)
+        with open(Path(folder) / "run" / "metrics.jsonl", encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
+        gpu = {key: read_metrics(f"{folder}/run")[-1][key] for key in ("memory_gib", "mfu")}
+    saved = next(match for _, line in reversed(lines) if (match := SAVED.match(line)))
+    first, second = ({r["step"]: r for r in records if r["attempt"] == number} for number in (1, 2))
+    before = [first[step] for step in range(min(WARM_UP, interval - 1) + 1, interval + 1)]
+    meanwhile = [first[step]["step_s"] for step in first if step > interval]
+
+    def median(key: str) -> float:
+        return statistics.median(float(record[key] or 0) for record in before)
+
+    both = [(first[step], second[step]) for step in sorted(first.keys() & second.keys())]
+    return {
+        **{"recipe": recipe_path, "overrides": overrides, "ranks": nproc, "interval": interval},
+        "steps_counted": len(before),
+        "step_s": round(median("step_s"), 4),
+        "tokens_per_s_per_gpu": round(median("tokens_per_s") / nproc),
+        "tflops_per_gpu": round(median("tflops_per_gpu"), 1),
+        **gpu,
+        "checkpoint_gb": round(size / 1e9, 3),
+        "save_s": float(saved[2]),
+        "copy_s": float(saved[3]),
+        "steps_meanwhile": len(meanwhile),
+        "median_meanwhile": round(statistics.median(meanwhile) / median("step_s"), 3) if meanwhile else None,
+        "longest_meanwhile": round(max(meanwhile) / median("step_s"), 2) if meanwhile else None,
+        "resumed_at": min(second) - 1,
+        "resume_s": first_moments(again),
+        "steps_of_both": len(both),
+        "largest_loss_difference": max((abs(a["loss"] - b["loss"]) for a, b in both), default=None),
+        "bit_equal": all((a["loss"], a["grad_norm"]) == (b["loss"], b["grad_norm"]) for a, b in both),
+        "machine": machine(),
+    }
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--interval", type=int, default=10, help="steps before the save (default: 10)")
+    parser.add_argument("--steps", type=int, default=3, help="steps after it (default: 3)")
+    parser.add_argument("--place", help="folder on the disk to save to (default: the temporary folder)")
+    args = parser.parse_intermixed_args()
+    found = benchmark(args.recipe, args.nproc, args.interval, args.steps, args.place, args.overrides)
+    keep(args.output, found)
+    print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

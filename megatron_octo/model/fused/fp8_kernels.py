@@ -1,0 +1,119 @@
+"""Triton kernels that round gelu, or its gradient, to fp8 without storing it before: it is computed twice, for its
+largest number and to be rounded.
+
+T tokens, F hidden size of the MLP. A tensor is multiplied so that its largest number is the type's largest, and stored
+as it is and transposed, which is what Hopper multiplies in the backward pass.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from megatron_octo.model.fused.kernels import gelu_gate, gelu_slope
+
+_MEASURED = (4, 512, 32)  # rows, columns and steps of a program that looks for the largest number
+_ROUNDED = (64, 128)  # rows and columns of one that rounds
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Attributes: the bytes [T, F] and [F, T] of E4M3 or E5M2; what to multiply them by, fp32 [1]."""
+
+    data: Tensor
+    transposed: Tensor
+    inverse: Tensor
+
+
+@triton.jit
+def _value(d, x, at, inside, GRADIENT: tl.constexpr, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
+    before = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if GRADIENT:
+        return tl.load(d + at, mask=inside, other=0.0).to(tl.float32) * gelu_slope(before, EXACT)
+    return before * gelu_gate(before, EXACT)
+
+
+@triton.jit
+def _measure(  # type: ignore[no-untyped-def]
+    d, x, largest, partial, rows, width,
+    GRADIENT: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    highest = tl.zeros([ROWS, COLUMNS], tl.float32)
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for step in range(STEPS):
+        row = (tl.program_id(0) * STEPS + step) * ROWS + tl.arange(0, ROWS)
+        at = row[:, None].to(tl.int64) * width + column[None, :]
+        inside = (row[:, None] < rows) & (column[None, :] < width)
+        value = _value(d, x, at, inside, GRADIENT, EXACT)
+        highest = tl.maximum(highest, tl.abs(value))
+        if GRADIENT:
+            sums += tl.where(inside, value, 0.0)
+    tl.store(
+        largest + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), tl.max(tl.max(highest, 1), 0)
+    )
+    if GRADIENT:
+        at = tl.program_id(0).to(tl.int64) * width + column
+        tl.store(partial + at, tl.sum(sums, 0), mask=column < width)
+
+
+@triton.jit
+def _round(  # type: ignore[no-untyped-def]
+    d, x, largest, data, transposed, inverse, rows, width,
+    GRADIENT: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    at = row[:, None].to(tl.int64) * width + column[None, :]
+    inside = (row[:, None] < rows) & (column[None, :] < width)
+    value = _value(d, x, at, inside, GRADIENT, EXACT)
+    bound = tl.load(largest)
+    limit = 57344.0 if GRADIENT else 448.0
+    scale = tl.where(bound > 0, tl.minimum(limit / bound, 3.0e38), 1.0)
+    value = tl.clamp(value * scale, -limit, limit)
+    if GRADIENT:
+        stored = value.to(tl.float8e5).to(tl.uint8, bitcast=True)
+    else:
+        stored = value.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    tl.store(data + at, stored, mask=inside)
+    across = column[:, None].to(tl.int64) * rows + row[None, :]
+    tl.store(transposed + across, tl.trans(stored), mask=(column[:, None] < width) & (row[None, :] < rows))
+    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
+        tl.store(inverse, 1.0 / scale)
+
+
+def _rounded(d_TF: Tensor | None, x_TF: Tensor, exact: bool) -> tuple[Rounded, Tensor]:
+    rows, width = x_TF.shape
+    gradient = d_TF is not None
+    height, columns, steps = _MEASURED
+    grid = (triton.cdiv(rows, height * steps), triton.cdiv(width, columns))
+    largest = x_TF.new_empty(grid, dtype=torch.float32)
+    partial = x_TF.new_empty((grid[0], width) if gradient else (1, 0), dtype=torch.float32)
+    _measure[grid](
+        d_TF, x_TF, largest, partial, rows, width,
+        GRADIENT=gradient, EXACT=exact, ROWS=height, COLUMNS=columns, STEPS=steps, num_warps=8,
+    )  # fmt: skip
+    found = Rounded(
+        x_TF.new_empty((rows, width), dtype=torch.uint8),
+        x_TF.new_empty((width, rows), dtype=torch.uint8),
+        x_TF.new_empty(1, dtype=torch.float32),
+    )
+    height, columns = _ROUNDED
+    _round[(triton.cdiv(rows, height), triton.cdiv(width, columns))](
+        d_TF, x_TF, largest.amax(), found.data, found.transposed, found.inverse, rows, width,
+        GRADIENT=gradient, EXACT=exact, ROWS=height, COLUMNS=columns, num_warps=8,
+    )  # fmt: skip
+    return found, partial
+
+
+def gelu(x_TF: Tensor, exact: bool) -> Rounded:
+    """Gelu in E4M3."""
+    return _rounded(None, x_TF, exact)[0]
+
+
+def gelu_gradient(d_TF: Tensor, x_TF: Tensor, exact: bool) -> tuple[Rounded, Tensor]:
+    """Gelu's gradient in E5M2, and its sum over the tokens before it is rounded, fp32 [F]."""
+    found, partial = _rounded(d_TF, x_TF, exact)
+    return found, partial.sum(0)
