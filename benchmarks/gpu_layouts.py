@@ -150,6 +150,7 @@ def main() -> int:
         torch.set_num_threads(1)
     load_mcore()
     processes = Processes(device)
+    from megatron_octo.training.records import read_attempt
     from megatron_octo.training.rundir import environment
 
     if processes.rank == 0:
@@ -163,7 +164,8 @@ def main() -> int:
     for name, sections in CASES.items():
         if (not gpu and name in GPU_ONLY) or (arguments.case and name not in arguments.case):
             continue
-        records = examine(make_recipe(shared, name, sections), processes)
+        recipe = make_recipe(shared, name, sections)
+        records = examine(recipe, processes)
         first = {r["step"]: r for r in records if r["attempt"] == 1}
         again = [r for r in records if r["attempt"] == 2]
         losses = [first[step]["loss"] for step in sorted(first)]
@@ -180,6 +182,7 @@ def main() -> int:
             "max_loss_difference": max(abs(a - b) for a, b in zip(losses, reference)),
             "max_norm_difference": max(abs(a / b - 1) for a, b in zip(norms, reference_norms)),
             "resume_bit_equal": exact,
+            **read_attempt(recipe.run_dir, 1).kernels,
             "losses": losses,
             "machine": environment()["gpus"] or "CPU",
             "packages": environment()["packages"],

@@ -109,6 +109,7 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
         "grad_norm": network.optimizer.step(0.0),
         "gradients": gradients,
         "backend": str(network.backend),
+        "kernels": network.kernels,
     }
 
 
@@ -179,6 +180,7 @@ def main() -> int:
             "architecture": arguments.architecture,
             "case": name,
             "backend": found["backend"],
+            **found["kernels"],
             "ranks": dist.get_world_size(),
             "loss": found["loss"],
             "loss_difference": found["loss"] - baseline["loss"],

@@ -81,6 +81,8 @@ def benchmark(
             ],
         )
         lines = run_until([*command, f"checkpoint.interval={interval}"], SAVED.match)
+        if not (saved := SAVED.match(lines[-1][1])):
+            raise RuntimeError(f"the run ended before its save was complete: {lines[-1][1]}")
         directory = Path(folder) / "run" / layout.CHECKPOINTS / layout.step_name(interval)
         size = sum(path.stat().st_size for path in directory.iterdir())
         # It is not to save again: there may be no room for that.
@@ -89,7 +91,6 @@ def benchmark(
         with open(Path(folder) / "run" / "metrics.jsonl", encoding="utf-8") as file:
             records = [json.loads(line) for line in file]
         gpu = {key: read_metrics(f"{folder}/run")[-1][key] for key in ("memory_gib", "mfu")}
-    saved = next(match for _, line in reversed(lines) if (match := SAVED.match(line)))
     first, second = ({r["step"]: r for r in records if r["attempt"] == number} for number in (1, 2))
     before = [first[step] for step in range(min(WARM_UP, interval - 1) + 1, interval + 1)]
     meanwhile = [first[step]["step_s"] for step in first if step > interval]
@@ -115,7 +116,9 @@ def benchmark(
         "resume_s": first_moments(again),
         "steps_of_both": len(both),
         "largest_loss_difference": max((abs(a["loss"] - b["loss"]) for a, b in both), default=None),
-        "bit_equal": all((a["loss"], a["grad_norm"]) == (b["loss"], b["grad_norm"]) for a, b in both),
+        "bit_equal": all((a["loss"], a["grad_norm"]) == (b["loss"], b["grad_norm"]) for a, b in both)
+        if both
+        else None,
         "machine": machine(),
     }
 

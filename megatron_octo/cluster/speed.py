@@ -56,7 +56,7 @@ class Measurement:
 
     Attributes:
         seconds: of a step; ``where`` says which row it is, in words.
-        attention, mlp: the kernels that it had.
+        attention: the kernels that it had.
     """
 
     recipe: Recipe
@@ -67,7 +67,6 @@ class Measurement:
     mean_document: int
     where: str
     attention: str
-    mlp: str
 
 
 @dataclass(frozen=True)
@@ -165,14 +164,12 @@ def load_measurements(path: Path = MEASURED) -> list[Measurement]:
                 continue
             # What auto took there was measured, not what it would take elsewhere.
             taken = ["system.attention=flash4"] if row.get("attention") == "flash4" else []
-            taken += ["system.mlp=quack"] if row.get("mlp") == "quack" else []
+            mlp = str(row.get("mlp") or "plain")  # rows without it are from before there was another
+            taken += [f"system.mlp={mlp}"] if mlp in ("quack", "plain") else []
             recipe = load_recipe(PROJECT / row["recipe"], [*row["overrides"], *taken])
             seconds, ranks = float(row["step_ms"]) / 1e3, int(row["ranks"])
             document = int(row["mean_document"])
-            attention, mlp = (
-                str(row.get("attention") or _attention(recipe)),
-                str(row.get("mlp") or _mlp(recipe)),
-            )
+            attention = str(row.get("attention") or _attention(recipe))
         except OctoError:
             continue
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -183,7 +180,7 @@ def load_measurements(path: Path = MEASURED) -> list[Measurement]:
         mfu = f", {row['mfu']:.1%} MFU" if row.get("mfu") else ""
         where = f"{path.name}:{number} ({when}{ranks} x {gpu.name}{mfu})"
         memory = row.get("memory_gib")
-        found.append(Measurement(recipe, gpu, ranks, seconds, memory, document, where, attention, mlp))
+        found.append(Measurement(recipe, gpu, ranks, seconds, memory, document, where, attention))
     return found
 
 
@@ -194,8 +191,7 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
         return abs(math.log2(ours / theirs))
 
     other = row.recipe
-    kernels = _kernels(recipe, _attention(recipe), _mlp(recipe))
-    others = _kernels(other, row.attention, row.mlp)
+    kernels, others = _kernels(recipe, _attention(recipe)), _kernels(other, row.attention)
     ours, theirs = (
         recipe.batch.micro_size * recipe.data.seq_length,
         other.batch.micro_size * other.data.seq_length,
@@ -212,7 +208,8 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
         + 0.5 * (bool(recipe.model.hidden_dropout) != bool(other.model.hidden_dropout))
         + 0.3 * (recipe.train.recompute != other.train.recompute)
         + 0.3 * (recipe.parallel.sequence != other.parallel.sequence)
-        + 0.5 * sum(kernels[key] != value for key, value in others.items())
+        + 0.5
+        * sum(None not in (kernels[key], value) and kernels[key] != value for key, value in others.items())
         + 1.0 * (recipe.train.precision != other.train.precision)
         + 2.0 * (recipe.train.fp8 != other.train.fp8)
     )
@@ -223,19 +220,19 @@ def _attention(recipe: Recipe) -> str:
     return {"auto": "te", "torch": "cudnn"}.get(recipe.system.attention, recipe.system.attention)
 
 
-def _mlp(recipe: Recipe) -> str:
-    """As :func:`_attention`, and as :class:`Measurement` has it for rows that do not say."""
-    if not use_fused_layers(recipe):
-        return "none"
-    if recipe.train.fp8 != "none":
-        return "fp8"
-    return "plain" if recipe.system.mlp == "auto" else recipe.system.mlp
+def _mlp(recipe: Recipe, attention: str) -> str | None:
+    """As :func:`_attention`; None where there is no choice. QuACK is installed together with FlashAttention-4."""
+    if not use_fused_layers(recipe) or recipe.train.fp8 != "none":
+        return None
+    usual = "quack" if attention == "flash4" else "plain"
+    return usual if recipe.system.mlp == "auto" else recipe.system.mlp
 
 
-def _kernels(recipe: Recipe, attention: str, mlp: str) -> dict[str, Any]:
-    """What chooses other kernels; ``auto`` is Transformer Engine's."""
+def _kernels(recipe: Recipe, attention: str) -> dict[str, Any]:
+    """What chooses other kernels; None stands for any. ``auto`` is Transformer Engine's."""
     settings = recipe.system.model_dump(include={"cross_entropy", "overlap", "deterministic"})
     taken = {key: "te" if value == "auto" else value for key, value in settings.items()}
+    mlp = _mlp(recipe, attention)
     return {**taken, "attention": attention, "mlp": mlp, "fused": use_fused_layers(recipe)}
 
 

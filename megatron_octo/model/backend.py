@@ -17,15 +17,20 @@ _NEED_A_GPU = {"te": "Transformer Engine", "flash4": "FlashAttention-4"}
 
 @dataclass(frozen=True)
 class Backend:
-    """Attributes: name (te, flash4, cudnn, flash, unfused), description for the log, Transformer Engine or not."""
+    """Attributes: name (te, flash4, cudnn, flash, unfused), description, Transformer Engine or not, and a remark: why
+    it is not another."""
 
     name: str
     description: str
     transformer_engine: bool
     core_attention: type | None  # None: Transformer Engine's
+    remark: str = ""
 
     def __str__(self) -> str:
-        return self.description
+        return f"{self.description}; {self.remark}" if self.remark else self.description
+
+    def noting(self, remark: str) -> "Backend":
+        return replace(self, remark=f"{self.remark}; {remark}" if self.remark else remark)
 
 
 class NoFusedAttentionError(OctoError):
@@ -62,8 +67,7 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
         return Backend("flash4", f"FlashAttention-4 ({flash4.LIBRARY})", False, flash4.Flash4Attention)
     if wanted == "flash4":
         raise OctoError(f"no FlashAttention-4: {why_not}", where="system.attention", hint="use auto")
-    found = _without_flash4(recipe, engine)
-    return replace(found, description=f"{found}; not FlashAttention-4: {why_not}")
+    return _without_flash4(recipe, engine).noting(f"not FlashAttention-4: {why_not}")
 
 
 def _without_flash4(recipe: Recipe, engine: bool) -> Backend:
@@ -77,9 +81,9 @@ def _without_flash4(recipe: Recipe, engine: bool) -> Backend:
         if not (recipe.system.deterministic and torch_can):
             raise
         # On Hopper cuDNN's deterministic gradients of long documents take memory of length squared.
-        found = _torch(recipe)
-        text = f"{found}; not Transformer Engine's, which does not run deterministically here ({error})"
-        return replace(found, description=text)
+        return _torch(recipe).noting(
+            f"not Transformer Engine's, which does not run deterministically here ({error})"
+        )
 
 
 def _torch(recipe: Recipe) -> Backend:
@@ -101,8 +105,8 @@ def _torch(recipe: Recipe) -> Backend:
             hint="install Transformer Engine (pip install -e .[gpu]), change the recipe, "
             "or ask for the slow one with system.attention=unfused",
         )
-    text = f"torch variable-length flash attention, not cuDNN's, which is faster: {why_not}"
-    return Backend("flash", text, False, FlashAttention)
+    found = Backend("flash", "torch variable-length flash attention", False, FlashAttention)
+    return found.noting(f"not cuDNN's, which is faster: {why_not}")
 
 
 def _transformer_engine(recipe: Recipe) -> Backend:

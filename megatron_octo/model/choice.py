@@ -8,7 +8,7 @@ def use_fused_layers(recipe: Recipe) -> bool:
     """Whether a run computes with our own layers (:mod:`megatron_octo.model.fused`).
 
     Raises:
-        OctoError: the recipe asks for them where they cannot be.
+        OctoError: the recipe asks for them where they cannot be, or for kernels that belong to other layers or numbers.
     """
     problem = None
     if recipe.model.architecture != "gpt_bigcode":
@@ -19,4 +19,18 @@ def use_fused_layers(recipe: Recipe) -> bool:
         problem = "LoRA's adapters are for megatron-core's layers"
     if problem and recipe.system.layers == "fused":
         raise OctoError(problem, where="system.layers", hint="use auto")
-    return recipe.system.layers != "mcore" and problem is None
+    fused = recipe.system.layers != "mcore" and problem is None
+    if recipe.system.mlp == "quack":
+        _check_quack(recipe, fused)
+    return fused
+
+
+def _check_quack(recipe: Recipe, fused: bool) -> None:
+    problem = None
+    if not fused:
+        problem = "QuACK is for our own layers, and this recipe is computed with megatron-core's"
+    elif recipe.train.precision != "bf16" or recipe.train.fp8 != "none":
+        given = recipe.train.precision if recipe.train.fp8 == "none" else "fp8"
+        problem = f"QuACK is used for bf16 alone, not {given}"
+    if problem:
+        raise OctoError(problem, where="system.mlp", hint="use auto")

@@ -109,9 +109,11 @@ class Run:
         self.check_replicas = ReplicaCheck(self.network.core, self.recipe, self.grid)
         recipe, say = self.recipe, self.reporter.say
         say(f"device {self.grid.device.type}, {self.grid}; {self.network.chosen}")
-        for what, earlier in self.directory.earlier_kernels().items():
-            if earlier != self.network.kernels.get(what, earlier):
-                say(f"the attempt before computed {what} with {earlier}: it will not go on to the last bit")
+        kernels, earlier = self.network.kernels, self.directory.earlier_kernels()
+        for what in {**kernels, **earlier} if earlier else ():
+            if kernels.get(what) != earlier.get(what):
+                before = earlier.get(what, "kernels that it does not name")
+                say(f"the attempt before computed {what} with {before}: it will not go on to the last bit")
         say(f"cross entropy: {self.network.cross_entropy.kind}; precision: {recipe.train.precision}")
         for line in self.corpora.describe(recipe):
             say(line)

@@ -29,7 +29,7 @@ from megatron_octo.training.loss import CrossEntropy, weighted_loss
 from megatron_octo.training.optimizer import Optimizer, wrap_data_parallel
 from megatron_octo.training.randomness import randomness_kept
 
-# Whoever takes other kernels on each machine: what for, in words, its recipe option, and values that need little.
+# What may be computed with other kernels on each machine: its name, its option in a recipe, values that need little.
 _ATTENTION = ("attention", "system.attention", "te or torch")
 _MLP = ("the MLP", "system.mlp", "plain")
 
@@ -41,7 +41,7 @@ def _agree(taken: Backend | Arithmetic, what: str, option: str, modest: str) -> 
         OctoError: they have not.
     """
     texts: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(texts, str(taken))
+    dist.all_gather_object(texts, taken.description)
     other = next((rank for rank, text in enumerate(texts) if text != texts[0]), None)
     if other is not None:
         raise OctoError(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,27 @@ def test_an_asynchronous_save_costs_its_copy_alone() -> None:
     slow = estimate(loaded, "h100", 8, disk=1e7).saving
     assert slow.best_seconds >= slow.write_seconds == size / 1e7
     assert on(recipe("starcoderbase_finetune", "checkpoint.keep_every=1000")).saving.disk_bytes == 14 * size
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kernels"),
+    [
+        (["system.attention=flash4"], ("flash4", "quack")),  # installed together
+        (["system.attention=flash4", "system.mlp=plain"], ("flash4", None)),
+        (["system.attention=te"], (None, None)),
+        (["system.attention=te", "train.fp8=current"], (None, None)),
+    ],
+)
+def test_a_row_of_the_same_kernels_is_taken(
+    overrides: list[str], kernels: tuple[str | None, str | None]
+) -> None:
+    """Rows before the other kernels do not name them."""
+    same = ["model.hidden_dropout=0.0", "model.attention_dropout=0.0", "batch.micro_size=4"]
+    source = estimate(recipe("santacoderpack", *same, *overrides), "h100", 1, 1).speed.source
+    number = int(re.search(r"throughput.jsonl:(\d+) ", source)[1])  # type: ignore[index]
+    row = json.loads(MEASURED.read_text().splitlines()[number - 1])
+    assert (row.get("attention"), row.get("mlp")) == kernels
+    assert ("train.fp8=current" in row["overrides"]) == ("train.fp8=current" in overrides)
 
 
 def test_bytes_of_a_checkpoint() -> None:

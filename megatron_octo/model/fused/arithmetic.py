@@ -24,7 +24,7 @@ class Arithmetic:
     """Matrix products of tensors as they are, by torch; on a GPU cuBLAS computes them.
 
     Attributes:
-        name: for records; ``str`` says more.
+        name: for records; ``description`` says more, and ``str`` also why it is not another.
         exact: whether gelu is the exact one, or its tanh approximation.
         compact: whether operands are smaller than what they are made of: the backward pass is then left operands.
     """
@@ -32,15 +32,15 @@ class Arithmetic:
     name = "plain"
     compact = False
 
-    def __init__(self, exact: bool, not_quack: str | None = None):
-        """Args:
-        not_quack: why QuACK's are not taken, if that was asked.
-        """
-        self.exact, self._not_quack = exact, not_quack
+    def __init__(self, exact: bool, remark: str = ""):
+        self.exact, self._remark = exact, remark
+
+    @property
+    def description(self) -> str:
+        return "Transformer Engine's and torch's" if using_transformer_engine() else "torch's"
 
     def __str__(self) -> str:
-        text = "Transformer Engine's and torch's" if using_transformer_engine() else "torch's"
-        return f"{text}; not QuACK's: {self._not_quack}" if self._not_quack else text
+        return f"{self.description}; {self._remark}" if self._remark else self.description
 
     def activation(self, x_MK: Tensor) -> Operand:
         """Of a linear layer's input."""
@@ -106,7 +106,8 @@ class EmulatedFp8(Arithmetic):
     name = "emulated fp8"
     compact = True  # the backward pass is left what the forward pass rounded
 
-    def __str__(self) -> str:
+    @property
+    def description(self) -> str:
         return "torch's, of numbers rounded to fp8"
 
     def activation(self, x_MK: Tensor) -> Tensor:
@@ -130,13 +131,11 @@ def arithmetic_of(recipe: Recipe, device: torch.device) -> Arithmetic:
     """What a recipe's linear layers compute in.
 
     Raises:
-        OctoError: fp8 cannot be had on this device.
+        OctoError: fp8, or the kernels that the recipe names, cannot be had on this device.
     """
     exact = recipe.model.activation == "gelu"
     if recipe.train.fp8 == "none":
         return _unrounded(recipe, device, exact)
-    if recipe.system.mlp == "quack":
-        raise OctoError("QuACK is used for bf16 alone, not in fp8", where="system.mlp", hint="use auto")
     if device.type == "cpu":
         return EmulatedFp8(exact)
     if not using_transformer_engine():
@@ -167,4 +166,4 @@ def _unrounded(recipe: Recipe, device: torch.device, exact: bool) -> Arithmetic:
         return quack.QuackArithmetic(exact)
     if wanted == "quack":
         raise OctoError(f"no QuACK: {why_not}", where="system.mlp", hint="use auto")
-    return Arithmetic(exact, why_not)
+    return Arithmetic(exact, f"not QuACK's: {why_not}")

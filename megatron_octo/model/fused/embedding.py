@@ -1,5 +1,5 @@
-"""Word and position embeddings. Gradients of their rows are added to the buffer of gradients, in its type, where the
-rows are: there is no matrix of them in between.
+"""Word and position embeddings. Gradients of rows that were read are added to the buffer of gradients, in its type; no
+matrix of the whole table is made for that on a GPU.
 
 T tokens of a micro-batch, S of them on this rank under sequence parallelism (else S = T), H hidden size, V rows of the
 vocabulary on this tensor rank.
@@ -85,12 +85,13 @@ class Embedding(torch.nn.Module):
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor) -> Tensor:
         tables = self.word_embeddings(), self.position_embeddings()
-        return drop(Lookup.apply(tokens_T, positions_T, *tables, self.tensor), self.dropout, self)
+        found = Lookup.apply(tokens_T, positions_T, *tables, self.tensor)
+        return drop(found, self.dropout, self.training, self.tensor)
 
 
-def drop(x_SH: Tensor, p: float, module: Any) -> Tensor:
-    """Dropout of a module's output; of different tokens on each tensor rank under sequence parallelism."""
-    if not module.tensor.sequence:
-        return F.dropout(x_SH, p, module.training)
+def drop(x_SH: Tensor, p: float, training: bool, tensor: TensorGroup) -> Tensor:
+    """Dropout; of different tokens on each tensor rank under sequence parallelism."""
+    if not tensor.sequence:
+        return F.dropout(x_SH, p, training)
     with tensor_parallel.get_cuda_rng_tracker().fork():
-        return F.dropout(x_SH, p, module.training)
+        return F.dropout(x_SH, p, training)

@@ -16,8 +16,8 @@ from torch import Tensor
 class Named:
     """A function of an epilogue that QuACK's cache of kernels knows by its name.
 
-    It would take the function's source, and that of all that it refers to, and fails at what CUTLASS' decorators refer
-    to (QuACK 0.6.5 with CUTLASS 4.8).
+    QuACK itself would take the function's source, and that of all that it refers to. With CUTLASS 4.8 QuACK 0.6.5 fails
+    at what the decorators of CUTLASS refer to.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -72,4 +72,4 @@ def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: boo
     """Gradient before gelu, [M, N], from the gradient after the linear layer that follows it; and its sum, fp32 [N]."""
     kernel: Any = _exact_backward if exact else _tanh_backward
     out = kernel(d_MK, weight_KN, before_MN, tuned=False)
-    return out["D"], out["total"].flatten()
+    return out["D"], out["total"]

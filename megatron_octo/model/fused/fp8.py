@@ -21,7 +21,8 @@ class Fp8(Arithmetic):
     name = "fp8"
     compact = True
 
-    def __str__(self) -> str:
+    @property
+    def description(self) -> str:
         return "Transformer Engine's in fp8"
 
     def __init__(self, exact: bool):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from megatron_octo.model.fused.kernels import gelu_gate, gelu_slope
 
-_MEASURED = (4, 512, 32)  # rows, columns and steps of a program that looks for the largest number
-_ROUNDED = (64, 128)  # rows and columns of one that rounds
+_MEASURE_TILE = (4, 512, 32)  # rows, columns and steps of a program that looks for the largest number
+_ROUND_TILE = (64, 128)  # rows and columns of one that rounds
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def _value(d, x, at, inside, GRADIENT: tl.constexpr, EXACT: tl.constexpr):  # ty
 
 
 @triton.jit
-def _measure(  # type: ignore[no-untyped-def]
+def _gelu_measure(  # type: ignore[no-untyped-def]
     d, x, largest, partial, rows, width,
     GRADIENT: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
@@ -48,7 +48,8 @@ def _measure(  # type: ignore[no-untyped-def]
         at = row[:, None].to(tl.int64) * width + column[None, :]
         inside = (row[:, None] < rows) & (column[None, :] < width)
         value = _value(d, x, at, inside, GRADIENT, EXACT)
-        highest = tl.maximum(highest, tl.abs(value))
+        # A maximum passes over nan. Infinity in its place makes all numbers infinite or nan.
+        highest = tl.maximum(highest, tl.where(value == value, tl.abs(value), float("inf")))
         if GRADIENT:
             sums += tl.where(inside, value, 0.0)
     tl.store(
@@ -60,7 +61,7 @@ def _measure(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _round(  # type: ignore[no-untyped-def]
+def _gelu_round(  # type: ignore[no-untyped-def]
     d, x, largest, data, transposed, inverse, rows, width,
     GRADIENT: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -87,11 +88,11 @@ def _round(  # type: ignore[no-untyped-def]
 def _rounded(d_TF: Tensor | None, x_TF: Tensor, exact: bool) -> tuple[Rounded, Tensor]:
     rows, width = x_TF.shape
     gradient = d_TF is not None
-    height, columns, steps = _MEASURED
+    height, columns, steps = _MEASURE_TILE
     grid = (triton.cdiv(rows, height * steps), triton.cdiv(width, columns))
     largest = x_TF.new_empty(grid, dtype=torch.float32)
     partial = x_TF.new_empty((grid[0], width) if gradient else (1, 0), dtype=torch.float32)
-    _measure[grid](
+    _gelu_measure[grid](
         d_TF, x_TF, largest, partial, rows, width,
         GRADIENT=gradient, EXACT=exact, ROWS=height, COLUMNS=columns, STEPS=steps, num_warps=8,
     )  # fmt: skip
@@ -100,8 +101,8 @@ def _rounded(d_TF: Tensor | None, x_TF: Tensor, exact: bool) -> tuple[Rounded, T
         x_TF.new_empty((width, rows), dtype=torch.uint8),
         x_TF.new_empty(1, dtype=torch.float32),
     )
-    height, columns = _ROUNDED
-    _round[(triton.cdiv(rows, height), triton.cdiv(width, columns))](
+    height, columns = _ROUND_TILE
+    _gelu_round[(triton.cdiv(rows, height), triton.cdiv(width, columns))](
         d_TF, x_TF, largest.amax(), found.data, found.transposed, found.inverse, rows, width,
         GRADIENT=gradient, EXACT=exact, ROWS=height, COLUMNS=columns, num_warps=8,
     )  # fmt: skip

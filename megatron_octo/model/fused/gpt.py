@@ -194,7 +194,7 @@ class Decoder(torch.nn.Module):
             return normed
         residual, delta, bias = stream
         assert delta is not None and bias is not None
-        return residual + drop(delta + bias, self.dropout, self)
+        return residual + drop(delta + bias, self.dropout, self.training, self.tensor)
 
 
 class FusedGPT(LanguageModule):

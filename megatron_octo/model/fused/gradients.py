@@ -25,7 +25,13 @@ def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) ->
 
 
 def give_row_gradients(table: Tensor, rows_T: Tensor, d_TH: Tensor) -> Tensor:
-    """Add gradients [T, H] to those of a table's rows, but to no others. What autograd takes."""
+    """Add gradients [T, H] to those of a table's rows, but to no others. What autograd takes.
+
+    Raises:
+        RuntimeError: the table's gradient is to be written first by another use of it (:func:`write_first`).
+    """
+    if getattr(table, "gradient_is_stale", False):
+        raise RuntimeError("rows would be added to the gradient of the step before")
     main = getattr(table, "main_grad", None)
     total = torch.zeros_like(table) if main is None else main
     ops.add_rows_(total, rows_T, d_TH)

@@ -26,7 +26,7 @@ def _sum_of(d, order, rows, first, mine, count, column, inside, width, PLACES: t
 def _add_rows(  # type: ignore[no-untyped-def]
     table, rows, order, d, count, height, width, FEW: tl.constexpr, MANY: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    # One program for each sorted number; the first of equal ones adds them all up, in their order: no atomics.
+    # One program for each sorted number; the first of equal ones adds them all up, in a fixed order: no atomics.
     first = tl.program_id(0)
     mine = tl.load(rows + first)
     before = tl.load(rows + tl.maximum(first - 1, 0))

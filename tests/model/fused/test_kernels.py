@@ -70,6 +70,14 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
             least = torch.finfo(kind).smallest_normal * found.inverse / 2**bits
             step = torch.maximum(expected.abs() / 2**bits, least)
             assert ((back - expected).abs() <= 0.5 * step + 1e-5).all()  # and what fp32 may differ by
+    for number in (float("nan"), float("inf")):
+        spoilt = x.clone()
+        spoilt[7, 5] = number
+        for found, kind in (
+            (fp8_kernels.gelu(spoilt, True), torch.float8_e4m3fn),
+            (fp8_kernels.gelu_gradient(dy, spoilt, False)[0], torch.float8_e5m2),
+        ):
+            assert not (found.data.view(kind).float() * found.inverse).isfinite().any()
     nothing = fp8_kernels.gelu(torch.zeros(3, 5, dtype=dtype), True)
     assert nothing.inverse == 1 and not nothing.data.any() and not nothing.transposed.any()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
+from megatron_octo.model.choice import use_fused_layers
 from megatron_octo.model.fused import quack, reference
 from megatron_octo.model.fused.arithmetic import Arithmetic, arithmetic_of
 from megatron_octo.model.fused.functions import Mlp
@@ -105,9 +106,23 @@ def test_not_in_silence(
 
 def test_on_a_cpu(make_recipe: Callable[..., Recipe]) -> None:
     assert type(arithmetic_of(make_recipe(), torch.device("cpu"))) is Arithmetic
-    for train, words in (({}, "QuACK needs a GPU"), ({"fp8": "current"}, "bf16 alone, not in fp8")):
-        with pytest.raises(OctoError, match=words):
-            arithmetic_of(make_recipe(train=train, system={"mlp": "quack"}), torch.device("cpu"))
+    with pytest.raises(OctoError, match="QuACK needs a GPU"):
+        arithmetic_of(make_recipe(system={"mlp": "quack"}), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"train": {"precision": "fp32"}}, "for bf16 alone, not fp32"),
+        ({"train": {"precision": "bf16", "fp8": "current"}}, "for bf16 alone, not fp8"),
+        ({"train": {"precision": "bf16"}, "system": {"layers": "mcore"}}, "for our own layers"),
+    ],
+)
+def test_where_it_cannot_be(sections: dict[str, Any], words: str, make_recipe: Callable[..., Recipe]) -> None:
+    """Said without a GPU and before anything starts: the planner asks, too."""
+    sections = {**sections, "system": {**sections.get("system", {}), "mlp": "quack"}}
+    with pytest.raises(OctoError, match=words):
+        use_fused_layers(make_recipe(**sections))
 
 
 def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -118,7 +133,8 @@ def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> 
         ("QUACK_CACHE_DIR", str(tmp_path)),
     ):
         monkeypatch.setenv(name, value)
-    pytest.importorskip("quack.epilogue", exc_type=ImportError)
+    if not quack.LIBRARY.installed:
+        pytest.skip("quack-kernels is not installed")
     import cutlass
 
     from megatron_octo.model.fused import epilogues
