@@ -15,7 +15,7 @@ from torch import Tensor
 from megatron_octo.model.fused.kernels import gelu_gate, gelu_slope
 
 _MEASURE_TILE = (4, 512, 32)  # rows, columns and steps of a program that looks for the largest number
-_ROUND_TILE = (64, 128)  # rows and columns of one that rounds
+_ROUND_TILE = (32, 128)  # pairs of rows, and columns, of one that rounds
 
 
 @dataclass(frozen=True)
@@ -61,32 +61,41 @@ def _gelu_measure(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gelu_round(  # type: ignore[no-untyped-def]
-    d, x, largest, data, transposed, inverse, rows, width,
-    GRADIENT: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    at = row[:, None].to(tl.int64) * width + column[None, :]
-    inside = (row[:, None] < rows) & (column[None, :] < width)
-    value = _value(d, x, at, inside, GRADIENT, EXACT)
-    bound = tl.load(largest)
-    limit = 57344.0 if GRADIENT else 448.0
-    scale = tl.where(bound > 0, tl.minimum(limit / bound, 3.0e38), 1.0)
-    value = tl.clamp(value * scale, -limit, limit)
+def _bytes(d, x, at, inside, scale, limit, GRADIENT: tl.constexpr, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
+    value = tl.clamp(_value(d, x, at, inside, GRADIENT, EXACT) * scale, -limit, limit)
     if GRADIENT:
-        stored = value.to(tl.float8e5).to(tl.uint8, bitcast=True)
-    else:
-        stored = value.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-    tl.store(data + at, stored, mask=inside)
-    across = column[:, None].to(tl.int64) * rows + row[None, :]
-    tl.store(transposed + across, tl.trans(stored), mask=(column[:, None] < width) & (row[None, :] < rows))
+        return value.to(tl.float8e5).to(tl.uint8, bitcast=True)
+    return value.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+
+
+@triton.jit
+def _gelu_round(  # type: ignore[no-untyped-def]
+    d, x, largest, data, transposed, inverse, pairs, width,
+    GRADIENT: tl.constexpr, EXACT: tl.constexpr, PAIRS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    # Two rows at a time, whose bytes lie side by side in the transposed matrix: it is written in pairs. (Triton 3.6
+    # transposes single bytes wrongly.)
+    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (pair[:, None] < pairs) & (column[None, :] < width)
+    limit = 57344.0 if GRADIENT else 448.0
+    bound = tl.load(largest)
+    scale = tl.where(bound > 0, tl.minimum(limit / bound, 3.0e38), 1.0)
+    at = 2 * pair[:, None].to(tl.int64) * width + column[None, :]
+    first = _bytes(d, x, at, inside, scale, limit, GRADIENT, EXACT)
+    second = _bytes(d, x, at + width, inside, scale, limit, GRADIENT, EXACT)
+    tl.store(data + at, first, mask=inside)
+    tl.store(data + at + width, second, mask=inside)
+    both = first.to(tl.uint16) | (second.to(tl.uint16) << 8)
+    across = column[:, None].to(tl.int64) * pairs + pair[None, :]
+    tl.store(transposed + across, tl.trans(both), mask=(column[:, None] < width) & (pair[None, :] < pairs))
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
         tl.store(inverse, 1.0 / scale)
 
 
 def _rounded(d_TF: Tensor | None, x_TF: Tensor, exact: bool) -> tuple[Rounded, Tensor]:
     rows, width = x_TF.shape
+    assert rows % 2 == 0  # fp8 products take multiples of 16
     gradient = d_TF is not None
     height, columns, steps = _MEASURE_TILE
     grid = (triton.cdiv(rows, height * steps), triton.cdiv(width, columns))
@@ -102,9 +111,9 @@ def _rounded(d_TF: Tensor | None, x_TF: Tensor, exact: bool) -> tuple[Rounded, T
         x_TF.new_empty(1, dtype=torch.float32),
     )
     height, columns = _ROUND_TILE
-    _gelu_round[(triton.cdiv(rows, height), triton.cdiv(width, columns))](
-        d_TF, x_TF, largest.amax(), found.data, found.transposed, found.inverse, rows, width,
-        GRADIENT=gradient, EXACT=exact, ROWS=height, COLUMNS=columns, num_warps=8,
+    _gelu_round[(triton.cdiv(rows // 2, height), triton.cdiv(width, columns))](
+        d_TF, x_TF, largest.amax(), found.data, found.transposed.view(torch.uint16), found.inverse, rows // 2, width,
+        GRADIENT=gradient, EXACT=exact, PAIRS=height, COLUMNS=columns, num_warps=8,
     )  # fmt: skip
     return found, partial
 
