@@ -194,9 +194,9 @@ def _backward_bytes(recipe: Recipe, tokens: int) -> float:
     if use_fused_layers(recipe):
         # Into and out of the MLP, its input gathered, and before the activation; two weights' placeholders.
         in_flight = size * (tokens * (3 * hidden + ffn) + 2 * hidden * ffn)
-        # The fp8 of the gradient before the activation, as it is and transposed.
+        # The gradient before the activation, and its fp8, as it is and transposed.
         if recipe.train.fp8 != "none":
-            in_flight += 2 * tokens * ffn
+            in_flight += (size + 2) * tokens * ffn
     else:
         in_flight = size * tokens * 2 * (hidden + ffn)
     return tokens * again + in_flight

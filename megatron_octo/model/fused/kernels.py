@@ -146,7 +146,7 @@ def add_norm_backward(
 
 
 @triton.jit
-def gelu_gate(x, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gelu_gate(x, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
     """What gelu multiplies x by: the normal distribution function, or GPT's approximation of it, as a sigmoid."""
     if EXACT:
         return 0.5 + 0.5 * tl.erf(0.7071067811865476 * x)
@@ -154,19 +154,11 @@ def gelu_gate(x, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def gelu_slope(x, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
-    gate = gelu_gate(x, EXACT)
-    if EXACT:
-        return gate + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
-    return gate + x * gate * (1.0 - gate) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
-
-
-@triton.jit
 def _gelu_forward(x, y, count, EXACT: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + at, value * gelu_gate(value, EXACT), mask=inside)
+    tl.store(y + at, value * _gelu_gate(value, EXACT), mask=inside)
 
 
 @triton.jit
@@ -181,7 +173,12 @@ def _gelu_backward(  # type: ignore[no-untyped-def]
         at = row[:, None].to(tl.int64) * width + column[None, :]
         inside = (row[:, None] < rows) & (column[None, :] < width)
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * gelu_slope(value, EXACT)
+        gate = _gelu_gate(value, EXACT)
+        if EXACT:
+            slope = gate + value * 0.3989422804014327 * tl.exp(-0.5 * value * value)
+        else:
+            slope = gate + value * gate * (1.0 - gate) * 1.5957691216057308 * (1.0 + 0.134145 * value * value)
+        gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * slope
         tl.store(dx + at, gradient, mask=inside)
         sums += tl.where(inside, gradient, 0.0)
     at = tl.program_id(0).to(tl.int64) * width + column

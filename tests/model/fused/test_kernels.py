@@ -6,25 +6,10 @@ import sys
 
 PROGRAM = """
 import torch
-import triton.language as tl
-from triton.runtime import interpreter
-
-from megatron_octo.model.fused import fp8_kernels, kernels, reference
+from megatron_octo.model.fused import kernels, reference
 from megatron_octo.model.fused.rows import add_rows_
 
 generator = torch.Generator().manual_seed(0)
-TORCHS = {tl.float8e4nv: torch.float8_e4m3fn, tl.float8e5: torch.float8_e5m2}
-their_convert = interpreter._convert_float
-
-
-def convert(numbers, source, target, rounding):
-    # The interpreter's own rounding to fp8 loses the carry (1.99 becomes 1), which no GPU's does.
-    if target not in TORCHS:
-        return their_convert(numbers, source, target, rounding)
-    return torch.from_numpy(numbers.copy()).to(TORCHS[target]).view(torch.uint8).numpy()
-
-
-interpreter._convert_float = convert
 
 
 def normal(*shape, dtype=torch.float32):
@@ -53,33 +38,6 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
     for exact in (True, False):
         same([kernels.gelu_forward(x, exact)], [reference.gelu_forward(x, exact)], tolerance)
         same(kernels.gelu_backward(dy, x, exact), reference.gelu_backward(dy, x, exact), 3 * tolerance)
-
-    # In fp8: a number is at most half a step of the type's mantissa away, or half its smallest number.
-    for exact in (True, False):
-        after = reference.gelu_forward(x.float(), exact)
-        gradient, total = reference.gelu_backward(dy.float(), x.float(), exact)
-        mine, summed = fp8_kernels.gelu_gradient(dy, x, exact)
-        same([summed], [total], 3 * tolerance)
-        for found, expected, kind, bits in (
-            (fp8_kernels.gelu(x, exact), after, torch.float8_e4m3fn, 3), (mine, gradient, torch.float8_e5m2, 2)
-        ):
-            assert torch.equal(found.transposed, found.data.t())
-            largest, limit = expected.abs().max(), torch.finfo(kind).max
-            torch.testing.assert_close(found.inverse, (largest / limit)[None], rtol=1e-5, atol=0)
-            back = found.data.view(kind).float() * found.inverse
-            least = torch.finfo(kind).smallest_normal * found.inverse / 2**bits
-            step = torch.maximum(expected.abs() / 2**bits, least)
-            assert ((back - expected).abs() <= 0.5 * step + 1e-5).all()  # and what fp32 may differ by
-    for number in (float("nan"), float("inf")):
-        spoilt = x.clone()
-        spoilt[7, 5] = number
-        for found, kind in (
-            (fp8_kernels.gelu(spoilt, True), torch.float8_e4m3fn),
-            (fp8_kernels.gelu_gradient(dy, spoilt, False)[0], torch.float8_e5m2),
-        ):
-            assert not (found.data.view(kind).float() * found.inverse).isfinite().any()
-    nothing = fp8_kernels.gelu(torch.zeros(4, 5, dtype=dtype), True)
-    assert nothing.inverse == 1 and not nothing.data.any() and not nothing.transposed.any()
 
     logits, losses = 4 * normal(9, 5000, dtype=dtype), normal(9)
     losses[3] = 0.0
