@@ -12,12 +12,16 @@ with ``system.deterministic=true``). One JSON object is printed and appended to 
 """
 
 import json
+import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +36,26 @@ _STEP = re.compile(r"^step (\d+)/")
 SAVED = re.compile(r"^saved .*step-(\d+) in ([\d.]+) s; training waited ([\d.]+) s")
 
 
-def timed_lines(command: list[str]) -> list[tuple[float, str]]:
-    """Run a command; its lines with the seconds since its start at which they came.
+def timed_lines(command: list[str], end: Callable[[str], Any] = lambda line: None) -> list[tuple[float, str]]:
+    """Run a command to its end, or kill it with all that it started at the first line at which ``end`` says so.
+
+    Returns:
+        Its lines, with the seconds since its start at which they came; they go to the standard error, too.
 
     Raises:
-        RuntimeError: it failed; the message holds its output.
+        RuntimeError: it failed; the message holds the end of its output.
     """
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    lines, start = [], time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
         assert process.stdout
-        lines = [(time.perf_counter() - start, line.rstrip("\n")) for line in process.stdout]
+        for line in process.stdout:
+            lines.append((time.perf_counter() - start, line.rstrip("\n")))
+            print(f"{lines[-1][0]:7.1f} {lines[-1][1]}", file=sys.stderr, flush=True)
+            if end(line):
+                os.killpg(process.pid, signal.SIGKILL)
+                return lines
     if process.returncode:
         raise RuntimeError("\n".join(line for _, line in lines[-50:]))
     return lines

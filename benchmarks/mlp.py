@@ -19,7 +19,6 @@ from torch import Tensor
 
 from benchmarks.machine import keep, machine
 from benchmarks.training import parser_of
-from megatron_octo.model.fused import reference
 from megatron_octo.model.fused.arithmetic import Arithmetic
 from megatron_octo.model.mcore import load_mcore
 from megatron_octo.model.probe import relative
@@ -46,7 +45,7 @@ def main() -> int:
     arguments = parser_of(__doc__).parse_intermixed_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     load_mcore()
-    from megatron_octo.model.fused.quack import LIBRARY, QuackArithmetic, why_not
+    from megatron_octo.model.fused.quack import LIBRARY, QuackArithmetic, in_fp32, why_not
 
     if problem := why_not(recipe):
         raise SystemExit(problem)
@@ -67,11 +66,8 @@ def main() -> int:
             "backward": {n: functools.partial(a.gelu_gradient, d, down, before) for n, a in kinds.items()},
         }
         for way, functions in products.items():
-            if way == "forward":
-                product = x.float() @ up.float().t() + bias.float()
-                expected = [product, reference.gelu_forward(product, exact)]
-            else:
-                expected = [*reference.gelu_backward(d.float() @ down.float(), before.float(), exact)]
+            expected = in_fp32(x, up, bias, d, down, before, exact)
+            expected = expected[:2] if way == "forward" else expected[2:]
             errors = {name: error([*function()], expected) for name, function in functions.items()}
             del expected
             other = (x, up.t()) if way == "forward" else (d, down)

@@ -11,53 +11,19 @@ appended to ``--output``.
 """
 
 import json
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.async_save import SAVED, WARM_UP, first_moments
+from benchmarks.async_save import SAVED, WARM_UP, first_moments, timed_lines
 from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import corpus_for, parser_of, train_command
 from megatron_octo.checkpoint import layout
 from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import read_metrics
 
 _LONG = 1000  # steps: the save is complete before
-
-
-def run_until(command: list[str], end: Callable[[str], Any]) -> list[tuple[float, str]]:
-    """Run a command until a line of it, or to its end, then kill it with all that it started.
-
-    Returns:
-        Its lines, with the seconds since its start at which they came; they go to the standard error, too.
-
-    Raises:
-        RuntimeError: it failed; the message holds the end of its output.
-    """
-    lines, start = [], time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout
-        for line in process.stdout:
-            lines.append((time.perf_counter() - start, line.rstrip("\n")))
-            print(f"{lines[-1][0]:7.1f} {lines[-1][1]}", file=sys.stderr, flush=True)
-            if end(line):
-                break
-        else:
-            if process.wait():
-                raise RuntimeError("\n".join(line for _, line in lines[-50:]))
-            return lines
-        os.killpg(process.pid, signal.SIGKILL)
-    return lines
 
 
 def benchmark(
@@ -80,17 +46,16 @@ def benchmark(
                 *(f"run_dir={folder}/run", "checkpoint.asynchronous=true", f"train.steps={_LONG}"),
             ],
         )
-        lines = run_until([*command, f"checkpoint.interval={interval}"], SAVED.match)
+        lines = timed_lines([*command, f"checkpoint.interval={interval}"], SAVED.match)
         if not (saved := SAVED.match(lines[-1][1])):
             raise RuntimeError(f"the run ended before its save was complete: {lines[-1][1]}")
         directory = Path(folder) / "run" / layout.CHECKPOINTS / layout.step_name(interval)
         size = sum(path.stat().st_size for path in directory.iterdir())
         # It is not to save again: there may be no room for that.
         last = interval + steps
-        again = run_until([*command, "checkpoint.interval=0", f"train.steps={last}"], lambda line: False)
+        again = timed_lines([*command, "checkpoint.interval=0", f"train.steps={last}"])
         with open(Path(folder) / "run" / "metrics.jsonl", encoding="utf-8") as file:
             records = [json.loads(line) for line in file]
-        gpu = {key: read_metrics(f"{folder}/run")[-1][key] for key in ("memory_gib", "mfu")}
     first, second = ({r["step"]: r for r in records if r["attempt"] == number} for number in (1, 2))
     before = [first[step] for step in range(min(WARM_UP, interval - 1) + 1, interval + 1)]
     meanwhile = [first[step]["step_s"] for step in first if step > interval]
@@ -105,7 +70,7 @@ def benchmark(
         "step_s": round(median("step_s"), 4),
         "tokens_per_s_per_gpu": round(median("tokens_per_s") / nproc),
         "tflops_per_gpu": round(median("tflops_per_gpu"), 1),
-        **gpu,
+        **{key: records[-1][key] for key in ("memory_gib", "mfu")},
         "checkpoint_gb": round(size / 1e9, 3),
         "save_s": float(saved[2]),
         "copy_s": float(saved[3]),

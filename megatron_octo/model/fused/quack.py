@@ -29,12 +29,10 @@ class QuackArithmetic(Arithmetic):
         return f"QuACK ({LIBRARY})"
 
     def linear_gelu(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor) -> tuple[Tensor, Operand]:
-        before, activated = self._epilogues.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
-        return before, activated
+        return self._epilogues.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
 
     def gelu_gradient(self, d_MK: Operand, weight_KN: Operand, before_MN: Tensor) -> tuple[Operand, Tensor]:
-        gradient, total = self._epilogues.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
-        return gradient, total
+        return self._epilogues.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
 
 
 def _epilogues() -> Any:
@@ -55,6 +53,15 @@ def why_not(recipe: Recipe) -> str | None:
     return LIBRARY.examine(obstacle, lambda: relative_error(recipe))
 
 
+def in_fp32(
+    x: Tensor, up: Tensor, bias: Tensor, d: Tensor, down: Tensor, before: Tensor, exact: bool
+) -> list[Tensor]:
+    """What the two products give, in plain torch and fp32: before and after gelu; its gradient, and the sum of that."""
+    product = x.float() @ up.float().t() + bias.float()
+    gradient, total = reference.gelu_backward(d.float() @ down.float(), before.float(), exact)
+    return [product, reference.gelu_forward(product, exact), gradient, total]
+
+
 @torch.no_grad()
 def relative_error(recipe: Recipe) -> float:
     """The largest of what both products give, beside the same in plain torch; or nan. With the recipe's widths."""
@@ -71,7 +78,5 @@ def relative_error(recipe: Recipe) -> float:
     up, down = ((draw(*shape) / hidden**0.5).bfloat16() for shape in ((inner, hidden), (hidden, inner)))
     arithmetic = QuackArithmetic(exact)
     found = [*arithmetic.linear_gelu(x, up, bias), *arithmetic.gelu_gradient(d, down, before)]
-    product = x.float() @ up.float().t() + bias.float()
-    gradient, total = reference.gelu_backward(d.float() @ down.float(), before.float(), exact)
-    expected = [product, reference.gelu_forward(product, exact), gradient, total]
+    expected = in_fp32(x, up, bias, d, down, before, exact)
     return float(torch.stack([relative(mine, its) for mine, its in zip(found, expected, strict=True)]).max())
