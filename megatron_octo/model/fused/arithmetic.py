@@ -15,6 +15,7 @@ from torch import Tensor
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model.fused import gemm, gradients
+from megatron_octo.model.fused.measured import noted
 from megatron_octo.model.mcore import using_transformer_engine
 
 Operand = Any  # a tensor, or Transformer Engine's storage of one in fp8
@@ -27,10 +28,12 @@ class Arithmetic:
         name: for records; ``description`` says more, and ``str`` also why it is not another.
         exact: whether gelu is the exact one, or its tanh approximation.
         compact: whether operands are smaller than what they are made of: the backward pass is then left operands.
+        measured: whether operands are made faster of tensors whose largest number is noted (module ``measured``).
     """
 
     name = "plain"
     compact = False
+    measured = False
 
     def __init__(self, exact: bool, remark: str = ""):
         self.exact, self._remark = exact, remark
@@ -105,6 +108,7 @@ class EmulatedFp8(Arithmetic):
 
     name = "emulated fp8"
     compact = True  # the backward pass is left what the forward pass rounded
+    measured = True
 
     @property
     def description(self) -> str:
@@ -122,7 +126,8 @@ class EmulatedFp8(Arithmetic):
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor as an fp8 type holds it, scaled so that its largest number is the type's largest."""
-    largest = tensor.abs().amax().float()
+    parts = noted(tensor)
+    largest = tensor.abs().amax().float() if parts is None else parts.amax()
     scale = torch.where(largest > 0, torch.finfo(dtype).max / largest, 1.0).clamp(max=2.0**100)
     return ((tensor.float() * scale).to(dtype).float() / scale).to(tensor.dtype)
 

@@ -6,12 +6,41 @@ and transposed; the forward pass reads the one and the backward pass the other.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from megatron_octo.model.fused import ops
 from megatron_octo.model.fused.arithmetic import Arithmetic, Operand
+from megatron_octo.model.fused.measured import noted
+
+
+class _Rounding:
+    """Rounds tensors to one of the two types, E4M3 or E5M2, whose largest number is ``limit``."""
+
+    def __init__(self, dtype: Any, limit: float):
+        from transformer_engine.pytorch.tensor import float8_tensor
+
+        from megatron_octo.model.fused.gelu_kernels import fp8_scale
+
+        device = torch.device("cuda", torch.cuda.current_device())
+        self._with_scale, self._find_scale = float8_tensor.Float8Quantizer, fp8_scale
+        self._dtype, self._limit = dtype, limit
+        self._no_amax = torch.empty(0, device=device)
+        self._measuring = float8_tensor.Float8CurrentScalingQuantizer(dtype, device)
+        self._measuring.internal = True  # the bare storage: less work for the host
+
+    def __call__(self, x: Tensor) -> Operand:
+        parts_P = noted(x)
+        return (self._measuring if parts_P is None else self.with_scale(parts_P))(x)
+
+    def with_scale(self, parts_P: Tensor) -> Any:
+        """Transformer Engine's quantizer for a tensor whose parts have these largest numbers."""
+        scale = self._find_scale(parts_P, self._limit)
+        quantizer = self._with_scale(scale, self._no_amax, self._dtype)
+        quantizer.internal = True
+        return quantizer
 
 
 class Fp8(Arithmetic):
@@ -20,6 +49,7 @@ class Fp8(Arithmetic):
 
     name = "fp8"
     compact = True
+    measured = True
 
     @property
     def description(self) -> str:
@@ -29,23 +59,22 @@ class Fp8(Arithmetic):
         super().__init__(exact)
         import transformer_engine_torch as tex
         from transformer_engine.pytorch.cpp_extensions import general_gemm
-        from transformer_engine.pytorch.tensor.float8_tensor import Float8CurrentScalingQuantizer
 
-        self._gemm, self._gelu = general_gemm, tex.gelu
+        from megatron_octo.model.fused import gelu_kernels
+
+        self._gemm, self._gelu, self._kernels = general_gemm, tex.gelu, gelu_kernels
         self._backward_gemm = partial(general_gemm, grad=True, use_split_accumulator=True)
-        device = torch.device("cuda", torch.cuda.current_device())
-        self._forward = Float8CurrentScalingQuantizer(tex.DType.kFloat8E4M3, device)
-        self._backward = Float8CurrentScalingQuantizer(tex.DType.kFloat8E5M2, device)
-        self._forward.internal = self._backward.internal = True  # the bare storage: less work for the host
+        self._e4m3 = _Rounding(tex.DType.kFloat8E4M3, torch.finfo(torch.float8_e4m3fn).max)
+        self._e5m2 = _Rounding(tex.DType.kFloat8E5M2, torch.finfo(torch.float8_e5m2).max)
 
     def activation(self, x_MK: Tensor) -> Operand:
-        return self._forward(x_MK)
+        return self._e4m3(x_MK)
 
     def gradient(self, d_MN: Tensor) -> Operand:
-        return self._backward(d_MN.contiguous())
+        return self._e5m2(d_MN.contiguous())
 
     def weight(self, weight_NK: Tensor) -> Operand:
-        return self._forward(weight_NK.detach())
+        return self._e4m3(weight_NK.detach())
 
     def for_backward(self, operand: Operand) -> Operand:
         operand.update_usage(rowwise_usage=False, columnwise_usage=True)
@@ -58,8 +87,9 @@ class Fp8(Arithmetic):
     def linear_gelu(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor) -> tuple[Tensor, Operand]:
         before: Tensor = self._gemm(weight_NK, x_MK, out_dtype=bias_N.dtype, bias=bias_N)[0]
         if self.exact:
-            return before, self._forward(ops.gelu_forward(before, True))
-        return before, self._gelu(before, self._forward)
+            return before, self.activation(ops.gelu_forward(before, True, True))
+        # Gelu is computed twice, for its largest number and to be rounded; storing it takes longer.
+        return before, self._gelu(before, self._e4m3.with_scale(self._kernels.gelu_largest(before, False)))
 
     def input_gradient(
         self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False
@@ -71,8 +101,8 @@ class Fp8(Arithmetic):
 
     def gelu_gradient(self, d_MK: Operand, weight_KN: Operand, before_MN: Tensor) -> tuple[Operand, Tensor]:
         after = self.input_gradient(d_MK, weight_KN, torch.empty_like(before_MN))
-        gradient, total = ops.gelu_backward(after, before_MN, self.exact)
-        return self._backward(gradient), total
+        gradient, total = ops.gelu_backward(after, before_MN, self.exact, True)
+        return self.gradient(gradient), total
 
     def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool) -> None:
         self._backward_gemm(

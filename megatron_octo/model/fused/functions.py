@@ -19,7 +19,10 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class AddNorm(torch.autograd.Function):
-    """``residual + dropout(delta + bias)``, and its layer norm. Without a delta: the residual itself, and its norm."""
+    """``residual + dropout(delta + bias)``, and its layer norm. Without a delta: the residual itself, and its norm.
+
+    With ``measure``, the largest number is noted of what linear layers get: the norm, and the delta's gradient.
+    """
 
     @staticmethod
     def forward(
@@ -32,13 +35,15 @@ class AddNorm(torch.autograd.Function):
         eps: float,
         p: float,
         seed: int,
+        measure: bool,
     ) -> tuple[Tensor, Tensor]:
         summed, normed, mean, rstd = ops.add_norm_forward(
-            residual_SH, delta_SH, bias_H, weight_H, shift_H, eps, p, seed
+            residual_SH, delta_SH, bias_H, weight_H, shift_H, eps, p, seed, measure
         )
         ctx.save_for_backward(summed, weight_H, mean, rstd)
         ctx.parameters = (bias_H, weight_H, shift_H)
         ctx.dropout = (delta_SH is not None, p, seed)
+        ctx.measure = measure
         if delta_SH is None:
             summed = residual_SH.view_as(residual_SH)
         return summed, normed
@@ -48,13 +53,20 @@ class AddNorm(torch.autograd.Function):
         summed, weight, mean, rstd = ctx.saved_tensors
         bias, weight_parameter, shift = ctx.parameters
         d_residual, d_delta, sums = ops.add_norm_backward(
-            d_summed_SH.contiguous(), d_normed_SH.contiguous(), summed, weight, mean, rstd, *ctx.dropout
+            d_summed_SH.contiguous(),
+            d_normed_SH.contiguous(),
+            summed,
+            weight,
+            mean,
+            rstd,
+            *ctx.dropout,
+            ctx.measure,
         )
         if not ctx.dropout[0]:  # no delta
             given = give_gradients((weight_parameter, shift), sums[:2].unbind())
-            return d_residual, None, None, *given, None, None, None
+            return d_residual, None, None, *given, None, None, None, None
         d_weight, d_shift, d_bias = give_gradients((weight_parameter, shift, bias), sums.unbind())
-        return d_residual, d_delta, d_bias, d_weight, d_shift, None, None, None
+        return d_residual, d_delta, d_bias, d_weight, d_shift, None, None, None, None
 
 
 def _keep_input(

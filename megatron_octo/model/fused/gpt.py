@@ -99,9 +99,10 @@ class FeedForward(torch.nn.Module):
 class Norm(Affine):
     """Layer norm of a residual stream to which the last sublayer's output is added on the way."""
 
-    def __init__(self, config: TransformerConfig, tensor: TensorGroup):
+    def __init__(self, config: TransformerConfig, tensor: TensorGroup, measure: bool):
         super().__init__((config.hidden_size,), "no", tensor)
         self.eps, self.dropout, self.tensor = config.layernorm_epsilon, config.hidden_dropout, tensor
+        self.measure = measure
 
     def forward(  # type: ignore[override]
         self, residual_SH: Tensor, delta_SH: Tensor | None, bias_H: Tensor | None
@@ -113,7 +114,9 @@ class Norm(Affine):
             seed = int(torch.randint(1 << 30, ()))
             if self.tensor.sequence:  # the ranks hold different tokens
                 seed = (seed + self.tensor.rank * 0x9E3779B1) % (1 << 30)
-        return AddNorm.apply(residual_SH, delta_SH, bias_H, self.weight, self.bias, self.eps, p, seed)
+        return AddNorm.apply(
+            residual_SH, delta_SH, bias_H, self.weight, self.bias, self.eps, p, seed, self.measure
+        )
 
 
 # The residual stream, and what is still to be added to it: the last sublayer's output and its bias.
@@ -135,9 +138,9 @@ class Layer(torch.nn.Module):
         super().__init__()
         self.layer_number = number  # from 1, through all stages
         self.recompute = recipe.train.recompute == "full"
-        self.input_layernorm = Norm(config, tensor)
+        self.input_layernorm = Norm(config, tensor, arithmetic.measured)
         self.self_attention = Attention(config, number, backend, tensor, arithmetic)
-        self.pre_mlp_layernorm = Norm(config, tensor)
+        self.pre_mlp_layernorm = Norm(config, tensor, arithmetic.measured)
         self.mlp = FeedForward(config, tensor, recipe.train.recompute == "mlp", arithmetic)
 
     def _run(self, stream: Stream, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,7 +185,7 @@ class Decoder(torch.nn.Module):
         )
         self.dropout = config.hidden_dropout
         self.tensor = tensor
-        self.final_layernorm = Norm(config, tensor) if grid.is_last_stage else None
+        self.final_layernorm = Norm(config, tensor, arithmetic.measured) if grid.is_last_stage else None
 
     def forward(self, residual_SH: Tensor, documents: Documents) -> Tensor:
         """Normalised hidden states on the last stage; the residual stream, complete, on the others."""

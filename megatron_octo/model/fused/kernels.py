@@ -1,7 +1,7 @@
-"""Triton kernels of the fused layers. The module ``reference`` says in plain torch what each computes.
+"""Triton kernels of norms and cross entropy. The module ``reference`` says in plain torch what each computes.
 
-T tokens, H hidden size, F hidden size of the MLP, V columns of the vocabulary on this tensor rank. Everything is
-computed in fp32 and rounded once, when it is stored.
+T tokens, H hidden size, V columns of the vocabulary on this tensor rank. Everything is computed in fp32 and rounded
+once, when it is stored.
 """
 
 from typing import Any
@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from megatron_octo.model.fused.measured import note
 
 _MAX_PROGRAMS = 528  # four for each multiprocessor of an H100
 _COLUMNS = 4096  # of the vocabulary at a time
@@ -31,8 +33,8 @@ def _kept(seed, row, p, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _add_norm_forward(  # type: ignore[no-untyped-def]
-    residual, delta, bias, weight, shift, summed, normed, mean, rstd, seed, width, eps, p,
-    DELTA: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
+    residual, delta, bias, weight, shift, summed, normed, mean, rstd, largest, seed, width, eps, p,
+    DELTA: tl.constexpr, DROPOUT: tl.constexpr, MEASURE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -53,15 +55,18 @@ def _add_norm_forward(  # type: ignore[no-untyped-def]
     scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps)
     w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(shift + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + at, x * scale * w + b, mask=inside)
+    out = (x * scale * w + b).to(normed.dtype.element_ty)
+    tl.store(normed + at, out, mask=inside)
+    if MEASURE:
+        tl.store(largest + row, tl.max(tl.abs(out.to(tl.float32)), 0))
     tl.store(mean + row, center)
     tl.store(rstd + row, scale)
 
 
 @triton.jit
 def _add_norm_backward(  # type: ignore[no-untyped-def]
-    d_summed, d_normed, summed, weight, mean, rstd, d_residual, d_delta, partial, seed, rows, width, p,
-    DELTA: tl.constexpr, DROPOUT: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
+    d_summed, d_normed, summed, weight, mean, rstd, d_residual, d_delta, partial, largest, seed, rows, width, p,
+    DELTA: tl.constexpr, DROPOUT: tl.constexpr, MEASURE: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK)
@@ -70,6 +75,7 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
     d_weight = tl.zeros([BLOCK], tl.float32)
     d_shift = tl.zeros([BLOCK], tl.float32)
     d_bias = tl.zeros([BLOCK], tl.float32)
+    highest = tl.zeros([BLOCK], tl.float32)
     for step in range(STEPS):
         row = (program + step * tl.num_programs(0)).to(tl.int64)
         inside = (column < width) & (row + tl.zeros_like(column) < rows)
@@ -89,11 +95,16 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
             if DROPOUT:
                 dx *= _kept(seed, row, p, BLOCK)
                 tl.store(d_delta + at, dx, mask=inside)
-            d_bias += tl.where(inside, dx, 0.0)
+            dx = tl.where(inside, dx, 0.0)
+            d_bias += dx
+            if MEASURE:
+                highest = tl.maximum(highest, tl.abs(dx.to(d_delta.dtype.element_ty).to(tl.float32)))
     at = program * 3 * width + column
     tl.store(partial + at, d_weight, mask=here)
     tl.store(partial + at + width, d_shift, mask=here)
     tl.store(partial + at + 2 * width, d_bias, mask=here)
+    if MEASURE:
+        tl.store(largest + program, tl.max(highest, 0))
 
 
 def add_norm_forward(
@@ -105,16 +116,20 @@ def add_norm_forward(
     eps: float,
     p: float,
     seed: int,
+    measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, width = residual_TH.shape
     summed = torch.empty_like(residual_TH) if delta_TH is not None else residual_TH
     normed = torch.empty_like(residual_TH)
     mean, rstd = residual_TH.new_empty((2, rows), dtype=torch.float32)
+    largest = residual_TH.new_empty(rows, dtype=torch.float32) if measure else None
     block = triton.next_power_of_2(width)
     _add_norm_forward[(rows,)](
-        residual_TH, delta_TH, bias_H, weight_H, shift_H, summed, normed, mean, rstd, seed, width, eps, p,
-        DELTA=delta_TH is not None, DROPOUT=p > 0, BLOCK=block, num_warps=_warps(block),
+        residual_TH, delta_TH, bias_H, weight_H, shift_H, summed, normed, mean, rstd, largest, seed, width, eps, p,
+        DELTA=delta_TH is not None, DROPOUT=p > 0, MEASURE=measure, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
+    if largest is not None:
+        note(normed, largest)
     return summed, normed, mean, rstd
 
 
@@ -128,6 +143,7 @@ def add_norm_backward(
     has_delta: bool,
     p: float,
     seed: int,
+    measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, width = summed_TH.shape
     d_residual = torch.empty_like(summed_TH)
@@ -135,75 +151,17 @@ def add_norm_backward(
     d_delta = torch.empty_like(summed_TH) if dropout else d_residual
     programs = min(rows, _MAX_PROGRAMS)
     partial = summed_TH.new_empty((programs, 3, width), dtype=torch.float32)
+    largest = summed_TH.new_empty(programs, dtype=torch.float32) if measure and has_delta else None
     block = triton.next_power_of_2(width)
     _add_norm_backward[(programs,)](
         d_summed_TH, d_normed_TH, summed_TH, weight_H, mean_T, rstd_T, d_residual, d_delta, partial,
-        seed, rows, width, p,
-        DELTA=has_delta, DROPOUT=dropout, STEPS=triton.cdiv(rows, programs), BLOCK=block,
-        num_warps=_warps(block),
+        largest, seed, rows, width, p,
+        DELTA=has_delta, DROPOUT=dropout, MEASURE=largest is not None, STEPS=triton.cdiv(rows, programs),
+        BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
+    if largest is not None:
+        note(d_delta, largest)
     return d_residual, d_delta, partial.sum(0)
-
-
-@triton.jit
-def _gelu_gate(x, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """What gelu multiplies x by: the normal distribution function, or GPT's approximation of it, as a sigmoid."""
-    if EXACT:
-        return 0.5 + 0.5 * tl.erf(0.7071067811865476 * x)
-    return tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-
-
-@triton.jit
-def _gelu_forward(x, y, count, EXACT: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + at, value * _gelu_gate(value, EXACT), mask=inside)
-
-
-@triton.jit
-def _gelu_backward(  # type: ignore[no-untyped-def]
-    dy, x, dx, partial, rows, width,
-    EXACT: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr,
-):  # fmt: skip
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for step in range(STEPS):
-        row = (tl.program_id(0) * STEPS + step) * ROWS + tl.arange(0, ROWS)
-        at = row[:, None].to(tl.int64) * width + column[None, :]
-        inside = (row[:, None] < rows) & (column[None, :] < width)
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        gate = _gelu_gate(value, EXACT)
-        if EXACT:
-            slope = gate + value * 0.3989422804014327 * tl.exp(-0.5 * value * value)
-        else:
-            slope = gate + value * gate * (1.0 - gate) * 1.5957691216057308 * (1.0 + 0.134145 * value * value)
-        gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * slope
-        tl.store(dx + at, gradient, mask=inside)
-        sums += tl.where(inside, gradient, 0.0)
-    at = tl.program_id(0).to(tl.int64) * width + column
-    tl.store(partial + at, tl.sum(sums, 0), mask=column < width)
-
-
-def gelu_forward(x_TF: Tensor, exact: bool) -> Tensor:
-    out = torch.empty_like(x_TF)
-    block = 4096
-    grid = (triton.cdiv(x_TF.numel(), block),)
-    _gelu_forward[grid](x_TF, out, x_TF.numel(), EXACT=exact, BLOCK=block, num_warps=8)
-    return out
-
-
-def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    rows, width = x_TF.shape
-    dx = torch.empty_like(x_TF)
-    columns, block_rows, steps = 512, 4, 32
-    programs = triton.cdiv(rows, block_rows * steps)
-    partial = x_TF.new_empty((programs, width), dtype=torch.float32)
-    _gelu_backward[(programs, triton.cdiv(width, columns))](
-        dy_TF, x_TF, dx, partial, rows, width,
-        EXACT=exact, COLUMNS=columns, ROWS=block_rows, STEPS=steps, num_warps=8,
-    )  # fmt: skip
-    return dx, partial.sum(0)
 
 
 @triton.jit

@@ -1,5 +1,6 @@
 """Each operation on the device at hand: Triton's kernels on a GPU, their reference elsewhere."""
 
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -7,12 +8,10 @@ from torch import Tensor
 from megatron_octo.model.fused import reference
 
 
-def _for(tensor: Tensor) -> Any:
+def _for(tensor: Tensor, kernels: str = "kernels") -> Any:
     if not tensor.is_cuda:
         return reference
-    from megatron_octo.model.fused import kernels  # Triton comes with torch's CUDA builds
-
-    return kernels
+    return import_module(f"megatron_octo.model.fused.{kernels}")  # Triton comes with torch's CUDA builds
 
 
 def add_norm_forward(residual: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -25,13 +24,13 @@ def add_norm_backward(d_summed: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     return found
 
 
-def gelu_forward(x: Tensor, exact: bool) -> Tensor:
-    found: Tensor = _for(x).gelu_forward(x, exact)
+def gelu_forward(x: Tensor, *rest: Any) -> Tensor:
+    found: Tensor = _for(x, "gelu_kernels").gelu_forward(x, *rest)
     return found
 
 
-def gelu_backward(dy: Tensor, x: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _for(x).gelu_backward(dy, x, exact)
+def gelu_backward(dy: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _for(dy, "gelu_kernels").gelu_backward(dy, *rest)
     return found
 
 
@@ -45,9 +44,4 @@ def cross_entropy_backward_(logits: Tensor, *rest: Any) -> None:
 
 
 def add_rows_(table: Tensor, *rest: Any) -> None:
-    if not table.is_cuda:
-        reference.add_rows_(table, *rest)
-        return
-    from megatron_octo.model.fused import rows
-
-    rows.add_rows_(table, *rest)
+    _for(table, "rows").add_rows_(table, *rest)

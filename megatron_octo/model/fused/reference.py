@@ -7,6 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_octo.model.fused.measured import note
+
+
+def _note(tensor: Tensor) -> None:
+    note(tensor, tensor.abs().amax().float().reshape(1))
+
 
 def _kept(like: Tensor, p: float, seed: int) -> Tensor:
     generator = torch.Generator(like.device).manual_seed(seed)
@@ -23,8 +29,12 @@ def add_norm_forward(
     eps: float,
     p: float,
     seed: int,
+    measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``summed = residual + dropout(delta + bias)`` and its layer norm.
+
+    Args:
+        measure: note the norm's largest number (module ``measured``).
 
     Returns:
         summed, normed [T, H] in residual's dtype; mean and reciprocal standard deviation, fp32 [T].
@@ -40,7 +50,10 @@ def add_norm_forward(
     mean = x.mean(1)
     rstd = (x.var(1, unbiased=False) + eps).rsqrt()
     normed = (x - mean[:, None]) * rstd[:, None] * weight_H.float() + shift_H.float()
-    return summed, normed.to(summed.dtype), mean, rstd
+    normed = normed.to(summed.dtype)
+    if measure:
+        _note(normed)
+    return summed, normed, mean, rstd
 
 
 def add_norm_backward(
@@ -53,8 +66,12 @@ def add_norm_backward(
     has_delta: bool,
     p: float,
     seed: int,
+    measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`add_norm_forward`.
+
+    Args:
+        measure: note the largest number of the delta's gradient.
 
     Returns:
         of residual and of delta (the same tensor without dropout) [T, H]; of weight, shift and bias, fp32 [3, H].
@@ -71,17 +88,24 @@ def add_norm_backward(
     if p:
         dx = dx * _kept(summed_TH, p, seed)
     d_delta = dx.to(summed_TH.dtype) if p else d_residual
+    if measure:
+        _note(d_delta)
     return d_residual, d_delta, torch.stack([d_weight, d_shift, dx.sum(0)])
 
 
-def gelu_forward(x_TF: Tensor, exact: bool) -> Tensor:
+def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
     """Gelu, or GPT's tanh approximation of it."""
-    return F.gelu(x_TF, approximate="none" if exact else "tanh")
+    out = F.gelu(x_TF, approximate="none" if exact else "tanh")
+    if measure:
+        _note(out)
+    return out
 
 
-def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = False) -> tuple[Tensor, Tensor]:
     """Gradient of :func:`gelu_forward` [T, F], and its sum over the tokens, fp32 [F]."""
     dx = torch.ops.aten.gelu_backward(dy_TF, x_TF, approximate="none" if exact else "tanh")
+    if measure:
+        _note(dx)
     return dx, dx.sum(0, dtype=torch.float32)
 
 

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_octo.errors import OctoError
+from megatron_octo.model.fused import arithmetic
 from megatron_octo.model.fused.arithmetic import Arithmetic, EmulatedFp8, arithmetic_of, rounded
 from megatron_octo.model.fused.comm import TensorGroup
-from megatron_octo.model.fused.functions import Mlp, Projection, QueryKeyValue
+from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue
+from megatron_octo.model.fused.measured import note, noted
 from megatron_octo.recipe import build_recipe
 from tests.conftest import recipe_tree
 
@@ -94,6 +96,43 @@ def test_rounding_of_next_to_nothing() -> None:
         tiny = torch.tensor([1e-37, 0.0, -1e-38])
         assert rounded(tiny, dtype).isfinite().all()
         assert rounded(tiny, dtype)[1] == 0
+
+
+def test_what_kernels_measured_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms note the largest number of what they give to linear layers, forwards and backwards, and it is found."""
+    found: list[tuple[Tensor, Tensor | None]] = []
+
+    def spy(tensor: Tensor) -> Tensor | None:
+        found.append((tensor.detach().clone(), noted(tensor)))
+        return found[-1][1]
+
+    monkeypatch.setattr(arithmetic, "noted", spy)
+    residual, delta, weight1, weight2 = inputs = leaves(
+        (TOKENS, HIDDEN), (TOKENS, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)
+    )
+    biases = leaves((HIDDEN,), (INNER,), (HIDDEN,), (HIDDEN,))
+    for p in (0.0, 0.5):
+        found.clear()
+        stream = AddNorm.apply(residual, delta, biases[0], *biases[2:], 1e-5, p, 1, True)
+        after = Mlp.apply(stream[1], weight1, biases[1], weight2, ALONE, False, EmulatedFp8(False))
+        out = AddNorm.apply(stream[0], after, biases[0], *biases[2:], 1e-5, p, 2, True)
+        torch.autograd.grad(out, inputs, [torch.randn_like(each) for each in out])
+        shapes = {tuple(tensor.shape) for tensor, parts in found if parts is not None}
+        assert shapes == {(TOKENS, HIDDEN)}
+        counted = [parts for tensor, parts in found if tensor.shape == (TOKENS, HIDDEN)]
+        assert len(counted) == 2 and None not in counted  # the norm, and the gradient of the layer's output
+        for tensor, parts in found:
+            assert parts is None or parts.max() == tensor.abs().max()
+
+
+def test_a_note_is_of_what_was_written() -> None:
+    tensor = torch.ones(3)
+    assert noted(tensor) is None
+    note(tensor, torch.tensor([1.0]))
+    assert noted(tensor) == 1.0
+    assert noted(tensor[:2]) is None  # of another tensor
+    tensor.mul_(2)
+    assert noted(tensor) is None
 
 
 def test_choice(tmp_path: Any, corpus: Any) -> None:

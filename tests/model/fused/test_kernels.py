@@ -6,7 +6,8 @@ import sys
 
 PROGRAM = """
 import torch
-from megatron_octo.model.fused import kernels, reference
+from megatron_octo.model.fused import gelu_kernels, kernels, reference
+from megatron_octo.model.fused.measured import noted
 from megatron_octo.model.fused.rows import add_rows_
 
 generator = torch.Generator().manual_seed(0)
@@ -21,6 +22,11 @@ def same(ours, theirs, tolerance):
         torch.testing.assert_close(mine.float(), other.float(), rtol=tolerance, atol=tolerance)
 
 
+def measured(with_note, without):
+    assert torch.equal(with_note, without)
+    assert noted(without) is None and noted(with_note).max() == without.abs().max()
+
+
 for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
     rows, width = 37, 96  # neither a power of two
     residual, delta = (3 * normal(rows, width, dtype=dtype) for _ in range(2))
@@ -29,15 +35,24 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
         arguments = (residual, delta if added else None, bias if added else None, weight, shift, 1e-5, 0.0, 0)
         ours, theirs = kernels.add_norm_forward(*arguments), reference.add_norm_forward(*arguments)
         same(ours, theirs, tolerance)
+        measured(kernels.add_norm_forward(*arguments, True)[1], ours[1])
         summed, _, mean, rstd = theirs
         gradients = normal(rows, width, dtype=dtype), normal(rows, width, dtype=dtype)
         arguments = (*gradients, summed, weight, mean, rstd, added, 0.0, 0)
-        same(kernels.add_norm_backward(*arguments), reference.add_norm_backward(*arguments), 3 * tolerance)
+        ours = kernels.add_norm_backward(*arguments)
+        same(ours, reference.add_norm_backward(*arguments), 3 * tolerance)
+        if added:
+            measured(kernels.add_norm_backward(*arguments, True)[1], ours[1])
 
     x, dy = 2 * normal(300, 260, dtype=dtype), normal(300, 260, dtype=dtype)
     for exact in (True, False):
-        same([kernels.gelu_forward(x, exact)], [reference.gelu_forward(x, exact)], tolerance)
-        same(kernels.gelu_backward(dy, x, exact), reference.gelu_backward(dy, x, exact), 3 * tolerance)
+        ours = gelu_kernels.gelu_forward(x, exact)
+        same([ours], [reference.gelu_forward(x, exact)], tolerance)
+        measured(gelu_kernels.gelu_forward(x, exact, True), ours)
+        assert gelu_kernels.gelu_largest(x, exact).max() == ours.abs().max()
+        ours = gelu_kernels.gelu_backward(dy, x, exact)
+        same(ours, reference.gelu_backward(dy, x, exact), 3 * tolerance)
+        measured(gelu_kernels.gelu_backward(dy, x, exact, True)[0], ours[0])
 
     logits, losses = 4 * normal(9, 5000, dtype=dtype), normal(9)
     losses[3] = 0.0
@@ -77,6 +92,18 @@ assert torch.equal(d_delta, summed) and torch.equal(d_residual, ones)
 torch.testing.assert_close(sums[2], summed.sum(0))
 other = kernels.add_norm_forward(zeros, ones, line, line, line, 1e-5, p, 8)[0]
 assert not torch.equal(other, summed)
+# The delta's gradient is what dropout left of the residual's.
+few = kernels.add_norm_backward(normal(rows, width), zeros, summed, line, mean, rstd, True, p, 7, True)
+assert noted(few[0]) is None and noted(few[1]).max() == few[1].abs().max() != few[0].abs().max()
+
+# Scales for fp8: more parts than are read at a time, the largest number at either end; nothing, infinity, very little.
+for place in (0, 8191, 8192, 19_999):
+    parts = torch.rand(20_000, generator=generator)
+    parts[place] = 7.0
+    assert gelu_kernels.fp8_scale(parts, 448.0) == 64.0
+for largest, scale in ((0.0, 1.0), (float("inf"), float("nan")), (1e-38, 448 * 2.0**100)):
+    found = gelu_kernels.fp8_scale(torch.tensor([0.0, largest]), 448.0)
+    torch.testing.assert_close(found, torch.tensor([scale]), equal_nan=True)
 print("all the same")
 """
 
