@@ -5,9 +5,9 @@
 
 Trains on packed random documents until the first asynchronous save is complete, and kills all processes at once; then
 starts the same run again for some steps from that save. For models so large that a disk holds one checkpoint: see
-async_save.py for the rest. Shown: steps before the save and while it is on its way, the save, seconds from the start to
-the end of the first step, and by how much the steps differ that both attempts made. One JSON object is printed and
-appended to ``--output``.
+async_save.py for the rest. Shown: steps before the save, the save, by how much the steps after it took longer (as
+there), seconds from the start to the end of the first step, and by how much the steps differ that both attempts made.
+One JSON object is printed and appended to ``--output``.
 """
 
 import json
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.async_save import SAVED, WARM_UP, first_moments, timed_lines
+from benchmarks.async_save import SAVED, STEP, WARM_UP, first_moments, timed_lines
 from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import corpus_for, parser_of, train_command
@@ -57,8 +57,12 @@ def benchmark(
         with open(Path(folder) / "run" / "metrics.jsonl", encoding="utf-8") as file:
             records = [json.loads(line) for line in file]
     first, second = ({r["step"]: r for r in records if r["attempt"] == number} for number in (1, 2))
-    before = [first[step] for step in range(min(WARM_UP, interval - 1) + 1, interval + 1)]
-    meanwhile = [first[step]["step_s"] for step in first if step > interval]
+    before = [first[step] for step in range(WARM_UP + 1, interval + 1)]
+    # The next save, if it is due before this one is complete, waits for it: those steps do not count.
+    ends = {int(match[1]): seconds for seconds, line in lines if (match := STEP.match(line))}
+    meanwhile = [step for step in ends if interval < step <= 2 * interval]
+    usual = statistics.median(ends[step] - ends[step - 1] for step in ends if WARM_UP < step <= interval)
+    stall = ends[max(meanwhile)] - ends[interval] - len(meanwhile) * usual if meanwhile else None
 
     def median(key: str) -> float:
         return statistics.median(float(record[key] or 0) for record in before)
@@ -73,10 +77,9 @@ def benchmark(
         **{key: records[-1][key] for key in ("memory_gib", "mfu")},
         "checkpoint_gb": round(size / 1e9, 3),
         "save_s": float(saved[2]),
-        "copy_s": float(saved[3]),
         "steps_meanwhile": len(meanwhile),
-        "median_meanwhile": round(statistics.median(meanwhile) / median("step_s"), 3) if meanwhile else None,
-        "longest_meanwhile": round(max(meanwhile) / median("step_s"), 2) if meanwhile else None,
+        "stall_s": None if stall is None else round(stall, 3),
+        "stall_steps": None if stall is None else round(stall / usual, 2),
         "resumed_at": min(second) - 1,
         "resume_s": first_moments(again),
         "steps_of_both": len(both),
@@ -94,6 +97,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps after it (default: 3)")
     parser.add_argument("--place", help="folder on the disk to save to (default: the temporary folder)")
     args = parser.parse_intermixed_args()
+    if args.interval <= WARM_UP:
+        parser.error(f"--interval: more than {WARM_UP} steps, the first {WARM_UP} are not counted")
     found = benchmark(args.recipe, args.nproc, args.interval, args.steps, args.place, args.overrides)
     keep(args.output, found)
     print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))

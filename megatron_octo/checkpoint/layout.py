@@ -4,8 +4,9 @@
       latest                      name of the newest one, replaced atomically
       step-00000020/
         manifest.json             what is in it: shapes, fragments, digests, data position
-        weights-tp00-pp00.safetensors     model weights, a file a tensor x pipeline rank
-        optimizer-00000.safetensors       Adam state (and fp32 weights under bf16), a file a rank
+        main-00000.safetensors            fp32 weights of a bf16 run, a file a rank
+        weights-tp00-pp00.safetensors     other weights, a file a tensor x pipeline rank
+        optimizer-00000.safetensors       Adam state, a file a rank
 
 A checkpoint is there or it is not: files are written into a hidden directory which is renamed last.
 docs/checkpoints.md describes every field.
@@ -23,7 +24,8 @@ from megatron_octo.config import LoraConfig, ModelConfig
 from megatron_octo.errors import OctoError
 from megatron_octo.files import atomic_write, digest_json, read_json, remove_leftovers, write_json
 
-FORMAT = 1
+FORMAT = 2
+_KNOWN = (1, FORMAT)  # 1: bf16 weights are stored beside the fp32 ones
 MANIFEST = "manifest.json"
 LATEST = "latest"
 CHECKPOINTS = "checkpoints"
@@ -45,7 +47,7 @@ class Fragment:
 @dataclass(frozen=True)
 class TensorEntry:
     shape: tuple[int, ...]
-    dtype: str  # safetensors' name: F32, BF16, ...
+    dtype: str  # safetensors' name: F32, BF16, ...; fragments that are stored finer are rounded when they are read
     fragments: tuple[Fragment, ...]
 
 
@@ -54,7 +56,8 @@ class Manifest:
     """What a checkpoint holds.
 
     ``tensors`` maps kind -> name -> entry; kinds are ``weights`` and, in a checkpoint that training can
-    resume from, ``main`` (fp32 weights of a bf16 run), ``exp_avg`` and ``exp_avg_sq``.
+    resume from, ``main`` (fp32 weights of a bf16 run), ``exp_avg`` and ``exp_avg_sq``. Beside ``main``, the fragments
+    of ``weights`` are those of ``main``.
     """
 
     model: ModelConfig
@@ -67,6 +70,14 @@ class Manifest:
     state: dict[str, Any] = field(default_factory=dict)  # what else training resumes from
     provenance: dict[str, Any] = field(default_factory=dict)
     lora: LoraConfig | None = None  # the weights are adapters beside those that state.base names
+
+    @property
+    def weights_are_rounded(self) -> bool:
+        """Whether the weights are not stored, but rounded from the fp32 ones when they are read."""
+        weights, main = self.tensors["weights"], self.tensors.get("main", {})
+        return all(
+            name in main and entry.fragments == main[name].fragments for name, entry in weights.items()
+        )
 
     def to_json(self) -> dict[str, Any]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -118,9 +129,11 @@ def read_manifest(directory: str | Path) -> Manifest:
     """
     path = Path(directory) / MANIFEST
     tree = read_json(path)
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+    if not isinstance(tree, dict) or tree.get("format") not in _KNOWN:
         raise OctoError(
-            f"unknown checkpoint format, expected {FORMAT}", where=path, hint="made by another version?"
+            f"unknown checkpoint format, expected one up to {FORMAT}",
+            where=path,
+            hint="made by another version?",
         )
     # The manifest holds the digests of all other files and, last, its own.
     if tree.pop("digest", None) != digest_json(tree):

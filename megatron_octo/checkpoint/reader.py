@@ -114,17 +114,17 @@ class CheckpointReader:
         offset: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> torch.Tensor:
-        """A box of a tensor, on the CPU in its stored dtype; the whole tensor by default.
+        """A box of a tensor, on the CPU in its dtype; the whole tensor by default. What is stored finer is rounded.
 
-        Where one fragment holds it all, the answer is the mapped file itself: copied by whoever uses it, and only then
-        read. Changes to it go nowhere.
+        Where one fragment holds it all as it is, the answer is the mapped file itself: copied by whoever uses it, and
+        only then read. Changes to it go nowhere.
         """
         entry = self._entry(kind, name)
         box = (offset or (0,) * len(entry.shape), shape or entry.shape)
         for fragment in entry.fragments:
             source = (fragment.offset, fragment.shape)
             if fragment.flat is None and (region := _overlap(box, source)) == _region(box):
-                return self._slice(fragment, _inside(region, fragment.offset))
+                return self._slice(fragment, _inside(region, fragment.offset)).to(_DTYPES[entry.dtype])
         out = torch.empty(box[1], dtype=_DTYPES[entry.dtype])
         covered = 0
         boxes: dict[Box, list[Fragment]] = {}
@@ -161,7 +161,7 @@ class CheckpointReader:
             assert fragment.flat is not None
             low, high = fragment.flat
             if low <= start < end <= high:
-                return self._slice(fragment, (slice(start - low, end - low),))
+                return self._slice(fragment, (slice(start - low, end - low),)).to(_DTYPES[entry.dtype])
         out = torch.empty(end - start, dtype=_DTYPES[entry.dtype])
         self._fill_flat(out, same, start)
         return out

@@ -6,12 +6,12 @@ from megatron_octo.model.layout import count_parameters
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Bytes of a checkpoint that training can resume from: weights, fp32 weights of a bf16 run, two moments.
+    """Bytes of a checkpoint that training can resume from: fp32 weights, which a bf16 run's are made of, two moments.
 
     A run of adapters (LoRA) saves adapters alone.
     """
     moments = 4 if recipe.optimizer.state_dtype == "bf16" else 8
-    per_parameter = (2 + 4 if recipe.train.precision == "bf16" else 4) + moments
+    per_parameter = 4 + moments
     if recipe.lora:
         return per_parameter * count_adapter_parameters(recipe.model, recipe.lora)
     return per_parameter * count_parameters(recipe.model, padded=True)

@@ -134,7 +134,7 @@ class Source:
         offset: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """A box of a tensor, on the CPU in its stored dtype; the whole tensor by default."""
+        """A box of a tensor, on the CPU in its dtype; the whole tensor by default."""
         whole = self.shape(name, kind)
         offset, shape = offset or (0,) * len(whole), shape or whole
         rows, columns = shape[0], math.prod(shape[1:])
@@ -212,7 +212,11 @@ class Source:
             if low < high:
                 skipped = getattr(fragment, "row", 0) * math.prod(fragment.shape[1:])
                 place = stored.start + (skipped + low - base) * stored.dtype.itemsize
-                file.read(place, as_bytes(out[low - start : high - start]))
+                target = out[low - start : high - start]
+                raw = target if stored.dtype == out.dtype else torch.empty(high - low, dtype=stored.dtype)
+                file.read(place, as_bytes(raw))
+                if raw is not target:  # fp32 weights of a bf16 run, of which its weights are made
+                    target.copy_(raw)
                 filled += high - low
         if filled != out.numel():
             raise OctoError(

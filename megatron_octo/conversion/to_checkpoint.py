@@ -52,9 +52,25 @@ def write_checkpoint(
     model = source.manifest.model
     check_layout(model, tensor, pipeline, source.directory)
     states = tuple(kind for kind in source.manifest.tensors if kind != "weights") if optimizer else ()
+    rounded = bool(states) and dtype is None and source.manifest.weights_are_rounded
+    plan = {
+        "weights": () if rounded else ("weights",),
+        "main": tuple(kind for kind in states if kind == "main"),
+        "optimizer": tuple(kind for kind in states if kind != "main"),
+    }
     groups = [
-        *_groups(source, ("weights",), DTYPES[dtype] if dtype else None, tensor, pipeline, shard_bytes),
-        *(_groups(source, states, None, tensor, pipeline, shard_bytes) if states else ()),
+        group
+        for base, kinds in plan.items()
+        if kinds
+        for group in _groups(
+            source,
+            base,
+            kinds,
+            DTYPES[dtype] if dtype and base == "weights" else None,
+            tensor,
+            pipeline,
+            shard_bytes,
+        )
     ]
 
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
@@ -62,6 +78,11 @@ def write_checkpoint(
         if source.tokenizer and tokenizer:
             shutil.copyfile(source.tokenizer, directory / "tokenizer.json")
         entries = _entries(source, groups)
+        if rounded:
+            entries["weights"] = {
+                name: replace(entry, dtype=source.manifest.tensors["weights"][name].dtype)
+                for name, entry in entries["main"].items()
+            }
         stored = next(iter(entries["weights"].values())).dtype
         precision = next(name for name, each in DTYPES.items() if DTYPE_NAMES[each] == stored)
         manifest = replace(
@@ -125,13 +146,18 @@ def box_of(
 
 def _groups(
     source: Source,
+    base: str,
     kinds: tuple[str, ...],
     dtype: torch.dtype | None,
     tensor: int,
     pipeline: int,
     shard_bytes: int,
 ) -> Iterator[Group]:
-    """For each stage its tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks."""
+    """For each stage its tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks.
+
+    Args:
+        base: what the files' names begin with.
+    """
     model = source.manifest.model
     for stage in range(pipeline):
         specs = [
@@ -142,7 +168,6 @@ def _groups(
             suffix = f"-{number:03d}" if len(parts) > 1 else ""
             files = []
             for rank in range(tensor):
-                base = "weights" if kinds == ("weights",) else "optimizer"
                 planned = [
                     _planned(source, spec, kind, dtype, rank, tensor)
                     for spec in part

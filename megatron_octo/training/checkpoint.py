@@ -20,7 +20,7 @@ from megatron_octo.errors import OctoError
 from megatron_octo.model.gpt import DTYPES
 from megatron_octo.model.grid import Grid
 from megatron_octo.model.layout import WORD_EMBEDDINGS, ParameterSpec
-from megatron_octo.model.weights import Held, held_parameters, load_weights
+from megatron_octo.model.weights import Held, held_parameters
 from megatron_octo.training.optimizer import MOMENTS, Optimizer, Shard
 from megatron_octo.training.randomness import random_states, set_random_states
 
@@ -42,9 +42,13 @@ class Part:
 
     def add(self, kind: str, spec: ParameterSpec, fragment: Fragment, stored: Stored) -> None:
         self.files.setdefault(fragment.file, {})[fragment.key] = stored
+        self.refer(kind, spec, fragment, stored.spec[0])
+
+    def refer(self, kind: str, spec: ParameterSpec, fragment: Fragment, dtype: torch.dtype) -> None:
+        """Say that a fragment, stored for another kind, is one of this kind, too, once it is rounded to ``dtype``."""
         entries = self.tensors.setdefault(kind, {})
         others = entries[spec.name].fragments if spec.name in entries else ()
-        entries[spec.name] = TensorEntry(spec.shape, DTYPE_NAMES[stored.spec[0]], (*others, fragment))
+        entries[spec.name] = TensorEntry(spec.shape, DTYPE_NAMES[dtype], (*others, fragment))
 
 
 def _owned(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> list[Held]:
@@ -70,22 +74,29 @@ def weights_part(
 
 
 def full_part(model: torch.nn.Module, optimizer: Optimizer, recipe: Recipe, grid: Grid) -> Part:
-    """All that this rank stores to resume from: weights, shards of the optimizer, random states."""
-    part = weights_part(model, recipe, grid)
+    """All that this rank stores to resume from: weights, shards of the optimizer, random states.
+
+    The weights of a bf16 run are its fp32 weights, rounded: these alone are stored.
+    """
+    whole = recipe.train.precision == "fp32"
+    part = weights_part(model, recipe, grid) if whole else Part()
     file = f"optimizer-{grid.rank:05d}.safetensors"
     owned = {held.parameter: held for held in _owned(model, recipe, grid)}
-    dtypes = dict.fromkeys(MOMENTS, DTYPES[recipe.optimizer.state_dtype])
-    if recipe.train.precision != "fp32":
-        dtypes["main"] = torch.float32
+    kinds = dict.fromkeys(MOMENTS, (file, DTYPES[recipe.optimizer.state_dtype]))
+    if not whole:
+        # In a file of its own: whoever wants weights alone reads no more.
+        kinds["main"] = (f"main-{grid.rank:05d}.safetensors", torch.float32)
     for shard in optimizer.shards():
         if shard.parameter not in owned:
             continue
         held = owned[shard.parameter]
-        for kind, dtype in dtypes.items():
+        for kind, (name, dtype) in kinds.items():
             flat = (shard.start, shard.end)
-            fragment = Fragment(file, f"{kind}/{held.key}", held.offset, held.shape, flat)
+            fragment = Fragment(name, f"{kind}/{held.key}", held.offset, held.shape, flat)
             stored = Stored((dtype, (shard.end - shard.start,)), partial(_flat, shard, kind))
             part.add(kind, held.spec, fragment, stored)
+            if kind == "main":
+                part.refer("weights", held.spec, fragment, held.parameter.dtype)
     for key, state in random_states(grid).items():
         stored = Stored((state.dtype, tuple(state.shape)), partial(_random_state, grid, key))
         part.files.setdefault(file, {})[key] = stored
@@ -103,7 +114,9 @@ def _random_state(grid: Grid, key: str) -> Tensor:
 def load_checkpoint(
     reader: CheckpointReader, model: torch.nn.Module, optimizer: Optimizer, recipe: Recipe, grid: Grid
 ) -> bool:
-    """Restore optimizer and random states, and adapters; whole weights are loaded before the optimizer is made of them.
+    """Restore what is trained, the optimizer and the random states. Every number is read by the rank that updates it.
+
+    Collective: the ranks gather each other's weights.
 
     Returns:
         Whether the random states were restored, too: they belong to one parallel layout.
@@ -118,8 +131,6 @@ def load_checkpoint(
             where=reader.directory,
             hint="name it in checkpoint.init_from",
         )
-    if recipe.lora:
-        load_weights(reader, model, recipe, grid)
     holdings = {held.parameter: held for held in held_parameters(model, recipe, grid)}
     main = "main" if "main" in manifest.tensors else "weights"  # an fp32 run's weights are its fp32 weights
     steps = int(manifest.state["optimizer_steps"])
@@ -134,7 +145,7 @@ def load_checkpoint(
             },
             steps,
         )
-    optimizer.restore_steps(steps)
+    optimizer.restored(steps)
     if manifest.layout != grid.layout():
         return False
     return _restore_random_states(reader, grid)

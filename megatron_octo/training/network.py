@@ -74,14 +74,17 @@ class Network:
         self.optimizer: Optimizer
         self._clear = False  # whether the gradients are zero
 
-    def start_from(self, reader: WeightReader | None) -> None:
+    def start_from(self, reader: WeightReader | None, resumed: bool = False) -> None:
         """Give the weights their start, from a checkpoint or fresh, and only then wrap them for training.
 
         The optimizer copies its fp32 weights when it is built: weights come first.
+
+        Args:
+            resumed: leave what is trained without values; ``load_checkpoint`` gives it some.
         """
         if reader:
             load_weights(reader, self.core, self.recipe, self.grid)
-        if self.recipe.lora or not reader:
+        if not resumed and (self.recipe.lora or not reader):
             init_weights(self.core, self.recipe, self.grid, only_trained=reader is not None)
         self.model = wrap_data_parallel(self.core, self.recipe, self.grid)
         self.optimizer = Optimizer(self.model, self.recipe)

@@ -83,7 +83,7 @@ class Shard:
 
     @torch.no_grad()
     def write(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Restore what :meth:`read` gave of all kinds, also into an optimizer that has not stepped yet.
+        """Restore weights and what :meth:`read` gave of all kinds, also into an optimizer that has not stepped yet.
 
         Megatron-core 0.19 cannot load its own state over torch's AdamW (four faults, see docs/checkpoints.md),
         so the state is set here, one tensor a parameter, nothing shared.
@@ -91,6 +91,7 @@ class Shard:
         optimizer, key = self.owner.optimizer, self._state_key
         self.changed()
         tensors = {name: tensor.to(key.device).float() for name, tensor in tensors.items()}
+        self.parameter.view(-1)[self.start : self.end].copy_(tensors["main"])
         if hasattr(optimizer, "set_scaled_state"):  # Transformer Engine
             for name in MOMENTS:
                 optimizer.set_scaled_state(key, name, tensors[name])
@@ -151,6 +152,7 @@ class Optimizer:
                     group.update(fused=True, foreach=False)
         model.config.grad_scale_func = self._inner.scale_loss
         self._lists = StepLists(self._inner, next(model.parameters()).device, fused_kernels())
+        self._model = model
         self.steps = 0  # optimizer steps taken; Adam's bias correction depends on it
         self._weight_decay, self._clip_grad = options.weight_decay, options.clip_grad
 
@@ -183,9 +185,11 @@ class Optimizer:
                 part = owner._get_model_param_range_map(parameter)["param"]
                 yield Shard(parameter, part.start, part.end, owner, self._lists.forget)
 
-    def restore_steps(self, steps: int) -> None:
-        """Set the number of steps where Transformer Engine and apex keep it (torch's AdamW: see Shard.write)."""
+    def restored(self, steps: int) -> None:
+        """To be called when all shards were written, with the number of steps they had. Collective: gathers weights."""
+        self._model.start_param_sync(force_sync=True)
         self.steps = steps
+        # Where Transformer Engine and apex keep it (torch's AdamW: see Shard.write).
         for owner in self._owners:
             if not isinstance(owner.optimizer, torch.optim.Adam | torch.optim.AdamW):
                 for group in owner.optimizer.param_groups:

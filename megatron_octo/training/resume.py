@@ -12,7 +12,7 @@ from megatron_octo.config import Recipe
 from megatron_octo.data.stream import Position
 from megatron_octo.errors import OctoError
 from megatron_octo.model.grid import Grid
-from megatron_octo.model.weights import check_adapters
+from megatron_octo.model.weights import check_adapters, check_shape
 from megatron_octo.training.checkpoint import load_checkpoint
 from megatron_octo.training.corpora import Corpora
 from megatron_octo.training.network import Network
@@ -62,9 +62,10 @@ def resume(
         )
         return RunState(base=base_record(start) if start and recipe.lora else {})
     check_tokenizer(reader.manifest.tokenizer, corpora.tokenizer, reader.directory)
+    check_shape(recipe.model, reader.manifest.model, reader.directory)
     check_adapters(recipe.lora, reader.manifest.lora, reader.directory)
-    start = base_of(reader, recipe, grid) if recipe.lora else reader
-    network.start_from(start)
+    base = base_of(reader, recipe, grid) if recipe.lora else None
+    network.start_from(base, resumed=True)
     exact = load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
     state = reader.manifest.state
     if state["corpora"] != corpora.digest:
@@ -82,4 +83,4 @@ def resume(
         with contextlib.suppress(OSError):
             layout.prune(folder, recipe.checkpoint.keep, step, recipe.checkpoint.keep_every)
     say(f"resuming at step {step} (epoch {position.epoch}, row {position.row}): {how}")
-    return RunState(step, position, base_record(start) if recipe.lora else {}, state.get("guard"))
+    return RunState(step, position, base_record(base) if base else {}, state.get("guard"))

@@ -69,9 +69,9 @@ def test_any_changed_byte_of_a_manifest_is_found(tmp_path: Path) -> None:
     [
         ("", "not valid JSON"),
         ("[]", "unknown checkpoint format"),
-        ('{"format": 2}', "unknown checkpoint format"),
+        ('{"format": 3}', "unknown checkpoint format"),
         ('{"format": 1}', "manifest"),
-        ('{"format": 1, "tensors": []}', "manifest"),
+        ('{"format": 2, "tensors": []}', "manifest"),
     ],
 )
 def test_broken_manifests_are_errors_with_the_path(tmp_path: Path, content: str, message: str) -> None:

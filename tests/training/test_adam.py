@@ -78,7 +78,7 @@ def restore(network: Any, state: dict[str, list[Tensor]], steps: int) -> None:
         parameter.copy_(value)
     for number, shard in enumerate(network.optimizer.shards()):
         shard.write({kind: state[kind][number] for kind in KINDS}, steps)
-    network.optimizer.restore_steps(steps)
+    network.optimizer.restored(steps)
 
 
 def some_steps(recipe: Recipe, step: Callable[[Any, float], float]) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def drawn_steps(recipe: Recipe, mixed: bool, kernels: Kernels | None) -> dict[st
             kept = state_of(network)
         elif number == KEPT + 1:
             restore(network, kept, KEPT)
-            if kernels:  # as restore_steps does where the optimizer is Transformer Engine's
+            if kernels:  # as restored does where the optimizer is Transformer Engine's
                 for group in optimizer._inner.param_groups:
                     assert group["step"] == KEPT + 1
                     group["step"] = KEPT
@@ -268,7 +268,7 @@ def frozen_norm(recipe: Recipe) -> tuple[float, int]:
     """A step of a rank that trains nothing."""
     network = make_network(recipe, lambda model: model.requires_grad_(False))
     assert all(owner.is_stub_optimizer for owner in network.optimizer._inner.chained_optimizers)
-    network.optimizer.restore_steps(3)
+    network.optimizer.restored(3)
     network.clear_gradients()
     assert not list(network.optimizer.shards())
     return network.optimizer.step(1e-3), network.optimizer.steps

@@ -75,7 +75,7 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
     d_weight = tl.zeros([BLOCK], tl.float32)
     d_shift = tl.zeros([BLOCK], tl.float32)
     d_bias = tl.zeros([BLOCK], tl.float32)
-    highest = tl.zeros([BLOCK], tl.float32)
+    highest = 0.0  # one number: a block of them takes registers, and with them a fourth program of a multiprocessor
     for step in range(STEPS):
         row = (program + step * tl.num_programs(0)).to(tl.int64)
         inside = (column < width) & (row + tl.zeros_like(column) < rows)
@@ -98,13 +98,13 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
             dx = tl.where(inside, dx, 0.0)
             d_bias += dx
             if MEASURE:
-                highest = tl.maximum(highest, tl.abs(dx.to(d_delta.dtype.element_ty).to(tl.float32)))
+                highest = tl.maximum(highest, tl.max(tl.abs(dx), 0))
     at = program * 3 * width + column
     tl.store(partial + at, d_weight, mask=here)
     tl.store(partial + at + width, d_shift, mask=here)
     tl.store(partial + at + 2 * width, d_bias, mask=here)
     if MEASURE:
-        tl.store(largest + program, tl.max(highest, 0))
+        tl.store(largest + program, highest.to(d_delta.dtype.element_ty).to(tl.float32))
 
 
 def add_norm_forward(
