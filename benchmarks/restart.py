@@ -58,7 +58,7 @@ def benchmark(
             records = [json.loads(line) for line in file]
     first, second = ({r["step"]: r for r in records if r["attempt"] == number} for number in (1, 2))
     before = [first[step] for step in range(WARM_UP + 1, interval + 1)]
-    # The next save, if it is due before this one is complete, waits for it: those steps do not count.
+    # Where the next save is due before this one is complete, training stands still from there on: see waited_s.
     ends = {int(match[1]): seconds for seconds, line in lines if (match := STEP.match(line))}
     meanwhile = [step for step in ends if interval < step <= 2 * interval]
     usual = statistics.median(ends[step] - ends[step - 1] for step in ends if WARM_UP < step <= interval)
@@ -77,6 +77,7 @@ def benchmark(
         **{key: records[-1][key] for key in ("memory_gib", "mfu")},
         "checkpoint_gb": round(size / 1e9, 3),
         "save_s": float(saved[2]),
+        "waited_s": float(saved[3]),  # also of the next save for this one
         "steps_meanwhile": len(meanwhile),
         "stall_s": None if stall is None else round(stall, 3),
         "stall_steps": None if stall is None else round(stall / usual, 2),

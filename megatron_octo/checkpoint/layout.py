@@ -5,7 +5,7 @@
       step-00000020/
         manifest.json             what is in it: shapes, fragments, digests, data position
         main-00000.safetensors            fp32 weights of a bf16 run, a file a rank
-        weights-tp00-pp00.safetensors     other weights, a file a tensor x pipeline rank
+        weights-tp00-pp00.safetensors     of an fp32 run, or weights alone: a file a tensor x pipeline rank
         optimizer-00000.safetensors       Adam state, a file a rank
 
 A checkpoint is there or it is not: files are written into a hidden directory which is renamed last.
@@ -56,8 +56,8 @@ class Manifest:
     """What a checkpoint holds.
 
     ``tensors`` maps kind -> name -> entry; kinds are ``weights`` and, in a checkpoint that training can
-    resume from, ``main`` (fp32 weights of a bf16 run), ``exp_avg`` and ``exp_avg_sq``. Beside ``main``, the fragments
-    of ``weights`` are those of ``main``.
+    resume from, ``main`` (fp32 weights of a bf16 run), ``exp_avg`` and ``exp_avg_sq``. A run writes no
+    weights beside ``main``: their fragments are those of ``main`` then.
     """
 
     model: ModelConfig
@@ -75,7 +75,7 @@ class Manifest:
     def weights_are_rounded(self) -> bool:
         """Whether the weights are not stored, but rounded from the fp32 ones when they are read."""
         weights, main = self.tensors["weights"], self.tensors.get("main", {})
-        return all(
+        return bool(weights) and all(
             name in main and entry.fragments == main[name].fragments for name, entry in weights.items()
         )
 

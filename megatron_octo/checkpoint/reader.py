@@ -33,6 +33,21 @@ def _inside(region: tuple[slice, ...], offset: tuple[int, ...]) -> tuple[slice, 
     return tuple(slice(s.start - o, s.stop - o) for s, o in zip(region, offset))
 
 
+def rounded(stored: torch.Tensor, dtype: torch.dtype, fragment: Fragment, where: Path) -> torch.Tensor:
+    """What a fragment holds, in the dtype that the manifest names: fp32 weights serve as those of a bf16 run, too.
+
+    Raises:
+        OctoError: it is stored in a dtype that the manifest does not mean.
+    """
+    if stored.dtype not in (dtype, torch.float32):
+        raise OctoError(
+            f"damaged checkpoint: {fragment.key} is stored in {DTYPE_NAMES[stored.dtype]}, "
+            f"its manifest says {DTYPE_NAMES[dtype]}",
+            where=where / fragment.file,
+        )
+    return stored.to(dtype)
+
+
 class WeightReader(Protocol):
     """Weights on disk that give any box of any tensor: a checkpoint, or another format (conversion/source.py)."""
 
@@ -83,9 +98,10 @@ class CheckpointReader:
         except (SafetensorError, FileNotFoundError) as error:
             raise OctoError(f"damaged checkpoint: {error}", where=self.directory / file) from None
 
-    def _slice(self, fragment: Fragment, index: tuple[slice, ...]) -> torch.Tensor:
+    def _slice(self, fragment: Fragment, index: tuple[slice, ...], dtype: torch.dtype) -> torch.Tensor:
         try:
-            return self._open(fragment.file).get_slice(fragment.key)[index]
+            found = self._open(fragment.file).get_slice(fragment.key)[index]
+            return rounded(found, dtype, fragment, self.directory)
         except SafetensorError as error:
             raise OctoError(f"damaged checkpoint: {error}", where=self.directory / fragment.file) from None
 
@@ -120,12 +136,13 @@ class CheckpointReader:
         only then read. Changes to it go nowhere.
         """
         entry = self._entry(kind, name)
+        dtype = _DTYPES[entry.dtype]
         box = (offset or (0,) * len(entry.shape), shape or entry.shape)
         for fragment in entry.fragments:
             source = (fragment.offset, fragment.shape)
             if fragment.flat is None and (region := _overlap(box, source)) == _region(box):
-                return self._slice(fragment, _inside(region, fragment.offset)).to(_DTYPES[entry.dtype])
-        out = torch.empty(box[1], dtype=_DTYPES[entry.dtype])
+                return self._slice(fragment, _inside(region, fragment.offset), dtype)
+        out = torch.empty(box[1], dtype=dtype)
         covered = 0
         boxes: dict[Box, list[Fragment]] = {}
         for fragment in entry.fragments:
@@ -137,7 +154,7 @@ class CheckpointReader:
             target = out[_inside(region, box[0])]
             covered += target.numel()
             if fragments[0].flat is None:
-                target.copy_(self._slice(fragments[0], _inside(region, source[0])))
+                target.copy_(self._slice(fragments[0], _inside(region, source[0]), dtype))
             else:
                 whole = torch.empty(source[1], dtype=out.dtype)
                 self._fill_flat(whole.view(-1), fragments, 0)
@@ -154,6 +171,7 @@ class CheckpointReader:
         As with :meth:`read`, the answer may be the mapped file itself.
         """
         entry = self._entry(kind, name)
+        dtype = _DTYPES[entry.dtype]
         same = [f for f in entry.fragments if (f.offset, f.shape) == (offset, shape) and f.flat]
         if not same:
             return self.read(name, kind, offset, shape).reshape(-1)[start:end]
@@ -161,8 +179,8 @@ class CheckpointReader:
             assert fragment.flat is not None
             low, high = fragment.flat
             if low <= start < end <= high:
-                return self._slice(fragment, (slice(start - low, end - low),)).to(_DTYPES[entry.dtype])
-        out = torch.empty(end - start, dtype=_DTYPES[entry.dtype])
+                return self._slice(fragment, (slice(start - low, end - low),), dtype)
+        out = torch.empty(end - start, dtype=dtype)
         self._fill_flat(out, same, start)
         return out
 
@@ -173,7 +191,8 @@ class CheckpointReader:
             assert fragment.flat is not None
             low, high = max(fragment.flat[0], start), min(fragment.flat[1], start + out.numel())
             if low < high:
-                piece = self._slice(fragment, (slice(low - fragment.flat[0], high - fragment.flat[0]),))
+                inside = (slice(low - fragment.flat[0], high - fragment.flat[0]),)
+                piece = self._slice(fragment, inside, out.dtype)
                 out[low - start : high - start].copy_(piece)
                 filled += high - low
         if filled != out.numel():

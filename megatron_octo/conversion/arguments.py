@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     for command in (to_hf, from_hf, to_bigcode, from_bigcode, reshard):
         command.add_argument(
-            "--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (default: as stored)"
+            "--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (default: their own)"
         )
     for command in (to_hf, from_hf, from_bigcode, reshard):
         command.add_argument(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_octo.checkpoint.layout import Fragment, Manifest, TensorEntry
+from megatron_octo.checkpoint.reader import rounded
 from megatron_octo.checkpoint.tensorfile import DTYPES, Stored, TensorFile
 from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_json
@@ -80,7 +81,7 @@ class Source:
         return DTYPES[self._entry(kind, name).dtype]
 
     def written_dtype(self, name: str, kind: str = "weights") -> torch.dtype:
-        """What a conversion writes unless it is told another one: as it is stored."""
+        """What a conversion writes unless it is told another one: the tensor's own."""
         return DTYPES[self._entry(kind, name).dtype]
 
     def path_of(self, file: str) -> Path:
@@ -215,8 +216,8 @@ class Source:
                 target = out[low - start : high - start]
                 raw = target if stored.dtype == out.dtype else torch.empty(high - low, dtype=stored.dtype)
                 file.read(place, as_bytes(raw))
-                if raw is not target:  # fp32 weights of a bf16 run, of which its weights are made
-                    target.copy_(raw)
+                if raw is not target:
+                    target.copy_(rounded(raw, out.dtype, fragment, self.directory))
                 filled += high - low
         if filled != out.numel():
             raise OctoError(

@@ -40,7 +40,7 @@ def write_checkpoint(
 
     Args:
         tensor, pipeline: sizes of the parallel layout; any other layout reads it, too.
-        dtype: fp32, bf16 or fp16 for the weights; by default what is stored.
+        dtype: fp32, bf16 or fp16 for the weights; by default their own.
         optimizer: keep the optimizer's state where there is one; it stays in fp32.
 
     Returns:
@@ -52,7 +52,9 @@ def write_checkpoint(
     model = source.manifest.model
     check_layout(model, tensor, pipeline, source.directory)
     states = tuple(kind for kind in source.manifest.tensors if kind != "weights") if optimizer else ()
-    rounded = bool(states) and dtype is None and source.manifest.weights_are_rounded
+    stored = {entry.dtype for entry in source.manifest.tensors["weights"].values()}
+    same = dtype is None or stored == {DTYPE_NAMES[DTYPES[dtype]]}
+    rounded = bool(states) and same and source.manifest.weights_are_rounded
     plan = {
         "weights": () if rounded else ("weights",),
         "main": tuple(kind for kind in states if kind == "main"),
@@ -83,8 +85,8 @@ def write_checkpoint(
                 name: replace(entry, dtype=source.manifest.tensors["weights"][name].dtype)
                 for name, entry in entries["main"].items()
             }
-        stored = next(iter(entries["weights"].values())).dtype
-        precision = next(name for name, each in DTYPES.items() if DTYPE_NAMES[each] == stored)
+        written = next(iter(entries["weights"].values())).dtype
+        precision = next(name for name, each in DTYPES.items() if DTYPE_NAMES[each] == written)
         manifest = replace(
             source.manifest,
             precision=precision,

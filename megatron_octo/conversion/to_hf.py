@@ -51,7 +51,7 @@ def to_hf(
 
     Args:
         source: a run, a checkpoint, or whatever :func:`megatron_octo.conversion.opening.open_weights` takes.
-        dtype: fp32, bf16 or fp16; by default what is stored.
+        dtype: fp32, bf16 or fp16; by default the weights' own.
         tokenizer: a tokenizer.json; by default the run's.
         base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
         vocab_size: real tokens of a BigCode checkpoint.

@@ -145,17 +145,14 @@ def check_adapters(ours: LoraConfig | None, theirs: LoraConfig | None, where: Pa
 
 @torch.no_grad()
 def load_weights(reader: WeightReader, model: torch.nn.Module, recipe: Recipe, grid: Grid) -> None:
-    """Fill this rank's parameters from a checkpoint of any layout and precision.
-
-    One of adapters fills these, one of whole weights fills everything else.
+    """Fill this rank's parameters, but for adapters, from a checkpoint of any layout and precision.
 
     Raises:
         OctoError: it is of another shape, incomplete or damaged.
     """
     check_shape(recipe.model, reader.manifest.model, reader.directory)
-    adapters = reader.manifest.lora is not None
     for held in held_parameters(model, recipe, grid):
-        if recipe.lora and held.parameter.requires_grad != adapters:
+        if recipe.lora and held.parameter.requires_grad:
             continue
         # copy_ rounds to the parameter's dtype.
         held.parameter.copy_(reader.read(held.spec.name, "weights", held.offset, held.shape))

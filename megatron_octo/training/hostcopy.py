@@ -23,7 +23,7 @@ _Key = tuple[str, torch.dtype]
 
 
 def _key(file: str, stored: dict[str, Stored]) -> _Key:
-    # Weights alone and the weights of the whole state are one image if they have one dtype.
+    # Weights alone and the weights of an fp32 run's whole state are one image if they have one dtype.
     return file, next(iter(stored.values())).spec[0]
 
 

@@ -126,7 +126,7 @@ def test_the_best_interval_loses_least(save: float, failure: float) -> None:
 
 
 def test_an_asynchronous_save_costs_its_copy_alone() -> None:
-    """217 GB over 64 GPUs at 10 GB/s each, or at the disk's 2 GB/s; never more often than one can be written."""
+    """186 GB over 64 GPUs at 10 GB/s each, or at the disk's 2 GB/s; never more often than one can be written."""
     loaded = recipe("starcoderbase_finetune", "checkpoint.asynchronous=true")
     size = checkpoint_bytes(loaded)
     waiting = on(recipe("starcoderbase_finetune", "checkpoint.asynchronous=false")).saving

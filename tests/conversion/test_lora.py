@@ -125,9 +125,12 @@ def our_step(run: Path) -> tuple[Any, Any, dict[str, Any]]:
     )
     with lone_grid(torch.device("cpu")) as grid:
         network = build_model(recipe, grid, choose_backend(recipe, grid.device))
+        load_weights(CheckpointReader(run.parent / "base"), network, recipe, grid)
         adapters = CheckpointReader(find_checkpoint(run))
-        for reader in (CheckpointReader(run.parent / "base"), adapters):
-            load_weights(reader, network, recipe, grid)
+        with torch.no_grad():
+            for held in held_parameters(network, recipe, grid):
+                if held.parameter.requires_grad:
+                    held.parameter.copy_(adapters.read(held.spec.name))
 
         def forward(*ends: int) -> torch.Tensor:
             packed = packed_params(torch.tensor([0, *ends], dtype=torch.int32), SEQ_LENGTH)

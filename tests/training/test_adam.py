@@ -74,8 +74,9 @@ def state_of(network: Any) -> dict[str, list[Tensor]]:
 
 @torch.no_grad()
 def restore(network: Any, state: dict[str, list[Tensor]], steps: int) -> None:
-    for parameter, value in zip(network.core.parameters(), state["weights"], strict=True):
-        parameter.copy_(value)
+    for parameter in network.core.parameters():
+        if parameter.requires_grad:  # shards bring the weights, too
+            parameter.fill_(float("nan"))
     for number, shard in enumerate(network.optimizer.shards()):
         shard.write({kind: state[kind][number] for kind in KINDS}, steps)
     network.optimizer.restored(steps)

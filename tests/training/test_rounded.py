@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from megatron_octo.checkpoint import layout
 from megatron_octo.checkpoint.layout import Fragment, TensorEntry
@@ -17,9 +16,10 @@ from megatron_octo.checkpoint.tensors import SafetensorsWriter
 from megatron_octo.conversion.opening import open_weights
 from megatron_octo.conversion.to_checkpoint import write_checkpoint
 from megatron_octo.conversion.to_hf import to_hf
+from megatron_octo.errors import OctoError
 from megatron_octo.files import digest_json
 from megatron_octo.recipe import load_recipe
-from tests.training.runs import TestRun, small_corpus
+from tests.training.runs import TestRun, flip, small_corpus
 
 FILES = {f"{kind}-0000{rank}.safetensors" for kind in ("main", "optimizer") for rank in (0, 1)}
 KINDS = ("weights", "main", "exp_avg", "exp_avg_sq")
@@ -55,9 +55,11 @@ def test_each_number_is_stored_once(run: TestRun) -> None:
     assert changed  # there is something to round
 
 
-@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 2)])
-def test_reshard_keeps_it_so(run: TestRun, tmp_path: Path, tensor: int, pipeline: int) -> None:
-    rounding = write_checkpoint(open_weights(run.step(4)), tmp_path / "out", tensor=tensor, pipeline=pipeline)
+@pytest.mark.parametrize("dtype", [None, "bf16"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_reshard_keeps_it_so(run: TestRun, tmp_path: Path, size: int, dtype: str | None) -> None:
+    source = open_weights(run.step(4))
+    rounding = write_checkpoint(source, tmp_path / "out", tensor=size, pipeline=size, dtype=dtype)
     assert rounding.dtype is None  # nothing was rounded on the way
     before, after = CheckpointReader(run.step(4)), CheckpointReader(tmp_path / "out")
     after.verify()
@@ -74,15 +76,16 @@ def test_what_is_converted_has_the_models_weights(run: TestRun, tmp_path: Path) 
     write_checkpoint(open_weights(run.step(4)), tmp_path / "bf16", optimizer=False)
     write_checkpoint(open_weights(run.step(4)), tmp_path / "fp32", dtype="fp32")
     to_hf(run.step(4), tmp_path / "hf")
+    hf = open_weights(tmp_path / "hf")
     bf16, fp32 = CheckpointReader(tmp_path / "bf16"), CheckpointReader(tmp_path / "fp32")
     assert set(bf16.manifest.tensors) == {"weights"} and set(fp32.manifest.tensors) == set(KINDS)
     assert not fp32.manifest.weights_are_rounded
     for name in reader.names():
         assert torch.equal(bf16.read(name), reader.read(name)), name
+        real = hf.read(name)
+        assert real.dtype == torch.bfloat16 and torch.equal(real, reader.read(name)), name
         assert torch.equal(fp32.read(name), reader.read(name).float()), name
         assert torch.equal(fp32.read(name, "main"), reader.read(name, "main")), name
-    embeddings = load_file(tmp_path / "hf/model.safetensors")["transformer.wpe.weight"]
-    assert torch.equal(embeddings, reader.read("embedding.position_embeddings.weight"))
 
 
 def test_a_run_starts_from_the_rounded_weights(run: TestRun, corpus: Path, tmp_path: Path) -> None:
@@ -95,6 +98,52 @@ def test_a_run_starts_from_the_rounded_weights(run: TestRun, corpus: Path, tmp_p
         other.train(2, "train.steps=2", "parallel.tensor=2")
         curves.append(other.curve())
     assert curves[0] == curves[1]
+
+
+def test_damage_is_named(run: TestRun, corpus: Path, tmp_path: Path) -> None:
+    """A resume takes the checkpoint before, a run that was to start from there does not."""
+    damaged = TestRun(tmp_path, corpus, "damaged", **BF16)
+    shutil.copytree(run.checkpoints, damaged.checkpoints)
+    shutil.copy(run.path / "metrics.jsonl", damaged.path)
+    flip(damaged.step(4) / "main-00001.safetensors", -1)
+    other = TestRun(tmp_path, corpus, "other", **{**BF16, "checkpoint": {"init_from": str(damaged.step(4))}})
+    assert "damaged checkpoint: main-00001.safetensors has changed" in other.fails(2)
+    text = damaged.train(2, "train.steps=4", "schedule.decay_steps=6")
+    assert "main-00001.safetensors has changed" in text and "resuming at step 2" in text
+    assert damaged.content(4) == run.content(4)
+
+
+def test_another_dtype_than_the_manifest_says(run: TestRun, tmp_path: Path) -> None:
+    """fp32 may stand for bf16; nothing else may stand for another."""
+    shutil.copytree(run.step(4), tmp_path / "c")
+    manifest = layout.read_manifest(tmp_path / "c")
+    name = "decoder.final_layernorm.weight"
+    first = replace(manifest.tensors["main"][name].fragments[0], key="random/torch", flat=(0, 4), shape=(4,))
+    file = next(name for name in manifest.files if name.startswith("optimizer"))
+    entry = TensorEntry((4,), "BF16", (replace(first, file=file, offset=(0,)),))
+    manifest.tensors["weights"][name] = entry
+    layout.write_manifest(tmp_path / "c", manifest)
+    for read in (CheckpointReader(tmp_path / "c").read, open_weights(tmp_path / "c").read):
+        with pytest.raises(OctoError, match="stored in U8, its manifest says BF16"):
+            read(name)
+
+
+def test_adapters_beside_a_bf16_run(run: TestRun, corpus: Path, tmp_path: Path) -> None:
+    lora = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "target_modules": ["mlp.linear_fc2"]}
+    adapters = TestRun(
+        tmp_path,
+        corpus,
+        "lora",
+        lora=lora,
+        **{**BF16, "checkpoint": {"interval": 1, "init_from": str(run.step(4))}},
+    )
+    adapters.train(2, "train.steps=1")
+    assert "resuming at step 1" in adapters.train(2, "train.steps=2", "parallel.tensor=2")
+    merged, base = open_weights(adapters.path), CheckpointReader(run.step(4))
+    changed = [
+        name for name in base.names() if not torch.equal(merged.read(name).bfloat16(), base.read(name))
+    ]
+    assert changed and all(name.endswith("linear_fc2.weight") for name in changed)
 
 
 def as_format_1(checkpoint: Path) -> None:
@@ -124,6 +173,10 @@ def test_checkpoints_of_earlier_versions_are_resumed(run: TestRun, corpus: Path,
         layout.set_latest(each.checkpoints, layout.step_name(4))
     as_format_1(old.step(4))
     assert not layout.read_manifest(old.step(4)).weights_are_rounded
+    write_checkpoint(open_weights(old.step(4)), tmp_path / "resharded", tensor=2)
+    resharded = CheckpointReader(tmp_path / "resharded")
+    for name in resharded.names():
+        assert torch.equal(resharded.read(name), CheckpointReader(old.step(4)).read(name)), name
     for each in (straight, old):
         assert "resuming at step 4" in each.train(2)
     assert old.curve() == straight.curve()

@@ -25,7 +25,7 @@ class _Rounding:
         from megatron_octo.model.fused.gelu_kernels import fp8_scale
 
         device = torch.device("cuda", torch.cuda.current_device())
-        self._with_scale, self._find_scale = float8_tensor.Float8Quantizer, fp8_scale
+        self._quantizer, self._find_scale = float8_tensor.Float8Quantizer, fp8_scale
         self._dtype, self._limit = dtype, limit
         self._no_amax = torch.empty(0, device=device)
         self._measuring = float8_tensor.Float8CurrentScalingQuantizer(dtype, device)
@@ -38,7 +38,7 @@ class _Rounding:
     def with_scale(self, parts_P: Tensor) -> Any:
         """Transformer Engine's quantizer for a tensor whose parts have these largest numbers."""
         scale = self._find_scale(parts_P, self._limit)
-        quantizer = self._with_scale(scale, self._no_amax, self._dtype)
+        quantizer = self._quantizer(scale, self._no_amax, self._dtype)
         quantizer.internal = True
         return quantizer
 

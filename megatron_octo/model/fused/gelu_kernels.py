@@ -113,7 +113,7 @@ def _fp8_scale(largest, scale, parts, limit, BLOCK: tl.constexpr):  # type: igno
         at = start + tl.arange(0, BLOCK)
         highest = tl.maximum(highest, tl.load(largest + at, mask=at < parts, other=0.0))
     bound = tl.max(highest, 0)
-    # Infinity must stay one in what comes of it: a cast to fp8 would make a large number of it.
+    # A cast to fp8 would make a large number of infinity, which nobody sees: all becomes nan instead.
     factor = tl.where(bound < float("inf"), limit / tl.maximum(bound, 2.0**-100), float("nan"))
     tl.store(scale, tl.where(bound > 0, factor, 1.0))
 

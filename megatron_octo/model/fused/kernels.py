@@ -75,7 +75,9 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
     d_weight = tl.zeros([BLOCK], tl.float32)
     d_shift = tl.zeros([BLOCK], tl.float32)
     d_bias = tl.zeros([BLOCK], tl.float32)
-    highest = 0.0  # one number: a block of them takes registers, and with them a fourth program of a multiprocessor
+    highest = (
+        0.0  # one number: a block of them takes registers, and with them a fourth program of a multiprocessor
+    )
     for step in range(STEPS):
         row = (program + step * tl.num_programs(0)).to(tl.int64)
         inside = (column < width) & (row + tl.zeros_like(column) < rows)
@@ -104,7 +106,8 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
     tl.store(partial + at + width, d_shift, mask=here)
     tl.store(partial + at + 2 * width, d_bias, mask=here)
     if MEASURE:
-        tl.store(largest + program, highest.to(d_delta.dtype.element_ty).to(tl.float32))
+        rounded = highest.to(d_delta.dtype.element_ty)  # type: ignore[attr-defined] # Triton made a tensor of it
+        tl.store(largest + program, rounded.to(tl.float32))
 
 
 def add_norm_forward(

@@ -24,13 +24,13 @@ def add_norm_backward(d_summed: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
     return found
 
 
-def gelu_forward(x: Tensor, *rest: Any) -> Tensor:
-    found: Tensor = _for(x, "gelu_kernels").gelu_forward(x, *rest)
+def gelu_forward(x: Tensor, exact: bool, measure: bool = False) -> Tensor:
+    found: Tensor = _for(x, "gelu_kernels").gelu_forward(x, exact, measure)
     return found
 
 
-def gelu_backward(dy: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _for(dy, "gelu_kernels").gelu_backward(dy, *rest)
+def gelu_backward(dy: Tensor, x: Tensor, exact: bool, measure: bool = False) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _for(dy, "gelu_kernels").gelu_backward(dy, x, exact, measure)
     return found
 
 
