@@ -32,7 +32,7 @@ from megatron_octo.checkpoint import layout
 from megatron_octo.recipe import load_recipe
 
 WARM_UP = 5
-STEP = re.compile(r"^step (\d+)/")
+_STEP = re.compile(r"^step (\d+)/")
 SAVED = re.compile(r"^saved .*step-(\d+) in ([\d.]+) s; training waited ([\d.]+) s")
 
 
@@ -66,7 +66,7 @@ def examine(lines: list[tuple[float, str]]) -> dict[str, Any]:
     ends: dict[int, float] = {}
     saves: list[dict[str, Any]] = []
     for seconds, line in lines:
-        if match := STEP.match(line):
+        if match := _STEP.match(line):
             ends[int(match[1])] = seconds
         elif match := SAVED.match(line):
             saves.append(

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.async_save import SAVED, STEP, WARM_UP, first_moments, timed_lines
+from benchmarks.async_save import SAVED, WARM_UP, examine, first_moments, timed_lines
 from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import corpus_for, parser_of, train_command
@@ -47,7 +47,7 @@ def benchmark(
             ],
         )
         lines = timed_lines([*command, f"checkpoint.interval={interval}"], SAVED.match)
-        if not (saved := SAVED.match(lines[-1][1])):
+        if not SAVED.match(lines[-1][1]):
             raise RuntimeError(f"the run ended before its save was complete: {lines[-1][1]}")
         directory = Path(folder) / "run" / layout.CHECKPOINTS / layout.step_name(interval)
         size = sum(path.stat().st_size for path in directory.iterdir())
@@ -59,10 +59,7 @@ def benchmark(
     first, second = ({r["step"]: r for r in records if r["attempt"] == number} for number in (1, 2))
     before = [first[step] for step in range(WARM_UP + 1, interval + 1)]
     # Where the next save is due before this one is complete, training stands still from there on: see waited_s.
-    ends = {int(match[1]): seconds for seconds, line in lines if (match := STEP.match(line))}
-    meanwhile = [step for step in ends if interval < step <= 2 * interval]
-    usual = statistics.median(ends[step] - ends[step - 1] for step in ends if WARM_UP < step <= interval)
-    stall = ends[max(meanwhile)] - ends[interval] - len(meanwhile) * usual if meanwhile else None
+    (save,) = examine(lines)["saves"]
 
     def median(key: str) -> float:
         return statistics.median(float(record[key] or 0) for record in before)
@@ -76,11 +73,11 @@ def benchmark(
         "tflops_per_gpu": round(median("tflops_per_gpu"), 1),
         **{key: records[-1][key] for key in ("memory_gib", "mfu")},
         "checkpoint_gb": round(size / 1e9, 3),
-        "save_s": float(saved[2]),
-        "waited_s": float(saved[3]),  # also of the next save for this one
-        "steps_meanwhile": len(meanwhile),
-        "stall_s": None if stall is None else round(stall, 3),
-        "stall_steps": None if stall is None else round(stall / usual, 2),
+        "save_s": save["seconds"],
+        "waited_s": save["copy_s"],  # also of the next save for this one
+        "steps_meanwhile": save["steps_in_flight"],
+        "stall_s": save["stall_s"],
+        "stall_steps": save["stall_steps"],
         "resumed_at": min(second) - 1,
         "resume_s": first_moments(again),
         "steps_of_both": len(both),
@@ -98,8 +95,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps after it (default: 3)")
     parser.add_argument("--place", help="folder on the disk to save to (default: the temporary folder)")
     args = parser.parse_intermixed_args()
-    if args.interval <= WARM_UP:
-        parser.error(f"--interval: more than {WARM_UP} steps, the first {WARM_UP} are not counted")
+    if args.interval <= WARM_UP + 1:
+        parser.error(f"--interval: more than {WARM_UP + 1} steps, the first are not counted")
     found = benchmark(args.recipe, args.nproc, args.interval, args.steps, args.place, args.overrides)
     keep(args.output, found)
     print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))

@@ -52,28 +52,15 @@ def write_checkpoint(
     model = source.manifest.model
     check_layout(model, tensor, pipeline, source.directory)
     states = tuple(kind for kind in source.manifest.tensors if kind != "weights") if optimizer else ()
-    stored = {entry.dtype for entry in source.manifest.tensors["weights"].values()}
-    same = dtype is None or stored == {DTYPE_NAMES[DTYPES[dtype]]}
-    rounded = bool(states) and same and source.manifest.weights_are_rounded
-    plan = {
-        "weights": () if rounded else ("weights",),
-        "main": tuple(kind for kind in states if kind == "main"),
-        "optimizer": tuple(kind for kind in states if kind != "main"),
-    }
-    groups = [
-        group
-        for base, kinds in plan.items()
-        if kinds
-        for group in _groups(
-            source,
-            base,
-            kinds,
-            DTYPES[dtype] if dtype and base == "weights" else None,
-            tensor,
-            pipeline,
-            shard_bytes,
-        )
+    moments = tuple(kind for kind in states if kind != "main")
+    own = dtype in (None, source.manifest.precision)
+    rounded = bool(states) and own and source.manifest.weights_are_rounded
+    plan = [  # what files' names begin with, what is in them, its dtype
+        *([] if rounded else [("weights", ("weights",), DTYPES[dtype] if dtype else None)]),
+        *([("main", ("main",), None)] if "main" in states else []),
+        *([("optimizer", moments, None)] if moments else []),
     ]
+    groups = [group for part in plan for group in _groups(source, *part, tensor, pipeline, shard_bytes)]
 
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
         tokenizer = source.manifest.tokenizer
@@ -85,8 +72,8 @@ def write_checkpoint(
                 name: replace(entry, dtype=source.manifest.tensors["weights"][name].dtype)
                 for name, entry in entries["main"].items()
             }
-        written = next(iter(entries["weights"].values())).dtype
-        precision = next(name for name, each in DTYPES.items() if DTYPE_NAMES[each] == written)
+        stored = next(iter(entries["weights"].values())).dtype
+        precision = next(name for name, each in DTYPES.items() if DTYPE_NAMES[each] == stored)
         manifest = replace(
             source.manifest,
             precision=precision,

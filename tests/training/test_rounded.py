@@ -17,7 +17,6 @@ from megatron_octo.conversion.opening import open_weights
 from megatron_octo.conversion.to_checkpoint import write_checkpoint
 from megatron_octo.conversion.to_hf import to_hf
 from megatron_octo.errors import OctoError
-from megatron_octo.files import digest_json
 from megatron_octo.recipe import load_recipe
 from tests.training.runs import TestRun, flip, small_corpus
 
@@ -146,7 +145,7 @@ def test_adapters_beside_a_bf16_run(run: TestRun, corpus: Path, tmp_path: Path) 
     assert changed and all(name.endswith("linear_fc2.weight") for name in changed)
 
 
-def as_format_1(checkpoint: Path) -> None:
+def as_format_1(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What versions before wrote: the weights in bf16, too, in a file of their own."""
     reader = CheckpointReader(checkpoint)
     manifest, file = reader.manifest, "weights-tp00-pp00.safetensors"
@@ -161,17 +160,20 @@ def as_format_1(checkpoint: Path) -> None:
         name: TensorEntry(shape, "BF16", (Fragment(file, name, (0,) * len(shape), shape),))
         for name, shape in ((name, tuple(tensor.shape)) for name, tensor in weights.items())
     }
-    tree = {**replace(manifest, tensors={**manifest.tensors, "weights": entries}).to_json(), "format": 1}
-    text = json.dumps({**tree, "digest": digest_json(tree)})
-    (checkpoint / layout.MANIFEST).write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "FORMAT", 1)
+        layout.write_manifest(checkpoint, replace(manifest, tensors={**manifest.tensors, "weights": entries}))
 
 
-def test_checkpoints_of_earlier_versions_are_resumed(run: TestRun, corpus: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_earlier_versions_are_resumed(
+    run: TestRun, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight, old = (TestRun(tmp_path, corpus, name, **BF16) for name in ("straight", "old"))
     for each in (straight, old):
         shutil.copytree(run.step(4), each.step(4))
         layout.set_latest(each.checkpoints, layout.step_name(4))
-    as_format_1(old.step(4))
+    as_format_1(old.step(4), monkeypatch)
+    assert json.loads((old.step(4) / layout.MANIFEST).read_text())["format"] == 1
     assert not layout.read_manifest(old.step(4)).weights_are_rounded
     write_checkpoint(open_weights(old.step(4)), tmp_path / "resharded", tensor=2)
     resharded = CheckpointReader(tmp_path / "resharded")

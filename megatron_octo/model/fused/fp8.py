@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_octo.model.fused import ops
+from megatron_octo.model.fused import gelu_kernels, ops
 from megatron_octo.model.fused.arithmetic import Arithmetic, Operand
 from megatron_octo.model.fused.measured import noted
 
@@ -22,11 +22,8 @@ class _Rounding:
     def __init__(self, dtype: Any, limit: float):
         from transformer_engine.pytorch.tensor import float8_tensor
 
-        from megatron_octo.model.fused.gelu_kernels import fp8_scale
-
         device = torch.device("cuda", torch.cuda.current_device())
-        self._quantizer, self._find_scale = float8_tensor.Float8Quantizer, fp8_scale
-        self._dtype, self._limit = dtype, limit
+        self._quantizer, self._dtype, self._limit = float8_tensor.Float8Quantizer, dtype, limit
         self._no_amax = torch.empty(0, device=device)
         self._measuring = float8_tensor.Float8CurrentScalingQuantizer(dtype, device)
         self._measuring.internal = True  # the bare storage: less work for the host
@@ -37,7 +34,7 @@ class _Rounding:
 
     def with_scale(self, parts_P: Tensor) -> Any:
         """Transformer Engine's quantizer for a tensor whose parts have these largest numbers."""
-        scale = self._find_scale(parts_P, self._limit)
+        scale = gelu_kernels.fp8_scale(parts_P, self._limit)
         quantizer = self._quantizer(scale, self._no_amax, self._dtype)
         quantizer.internal = True
         return quantizer
@@ -60,9 +57,7 @@ class Fp8(Arithmetic):
         import transformer_engine_torch as tex
         from transformer_engine.pytorch.cpp_extensions import general_gemm
 
-        from megatron_octo.model.fused import gelu_kernels
-
-        self._gemm, self._gelu, self._kernels = general_gemm, tex.gelu, gelu_kernels
+        self._gemm, self._gelu = general_gemm, tex.gelu
         self._backward_gemm = partial(general_gemm, grad=True, use_split_accumulator=True)
         self._e4m3 = _Rounding(tex.DType.kFloat8E4M3, torch.finfo(torch.float8_e4m3fn).max)
         self._e5m2 = _Rounding(tex.DType.kFloat8E5M2, torch.finfo(torch.float8_e5m2).max)
@@ -89,7 +84,7 @@ class Fp8(Arithmetic):
         if self.exact:
             return before, self.activation(ops.gelu_forward(before, True, True))
         # Gelu is computed twice, for its largest number and to be rounded; storing it takes longer.
-        return before, self._gelu(before, self._e4m3.with_scale(self._kernels.gelu_largest(before, False)))
+        return before, self._gelu(before, self._e4m3.with_scale(gelu_kernels.gelu_largest(before, False)))
 
     def input_gradient(
         self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False

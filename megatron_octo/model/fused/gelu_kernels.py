@@ -1,4 +1,4 @@
-"""Triton kernels of gelu and of its rounding to fp8. The module ``reference`` says in plain torch what they compute.
+"""Triton kernels of gelu, and of scales for fp8. The module ``reference`` says in plain torch what they compute.
 
 T tokens, F hidden size of the MLP, P parts of a tensor. Everything is computed in fp32 and rounded once, when it is
 stored.
@@ -69,25 +69,29 @@ def _gelu_backward(  # type: ignore[no-untyped-def]
 
 def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
     out = torch.empty_like(x_TF)
-    largest = _gelu_pass(x_TF, out, exact, measure)
-    if measure:
+    largest = _parts(x_TF) if measure else None
+    _gelu_pass(x_TF, out, largest, exact)
+    if largest is not None:
         note(out, largest)
     return out
 
 
 def gelu_largest(x_TF: Tensor, exact: bool) -> Tensor:
     """The largest absolute numbers of parts of gelu, fp32 [P]; gelu itself is not stored."""
-    return _gelu_pass(x_TF, None, exact, True)
-
-
-def _gelu_pass(x_TF: Tensor, out_TF: Tensor | None, exact: bool, measure: bool) -> Tensor:
-    grid = (triton.cdiv(x_TF.numel(), _BLOCK),)
-    largest = x_TF.new_empty(grid, dtype=torch.float32)
-    _gelu_forward[grid](
-        x_TF, out_TF, largest, x_TF.numel(),
-        EXACT=exact, STORE=out_TF is not None, MEASURE=measure, BLOCK=_BLOCK, num_warps=8,
-    )  # fmt: skip
+    largest = _parts(x_TF)
+    _gelu_pass(x_TF, None, largest, exact)
     return largest
+
+
+def _parts(x_TF: Tensor) -> Tensor:
+    return x_TF.new_empty(triton.cdiv(x_TF.numel(), _BLOCK), dtype=torch.float32)
+
+
+def _gelu_pass(x_TF: Tensor, out_TF: Tensor | None, largest_P: Tensor | None, exact: bool) -> None:
+    _gelu_forward[(triton.cdiv(x_TF.numel(), _BLOCK),)](
+        x_TF, out_TF, largest_P, x_TF.numel(),
+        EXACT=exact, STORE=out_TF is not None, MEASURE=largest_P is not None, BLOCK=_BLOCK, num_warps=8,
+    )  # fmt: skip
 
 
 def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = False) -> tuple[Tensor, Tensor]:
@@ -96,12 +100,12 @@ def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = Fals
     columns, block_rows, steps = 512, 4, 32
     grid = (triton.cdiv(rows, block_rows * steps), triton.cdiv(width, columns))
     partial = x_TF.new_empty((grid[0], width), dtype=torch.float32)
-    largest = x_TF.new_empty(grid[0] * grid[1], dtype=torch.float32)
+    largest = x_TF.new_empty(grid[0] * grid[1], dtype=torch.float32) if measure else None
     _gelu_backward[grid](
         dy_TF, x_TF, dx, partial, largest, rows, width,
         EXACT=exact, MEASURE=measure, COLUMNS=columns, ROWS=block_rows, STEPS=steps, num_warps=8,
     )  # fmt: skip
-    if measure:
+    if largest is not None:
         note(dx, largest)
     return dx, partial.sum(0)
 

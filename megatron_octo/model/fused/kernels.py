@@ -75,9 +75,8 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
     d_weight = tl.zeros([BLOCK], tl.float32)
     d_shift = tl.zeros([BLOCK], tl.float32)
     d_bias = tl.zeros([BLOCK], tl.float32)
-    highest = (
-        0.0  # one number: a block of them takes registers, and with them a fourth program of a multiprocessor
-    )
+    # One number: a block of them takes registers, and with them a fourth program of a multiprocessor.
+    highest = 0.0
     for step in range(STEPS):
         row = (program + step * tl.num_programs(0)).to(tl.int64)
         inside = (column < width) & (row + tl.zeros_like(column) < rows)
