@@ -143,7 +143,7 @@ class QueryKeyValue(torch.autograd.Function):
 
         summing = ctx.tensor.sum(dx)  # meanwhile the weights' gradients
         x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
-        bias_sums = [d.sum(0, dtype=torch.float32) for d in (d_query_TQ, d_shared_T2D)]
+        bias_sums = [ops.column_sums(d) for d in (d_query_TQ, d_shared_T2D)]
         query_bias_gradient, shared_bias_gradient = give_gradients((query_bias, shared_bias), bias_sums)
         gradients = (
             arithmetic.give_weight_gradient(query_weight, zip(d_query, x, strict=True)),

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megatron_octo.model.fused.measured import note
+from megatron_octo.model.fused.sums import column_sums
 
 _BLOCK = 4096
 
@@ -107,7 +108,7 @@ def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = Fals
     )  # fmt: skip
     if largest is not None:
         note(dx, largest)
-    return dx, partial.sum(0)
+    return dx, column_sums(partial)
 
 
 @triton.jit

@@ -42,7 +42,7 @@ def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: boo
     """Gradient before gelu, [M, N], from the gradient after the linear layer that follows it; and its sum, fp32 [N]."""
     if not exact and (gemm := _transformer_engine(d_MK)):
         gradient, *_ = gemm(weight_KN, d_MK, layout="NN", gelu=True, gelu_in=before_MN, grad=True)
-        return gradient, gradient.sum(0, dtype=torch.float32)
+        return gradient, ops.column_sums(gradient)
     return ops.gelu_backward(d_MK @ weight_KN, before_MN, exact)
 
 

@@ -12,13 +12,21 @@ import triton.language as tl
 from torch import Tensor
 
 from megatron_octo.model.fused.measured import note
+from megatron_octo.model.fused.sums import column_sums
 
-_MAX_PROGRAMS = 528  # four for each multiprocessor of an H100
+_MULTIPROCESSORS = 132  # of an H100; sums are taken in the same order everywhere
 _COLUMNS = 4096  # of the vocabulary at a time
 
 
 def _warps(block: int) -> int:
     return 4 if block <= 2048 else 8 if block <= 4096 else 16
+
+
+def _ahead(block: int, element_size: int) -> tuple[int, int]:
+    """For the norm's backward pass: programs a multiprocessor, by their registers, and the rows that each has in hand,
+    one computed and the others on their way into shared memory, of which no GPU has less than 99 KiB a program."""
+    rows = 3 * block * element_size  # one of each of the tensors that are read
+    return max(1, min(8, 6144 // block)), max(1, min(3, 1 + 96 * 1024 // rows))
 
 
 @triton.jit
@@ -66,7 +74,8 @@ def _add_norm_forward(  # type: ignore[no-untyped-def]
 @triton.jit
 def _add_norm_backward(  # type: ignore[no-untyped-def]
     d_summed, d_normed, summed, weight, mean, rstd, d_residual, d_delta, partial, largest, seed, rows, width, p,
-    DELTA: tl.constexpr, DROPOUT: tl.constexpr, MEASURE: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
+    DELTA: tl.constexpr, DROPOUT: tl.constexpr, MEASURE: tl.constexpr, STEPS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK)
@@ -75,9 +84,10 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
     d_weight = tl.zeros([BLOCK], tl.float32)
     d_shift = tl.zeros([BLOCK], tl.float32)
     d_bias = tl.zeros([BLOCK], tl.float32)
-    # One number: a block of them takes registers, and with them a fourth program of a multiprocessor.
+    # One number: a block of them takes registers, and with them programs of a multiprocessor.
     highest = 0.0
-    for step in range(STEPS):
+    # Rows are on their way while those before are computed: sums over a row leave memory nothing to do otherwise.
+    for step in tl.range(0, STEPS, num_stages=STAGES):
         row = (program + step * tl.num_programs(0)).to(tl.int64)
         inside = (column < width) & (row + tl.zeros_like(column) < rows)
         at = row * width + column
@@ -151,19 +161,20 @@ def add_norm_backward(
     d_residual = torch.empty_like(summed_TH)
     dropout = has_delta and p > 0
     d_delta = torch.empty_like(summed_TH) if dropout else d_residual
-    programs = min(rows, _MAX_PROGRAMS)
+    block = triton.next_power_of_2(width)
+    each, stages = _ahead(block, summed_TH.element_size())
+    programs = min(rows, each * _MULTIPROCESSORS)
     partial = summed_TH.new_empty((programs, 3, width), dtype=torch.float32)
     largest = summed_TH.new_empty(programs, dtype=torch.float32) if measure and has_delta else None
-    block = triton.next_power_of_2(width)
     _add_norm_backward[(programs,)](
         d_summed_TH, d_normed_TH, summed_TH, weight_H, mean_T, rstd_T, d_residual, d_delta, partial,
         largest, seed, rows, width, p,
         DELTA=has_delta, DROPOUT=dropout, MEASURE=largest is not None, STEPS=triton.cdiv(rows, programs),
-        BLOCK=block, num_warps=_warps(block),
+        STAGES=stages, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
     if largest is not None:
         note(d_delta, largest)
-    return d_residual, d_delta, partial.sum(0)
+    return d_residual, d_delta, column_sums(partial.view(programs, -1)).view(3, width)
 
 
 @triton.jit

@@ -43,5 +43,10 @@ def cross_entropy_backward_(logits: Tensor, *rest: Any) -> None:
     _for(logits).cross_entropy_backward_(logits, *rest)
 
 
+def column_sums(x: Tensor) -> Tensor:
+    found: Tensor = _for(x, "sums").column_sums(x)
+    return found
+
+
 def add_rows_(table: Tensor, *rest: Any) -> None:
     _for(table, "rows").add_rows_(table, *rest)

@@ -93,6 +93,11 @@ def add_norm_backward(
     return d_residual, d_delta, torch.stack([d_weight, d_shift, dx.sum(0)])
 
 
+def column_sums(x_MN: Tensor) -> Tensor:
+    """The sum of the rows, in fp32: [N]."""
+    return x_MN.sum(0, dtype=torch.float32)
+
+
 def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
     """Gelu, or GPT's tanh approximation of it."""
     out = F.gelu(x_TF, approximate="none" if exact else "tanh")
@@ -106,7 +111,7 @@ def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = Fals
     dx = torch.ops.aten.gelu_backward(dy_TF, x_TF, approximate="none" if exact else "tanh")
     if measure:
         _note(dx)
-    return dx, dx.sum(0, dtype=torch.float32)
+    return dx, column_sums(dx)
 
 
 def cross_entropy_forward(

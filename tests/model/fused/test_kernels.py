@@ -9,6 +9,7 @@ import torch
 from megatron_octo.model.fused import gelu_kernels, kernels, reference
 from megatron_octo.model.fused.measured import noted
 from megatron_octo.model.fused.rows import add_rows_
+from megatron_octo.model.fused.sums import column_sums
 
 generator = torch.Generator().manual_seed(0)
 
@@ -44,6 +45,11 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
         if added:
             measured(kernels.add_norm_backward(*arguments, True)[1], ours[1])
 
+    # So wide that a program takes several rows, one more than another.
+    dy, x, dx = (normal(270, 2100, dtype=dtype) for _ in range(3))
+    arguments = (dy, dx, x, normal(2100, dtype=dtype), x.float().mean(1), 1 / x.float().std(1), True, 0.0, 0)
+    same(kernels.add_norm_backward(*arguments), reference.add_norm_backward(*arguments), 5 * tolerance)
+
     x, dy = 2 * normal(300, 260, dtype=dtype), normal(300, 260, dtype=dtype)
     for exact in (True, False):
         ours = gelu_kernels.gelu_forward(x, exact)
@@ -53,6 +59,13 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
         ours = gelu_kernels.gelu_backward(dy, x, exact)
         same(ours, reference.gelu_backward(dy, x, exact), 3 * tolerance)
         measured(gelu_kernels.gelu_backward(dy, x, exact, True)[0], ours[0])
+
+    # One row, fewer than a tile's, more than are summed at once; a part of a wider matrix.
+    for rows, width in ((1, 3), (31, 100), (1025, 70), (4133, 64)):
+        x = normal(rows, width + 8, dtype=dtype)[:, 8:]
+        same([column_sums(x)], [reference.column_sums(x)], 1e-4 * rows**0.5)
+    x = normal(40, 70, dtype=dtype).t()
+    same([column_sums(x)], [reference.column_sums(x)], 1e-3)
 
     logits, losses = 4 * normal(9, 5000, dtype=dtype), normal(9)
     losses[3] = 0.0

@@ -1,0 +1,45 @@
+"""Triton kernel that sums a matrix over its rows, in a fixed order; ``reference.column_sums`` says in plain torch what.
+
+M rows, N columns.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PARTS = 64  # of many rows, summed apart first
+_MANY = 1024
+
+
+@triton.jit
+def _column_sums(  # type: ignore[no-untyped-def]
+    x, sums, rows, width, stride, STEPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    part = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for step in range(STEPS):
+        row = (part + step * tl.num_programs(0)) * ROWS + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None] & (column < width)[None, :]
+        at = row.to(tl.int64)[:, None] * stride + column[None, :]
+        total += tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(sums + part * width + column, tl.sum(total, 0), mask=column < width)
+
+
+def column_sums(x_MN: Tensor) -> Tensor:
+    if x_MN.size(0) > _MANY:
+        x_MN = _summed(x_MN, _PARTS, 64)
+    return _summed(x_MN, 1, 32)[0]
+
+
+def _summed(x_MN: Tensor, parts: int, columns: int) -> Tensor:
+    """Of so many parts of the rows, fp32 [parts, N]."""
+    rows, width = x_MN.shape
+    x_MN = x_MN if x_MN.stride(1) == 1 else x_MN.contiguous()
+    sums = x_MN.new_empty((parts, width), dtype=torch.float32)
+    _column_sums[(parts, triton.cdiv(width, columns))](
+        x_MN, sums, rows, width, x_MN.stride(0),
+        STEPS=triton.cdiv(rows, parts * 32), ROWS=32, COLUMNS=columns, num_warps=4,
+    )  # fmt: skip
+    return sums
