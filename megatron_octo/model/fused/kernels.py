@@ -22,7 +22,7 @@ def _warps(block: int) -> int:
     return 4 if block <= 2048 else 8 if block <= 4096 else 16
 
 
-def _ahead(block: int, element_size: int) -> tuple[int, int]:
+def _programs_and_stages(block: int, element_size: int) -> tuple[int, int]:
     """For the norm's backward pass: programs a multiprocessor, by their registers, and the rows that each has in hand,
     one computed and the others on their way into shared memory, of which no GPU has less than 99 KiB a program."""
     rows = 3 * block * element_size  # one of each of the tensors that are read
@@ -162,7 +162,7 @@ def add_norm_backward(
     dropout = has_delta and p > 0
     d_delta = torch.empty_like(summed_TH) if dropout else d_residual
     block = triton.next_power_of_2(width)
-    each, stages = _ahead(block, summed_TH.element_size())
+    each, stages = _programs_and_stages(block, summed_TH.element_size())
     programs = min(rows, each * _MULTIPROCESSORS)
     partial = summed_TH.new_empty((programs, 3, width), dtype=torch.float32)
     largest = summed_TH.new_empty(programs, dtype=torch.float32) if measure and has_delta else None
