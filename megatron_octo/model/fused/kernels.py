@@ -23,10 +23,13 @@ def _warps(block: int) -> int:
 
 
 def _programs_and_stages(block: int, element_size: int) -> tuple[int, int]:
-    """For the norm's backward pass: programs a multiprocessor, by their registers, and the rows that each has in hand,
-    one computed and the others on their way into shared memory, of which no GPU has less than 99 KiB a program."""
-    rows = 3 * block * element_size  # one of each of the tensors that are read
-    return max(1, min(8, 6144 // block)), max(1, min(3, 1 + 96 * 1024 // rows))
+    """For the norm's backward pass: how many programs, and how many rows each has in hand.
+
+    Registers bound the first. Of the rows one is computed, and the others are on their way into shared memory, of which
+    a program may take 96 KiB on every GPU that computes in bf16.
+    """
+    row_bytes = 3 * block * element_size  # three tensors are read
+    return _MULTIPROCESSORS * max(1, min(8, 6144 // block)), min(3, 1 + 96 * 1024 // row_bytes)
 
 
 @triton.jit
@@ -162,8 +165,8 @@ def add_norm_backward(
     dropout = has_delta and p > 0
     d_delta = torch.empty_like(summed_TH) if dropout else d_residual
     block = triton.next_power_of_2(width)
-    each, stages = _programs_and_stages(block, summed_TH.element_size())
-    programs = min(rows, each * _MULTIPROCESSORS)
+    most, stages = _programs_and_stages(block, summed_TH.element_size())
+    programs = min(rows, most)
     partial = summed_TH.new_empty((programs, 3, width), dtype=torch.float32)
     largest = summed_TH.new_empty(programs, dtype=torch.float32) if measure and has_delta else None
     _add_norm_backward[(programs,)](

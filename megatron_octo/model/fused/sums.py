@@ -8,8 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PARTS = 64  # of many rows, summed apart first
-_MANY = 1024
+_MANY = 1024  # rows: in parts first
+_PARTS = 64
+_ROWS = 32  # that a program reads at a time
 
 
 @triton.jit
@@ -40,6 +41,6 @@ def _summed(x_MN: Tensor, parts: int, columns: int) -> Tensor:
     sums = x_MN.new_empty((parts, width), dtype=torch.float32)
     _column_sums[(parts, triton.cdiv(width, columns))](
         x_MN, sums, rows, width, x_MN.stride(0),
-        STEPS=triton.cdiv(rows, parts * 32), ROWS=32, COLUMNS=columns, num_warps=4,
+        STEPS=triton.cdiv(rows, parts * _ROWS), ROWS=_ROWS, COLUMNS=columns, num_warps=4,
     )  # fmt: skip
     return sums

@@ -46,8 +46,9 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
             measured(kernels.add_norm_backward(*arguments, True)[1], ours[1])
 
     # So wide that a program takes several rows, one more than another.
-    dy, x, dx = (normal(270, 2100, dtype=dtype) for _ in range(3))
-    arguments = (dy, dx, x, normal(2100, dtype=dtype), x.float().mean(1), 1 / x.float().std(1), True, 0.0, 0)
+    *gradients, summed = (normal(270, 2100, dtype=dtype) for _ in range(3))
+    mean, rstd = summed.float().mean(1), 1 / summed.float().std(1)
+    arguments = (*gradients, summed, normal(2100, dtype=dtype), mean, rstd, True, 0.0, 0)
     same(kernels.add_norm_backward(*arguments), reference.add_norm_backward(*arguments), 5 * tolerance)
 
     x, dy = 2 * normal(300, 260, dtype=dtype), normal(300, 260, dtype=dtype)
