@@ -28,7 +28,7 @@ def _key(file: str, stored: dict[str, Stored]) -> _Key:
 
 
 class HostCopy:
-    """Host memory for everything that this rank stores, taken once.
+    """Host memory for everything that this rank stores, taken once, by ``take`` or when it is needed.
 
     On a GPU it is page-locked, and the copies run on a stream of their own while the next step computes its gradients;
     only its update has to wait for them (``before_update``).
@@ -40,40 +40,48 @@ class HostCopy:
     """
 
     def __init__(self, parts: Iterable[Part], grid: Grid, worker: Executor, say: Callable[[str], None]):
-        self._grid = grid
+        self._grid, self._worker = grid, worker
         self._images: dict[_Key, FileImage] = {}
         self._stream = torch.cuda.Stream(grid.device) if grid.device.type == "cuda" else None
         self._copied: torch.cuda.Event | None = None
-        wanted = {
+        self._wanted = {
             _key(file, stored): {key: item.spec for key, item in stored.items()}
             for part in parts
             for file, stored in part.files.items()
         }
-        size = sum(spec_bytes(spec) for specs in wanted.values() for spec in specs.values())
+        size = sum(spec_bytes(spec) for specs in self._wanted.values() for spec in specs.values())
         lack = lack_of_memory(size, grid)
         self.possible = lack is None  # on every machine of the run
         if lack:
             say(f"saving makes training wait: {lack}")
+        self._taken: Future[None] | None = None
 
-        def take() -> None:
-            if self._stream:
-                torch.cuda.set_device(grid.device)
-            for key, specs in wanted.items():
-                self._images[key] = FileImage(specs, pin=self._stream is not None)
+    def take(self) -> None:
+        """Begin to take the memory, if that has not begun. Not before the first step.
 
-        self._taken: Future[None] | None = None if lack else worker.submit(take)
+        While it is taken, whoever wants a little page-locked memory waits for 256 MiB to be locked. The loader wants
+        some twenty times, and for its first batches alone: later ones use it again.
+        """
+        if self.possible and self._taken is None:
+            self._taken = self._worker.submit(self._take)
 
-    def ready(self) -> bool:
-        """Whether this rank has memory to copy to; waits until it was taken."""
-        if self._taken is None:
-            return False
+    def _take(self) -> None:
+        if self._stream:
+            torch.cuda.set_device(self._grid.device)
         try:
-            self._taken.result()
+            for key, specs in self._wanted.items():
+                self._images[key] = FileImage(specs, pin=self._stream is not None)
         except RuntimeError as error:  # torch's, when it cannot lock so many pages
             print(f"[rank {self._grid.rank}] saving makes training wait: {error}", flush=True)
             self._images.clear()
-            self._taken = None
-        return self._taken is not None
+
+    def ready(self) -> bool:
+        """Whether this rank has memory to copy to; waits until it was taken."""
+        self.take()
+        if self._taken is None:
+            return False
+        self._taken.result()
+        return len(self._images) == len(self._wanted)
 
     def fill(self, parts: Iterable[Part]) -> None:
         """Copy the present values; on a GPU the copies are under way when this returns."""

@@ -170,11 +170,13 @@ class Saver:
         return SaveNews(self._phases + (not failed), failed)
 
     def advance(self, total: SaveNews) -> None:
-        """Go on as the sum of all ranks' news says.
+        """After a step: go on as the sum of all ranks' news says.
 
         Raises:
             OctoError: see :meth:`wait`.
         """
+        if self._copy:
+            self._copy.take()
         if self._save and total.failed:
             self._cancelled.set()
             self.wait()
