@@ -15,8 +15,9 @@ from torch import Tensor
 
 from megatron_octo.config import Recipe
 from megatron_octo.model.backend import Backend
-from megatron_octo.model.fused.arithmetic import Arithmetic, arithmetic_of
+from megatron_octo.model.fused.arithmetic import Arithmetic
 from megatron_octo.model.fused.attention import CoreAttention, Documents
+from megatron_octo.model.fused.choice import arithmetic_of
 from megatron_octo.model.fused.comm import TensorGroup
 from megatron_octo.model.fused.embedding import Embedding, Table, drop
 from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue

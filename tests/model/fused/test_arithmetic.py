@@ -7,14 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_octo.errors import OctoError
 from megatron_octo.model.fused import arithmetic
-from megatron_octo.model.fused.arithmetic import Arithmetic, EmulatedFp8, arithmetic_of, rounded
+from megatron_octo.model.fused.arithmetic import EmulatedFp8, rounded
 from megatron_octo.model.fused.comm import TensorGroup
 from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue
 from megatron_octo.model.fused.measured import note, noted
-from megatron_octo.recipe import build_recipe
-from tests.conftest import recipe_tree
 
 ALONE = TensorGroup(None, 1, 0, False)  # type: ignore[arg-type]
 TOKENS, HIDDEN, HEAD, INNER = 48, 32, 8, 64
@@ -133,16 +130,3 @@ def test_a_note_is_of_what_was_written() -> None:
     assert noted(tensor[:2]) is None  # of another tensor
     tensor.mul_(2)
     assert noted(tensor) is None
-
-
-def test_choice(tmp_path: Any, corpus: Any) -> None:
-    tree = recipe_tree(corpus, tmp_path / "run")
-    cpu = torch.device("cpu")
-    assert type(arithmetic_of(build_recipe(tree), cpu)) is Arithmetic
-    tree["train"]["fp8"] = "current"
-    assert type(arithmetic_of(build_recipe(tree), cpu)) is EmulatedFp8
-    with pytest.raises(OctoError, match="Transformer Engine"):
-        arithmetic_of(build_recipe(tree), torch.device("cuda"))
-    tree["model"]["ffn_hidden_size"] = 100
-    with pytest.raises(OctoError, match="feed-forward layer: 100"):
-        build_recipe(tree)

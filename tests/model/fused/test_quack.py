@@ -13,7 +13,8 @@ from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError
 from megatron_octo.model.choice import use_fused_layers
 from megatron_octo.model.fused import quack, reference
-from megatron_octo.model.fused.arithmetic import Arithmetic, arithmetic_of
+from megatron_octo.model.fused.arithmetic import Arithmetic
+from megatron_octo.model.fused.choice import arithmetic_of
 from megatron_octo.model.fused.functions import Mlp
 from tests.model.fused.test_arithmetic import ALONE, compare, leaves
 from tests.model.test_probe import on_a_cpu
