@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron_octo.files import beside
 
 # Sizes for a GPU, and for a CPU, where a start must not become slower by more than a moment.
-_MATMUL = {"cuda": (8192, torch.bfloat16, 0.4), "cpu": (256, torch.float32, 0.05)}  # n, dtype, seconds
+_MATMUL = {"cuda": (8192, torch.bfloat16, 0.4), "cpu": (384, torch.float32, 0.05)}  # n, dtype, seconds
 _MESSAGE = {"cuda": 64 << 20, "cpu": 1 << 20}  # bytes
 _REDUCE = {"cuda": 256 << 20, "cpu": 1 << 20}
 _FILE = {"cuda": 256 << 20, "cpu": 4 << 20}
