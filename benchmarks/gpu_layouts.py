@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep
-from megatron_octo.checkpoint.layout import step_name
+from megatron_octo.checkpoint.layout import CHECKPOINTS, step_name
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe
@@ -96,13 +96,17 @@ def make_recipe(folder: Path, name: str, sections: Sections) -> Recipe:
         "optimizer": {"lr": 1e-3, "eps": 1e-4},
         "schedule": {"style": "constant"},
         "train": {"steps": STEPS},
-        "eval": {"interval": 3, "steps": 2},
-        "checkpoint": {"interval": 3},
+        "eval": {"interval": STEPS // 2, "steps": 2},
+        "checkpoint": {"interval": STEPS // 2},
         "log": {"tensorboard": False},
     }
     for section, values in sections.items():
         tree[section] = {**tree.get(section, {}), **values}
     return build_recipe(tree)
+
+
+def checkpoint(run_dir: str, step: int = STEPS) -> Path:
+    return Path(run_dir) / CHECKPOINTS / step_name(step)
 
 
 class Processes:
@@ -134,7 +138,7 @@ def run(recipe: Recipe, processes: Processes) -> None:
         os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
     processes.join()
     grid = Grid.build(recipe.parallel, processes.device, recipe.train.seed)
-    lost = Path(recipe.run_dir) / "checkpoints" / step_name(STEPS)
+    lost = checkpoint(recipe.run_dir)
     if grid.is_main and lost.exists():
         lost.rename(lost.with_name("lost"))
     dist.barrier()
@@ -188,7 +192,7 @@ def tensor_differences(run_dir: str, reference: str) -> dict[str, float]:
     """
 
     def read(folder: str, kind: str, step: int = STEPS) -> dict[str, Tensor]:
-        return trained(CheckpointReader(Path(folder) / "checkpoints" / step_name(step)), kind)
+        return trained(CheckpointReader(checkpoint(folder, step)), kind)
 
     def worst(found: dict[str, Tensor], expected: dict[str, Tensor], size: dict[str, Tensor]) -> float:
         return max(float((found[name] - expected[name]).norm() / size[name].norm()) for name in expected)
