@@ -5,7 +5,8 @@
 
 Trains twice on packed random documents, with and without ``checkpoint.asynchronous``, and takes the time of every line
 that the run prints. The stall of a save is by how much the steps from its start to its commit took longer than the
-median step without a save in flight; it is given in seconds and in such steps. Then the asynchronous run loses its last
+median step without a save in flight; it is given in seconds and in such steps. So is, in seconds, what the steps after
+the first one lose, in which memory for the copies is taken. Then the asynchronous run loses its last
 checkpoint and is started again: seconds from the start of the process to the end of its first step, and whether loss,
 gradient norm and the last checkpoint's files are to the last bit those of the run that was not stopped (they are to be
 with ``system.deterministic=true``). One JSON object is printed and appended to ``--output``.
@@ -92,6 +93,12 @@ def examine(lines: list[tuple[float, str]]) -> dict[str, Any]:
     return {"step_s": round(median, 4), "quiet_steps": len(quiet), "saves": saves}
 
 
+def early_stall(lines: list[tuple[float, str]], step_s: float) -> float:
+    """By how many seconds the steps after the first one were longer than others, in all."""
+    ends = [seconds for seconds, line in lines if _STEP.match(line)][: WARM_UP + 1]
+    return round(ends[-1] - ends[0] - (len(ends) - 1) * step_s, 3)
+
+
 def first_moments(lines: list[tuple[float, str]]) -> dict[str, float]:
     """Seconds from the process's start to the words that mark its progress."""
     marks = {"imported": "# resolved recipe", "resumed": "resuming at step", "first_step": "step "}
@@ -126,7 +133,9 @@ def benchmark(
             name = "asynchronous" if asynchronous else "waiting"
             options = [f"run_dir={folder}/{name}", f"checkpoint.asynchronous={str(asynchronous).lower()}"]
             command_line = [*command, *options, f"train.steps={steps}"]
-            found[name] = examine(timed_lines(command_line))
+            lines = timed_lines(command_line)
+            found[name] = examine(lines)
+            found[name]["early_stall_s"] = early_stall(lines, found[name]["step_s"])
             if not asynchronous:
                 shutil.rmtree(f"{folder}/{name}")  # it may not fit twice
         run = Path(folder) / "asynchronous"
@@ -134,12 +143,13 @@ def benchmark(
         last = run / layout.CHECKPOINTS / layout.step_name(steps)
         size = sum(path.stat().st_size for path in last.iterdir())
         shutil.rmtree(last)
-        resume = first_moments(timed_lines(command_line))
+        lines = timed_lines(command_line)
         resumed = outcome(run, steps)
     return {
         **{"recipe": recipe_path, "overrides": overrides, "ranks": nproc},
         **{"steps": steps, "interval": interval, "checkpoint_gb": round(size / 1e9, 3), **found},
-        "resume_s": resume,
+        "resume_s": first_moments(lines),
+        "resume_early_stall_s": early_stall(lines, found["asynchronous"]["step_s"]),
         **bitwise(whole, resumed),
         "machine": machine(),
     }

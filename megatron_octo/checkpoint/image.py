@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from megatron_octo.checkpoint.digest import FileRecord, PieceDigest
+from megatron_octo.checkpoint.pagelock import page_locked
 from megatron_octo.checkpoint.tensors import TensorSpec, header, spec_bytes
 
-# Page-locked memory comes in powers of two: a power of two wastes nothing.
-CHUNK = 1 << 28
+CHUNK = 1 << 26  # locked at once, while the GPU's other users wait
 _WRITE = 1 << 24  # a cancelled writer stops after so many bytes
 _FLUSH = 1 << 30  # dirty pages are sent to the disk in portions: others write there, too
 
@@ -29,17 +29,15 @@ class FileImage:
         pin: take page-locked memory, to which a GPU copies while it computes.
 
     Raises:
-        RuntimeError: there is no more memory to lock.
+        RuntimeError: see :func:`page_locked`.
     """
 
     def __init__(self, specs: Mapping[str, TensorSpec], pin: bool = False):
         self.specs = dict(specs)
         self._header = header(self.specs)
         size = sum(spec_bytes(spec) for spec in self.specs.values())
-        self._chunks = [
-            torch.empty(min(CHUNK, size - start), dtype=torch.uint8, pin_memory=pin)
-            for start in range(0, size, CHUNK)
-        ]
+        sizes = [min(CHUNK, size - start) for start in range(0, size, CHUNK)]
+        self._chunks = [page_locked(n) if pin else torch.empty(n, dtype=torch.uint8) for n in sizes]
 
     def fill(self, tensors: Iterable[Tensor]) -> None:
         """Copy tensors here, in the order of ``specs``; what has another dtype is rounded.

@@ -57,10 +57,10 @@ class HostCopy:
         self._taken: Future[None] | None = None
 
     def take(self) -> None:
-        """Begin to take the memory, if that has not begun. Not before the first step.
+        """Begin to take the memory, if that has not begun.
 
-        While it is taken, whoever wants a little page-locked memory waits for 256 MiB to be locked. The loader wants
-        some twenty times, and for its first batches alone: later ones use it again.
+        Best after the first step, when nothing waits for the cores and for page-locked memory: the loader's first
+        batches do.
         """
         if self.possible and self._taken is None:
             self._taken = self._worker.submit(self._take)
