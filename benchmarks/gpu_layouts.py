@@ -1,14 +1,14 @@
-"""Runs of one small model on every layout and option that this machine's GPUs allow: same losses, exact resume.
+"""Runs of one small model on every layout and option that some processes allow: same losses, exact resume.
 
-    torchrun --nproc-per-node 2 benchmarks/gpu_layouts.py --output benchmarks/results/layouts.jsonl
+    torchrun --nproc-per-node 4 benchmarks/gpu_layouts.py --output benchmarks/results/layouts.jsonl
 
 Each case trains six steps with validation and a checkpoint at step 3, then loses the last checkpoint and resumes from
-step 3. It is held against the first case of the same arithmetic (bf16, fp8, or with dropout). Reported are the largest
-differences: of a loss; of a gradient norm (relative); of a tensor's first moment after the last step, which holds the
-gradients of all six; of a tensor's weights, as a share of how far they moved. And whether the resumed steps have the
-losses and gradient norms of the first time to the last bit. It fails if a difference is beyond its tolerance, or if a
-resume is not exact though its kernels add up in a fixed order. Without GPUs it runs on gloo, and only the torch
-attention.
+step 3. It is held against the first case of the same arithmetic: bf16 against one process that does everything, fp8
+and dropout against replicas. Reported are the largest differences: of a loss; of a gradient norm (relative); of a
+tensor's first moment after the last step, which holds the gradients of all six; of a tensor's weights, as a share of
+how far they moved. And whether the resumed steps have the losses and gradient norms of the first time to the last bit.
+It fails if a difference is beyond its tolerance, or if a resume is not exact though its kernels add up in a fixed order.
+Processes may share GPUs, slowly (NCCL 2.30 or later). Without GPUs it runs on gloo, and only the torch attention.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep
+from benchmarks.processes import Processes, gpu_of_this_process
+from benchmarks.rows import rearranged
 from megatron_octo.checkpoint.layout import CHECKPOINTS, step_name
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.config import Recipe
@@ -32,12 +35,22 @@ from megatron_octo.recipe import build_recipe
 Sections = dict[str, dict[str, Any]]
 Step = tuple[int, float, float]  # number, loss, gradient norm
 DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
+ALONE = "one process"
+# Processes that tensor and pipeline leave over are replicas.
 CASES: dict[str, Sections] = {
-    "data 2, overlapped": {},
-    "data 2, not overlapped": {"system": {"overlap": False}},
+    ALONE: {},
+    "replicas": {},
+    "replicas, not overlapped": {"system": {"overlap": False}},
     "tensor 2": {"parallel": {"tensor": 2}},
     "tensor 2 + sequence": {"parallel": {"tensor": 2, "sequence": True}},
+    "tensor 4": {"parallel": {"tensor": 4}},
+    "tensor 4 + sequence": {"parallel": {"tensor": 4, "sequence": True}},
     "pipeline 2": {"parallel": {"pipeline": 2}},
+    "tensor 2 + sequence, pipeline 2": {"parallel": {"tensor": 2, "sequence": True, "pipeline": 2}},
+    "padded rows": {},
+    "padded rows, tensor 2 + sequence, pipeline 2": {
+        "parallel": {"tensor": 2, "sequence": True, "pipeline": 2}
+    },
     "recompute mlp": {"train": {"recompute": "mlp"}},
     "recompute full": {"train": {"recompute": "full"}},
     "torch attention": {"system": {"attention": "torch"}},
@@ -99,6 +112,7 @@ def make_recipe(folder: Path, name: str, sections: Sections) -> Recipe:
         "eval": {"interval": STEPS // 2, "steps": 2},
         "checkpoint": {"interval": STEPS // 2},
         "log": {"tensorboard": False},
+        "system": {"preflight": "none"},  # it refuses ranks that share a GPU
     }
     for section, values in sections.items():
         tree[section] = {**tree.get(section, {}), **values}
@@ -109,50 +123,45 @@ def checkpoint(run_dir: str, step: int = STEPS) -> Path:
     return Path(run_dir) / CHECKPOINTS / step_name(step)
 
 
-class Processes:
-    """Process groups that come and go with each run: communicators left open add up until none can be made."""
-
-    def __init__(self, device: torch.device):
-        self.device, self._count = device, 0
-        self.store, self.rank, self.world = next(dist.rendezvous("env://"))
-
-    def join(self) -> None:
-        self._count += 1
-        gpu = self.device.type == "cuda"
-        dist.init_process_group(
-            "nccl" if gpu else "gloo",
-            store=dist.PrefixStore(str(self._count), self.store),
-            rank=self.rank,
-            world_size=self.world,
-        )
+def ranks_of(name: str, sections: Sections, world: int) -> int:
+    """How many processes train a case; 0 where the layout needs others than there are."""
+    if name == ALONE:
+        return 1
+    parallel = sections.get("parallel", {})
+    return world if world % (parallel.get("tensor", 1) * parallel.get("pipeline", 1)) == 0 else 0
 
 
-def run(recipe: Recipe, processes: Processes) -> None:
+def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: str) -> None:
     from megatron.core import parallel_state as mpu
 
     from megatron_octo.model.grid import Grid
+    from megatron_octo.training.batches import Loader
     from megatron_octo.training.loop import Run
 
     torch.use_deterministic_algorithms(recipe.system.deterministic)
     if recipe.system.deterministic:
         os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
-    processes.join()
+    processes.join(ranks, f"{recipe.run_dir} {attempt}")
     grid = Grid.build(recipe.parallel, processes.device, recipe.train.seed)
     lost = checkpoint(recipe.run_dir)
     if grid.is_main and lost.exists():
         lost.rename(lost.with_name("lost"))
     dist.barrier()
-    if Run(recipe, grid).train():
-        raise RuntimeError("the run did not finish")
+    take = Loader.next
+    with mock.patch.object(Loader, "next", lambda loader: rearranged(take(loader), rows, recipe)):
+        if Run(recipe, grid).train():
+            raise RuntimeError("the run did not finish")
     dist.barrier()
     mpu.destroy_model_parallel()
     dist.destroy_process_group()
 
 
-def examine(recipe: Recipe, processes: Processes) -> tuple[list[Step], list[Step]]:
+def examine(recipe: Recipe, processes: Processes, ranks: int, rows: str) -> tuple[list[Step], list[Step]]:
     """Train, lose the last checkpoint, resume; the steps of both attempts."""
-    run(recipe, processes)
-    run(recipe, processes)
+    if processes.rank < ranks:
+        for attempt in (1, 2):
+            run(recipe, processes, ranks, attempt, rows)
+    processes.meet(recipe.run_dir)
     attempts: tuple[list[Step], list[Step]] = [], []
     with open(Path(recipe.run_dir) / "metrics.jsonl", encoding="utf-8") as file:
         for record in map(json.loads, file):
@@ -217,10 +226,8 @@ def main() -> int:
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
-    else:
+    device = gpu_of_this_process() if gpu else torch.device("cpu")
+    if not gpu:
         torch.set_num_threads(1)
     load_mcore()
     processes = Processes(device)
@@ -237,8 +244,12 @@ def main() -> int:
     for name, sections in CASES.items():
         if (not gpu and name in GPU_ONLY) or (arguments.case and name not in arguments.case):
             continue
+        ranks = ranks_of(name, sections, processes.world)
+        if not ranks:
+            continue
         recipe = make_recipe(shared, name, sections)
-        attempts = examine(recipe, processes)
+        rows = "padded" if name.startswith("padded") else "packed"
+        attempts = examine(recipe, processes, ranks, rows)
         kind = arithmetic(recipe)
         reference = references.setdefault(kind, (recipe.run_dir, attempts[0]))
         differences = {
@@ -252,7 +263,7 @@ def main() -> int:
         failures += bool(beyond) or (ordered and not exact)
         line = {
             "case": name,
-            "ranks": processes.world,
+            "ranks": ranks,
             **{f"max_{key}_difference": value for key, value in differences.items()},
             "beyond_tolerance": beyond,
             "resume_bit_equal": exact,

@@ -11,7 +11,6 @@ and what ``megatron_octo.plan`` says.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ import torch.distributed as dist
 
 from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep, machine
+from benchmarks.processes import gpu_of_this_process
 from benchmarks.training import corpus_for
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe, load_recipe
@@ -173,8 +173,7 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     from megatron_octo.model.mcore import load_mcore
 
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
+    device = gpu_of_this_process()
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl")

@@ -3,8 +3,6 @@
 All cases of one world size run one after the other in one start of its ranks.
 """
 
-import dataclasses
-import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.rows import ROWS, rearranged
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe
-from tests.conftest import SEQ_LENGTH, recipe_tree
+from tests.conftest import recipe_tree
 from tests.distributed import run_ranks
 
 STEPS = 5
@@ -60,8 +59,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt_bigcode-fp8": {},
 }
 TRAIN: dict[str, dict[str, Any]] = {"gpt_bigcode-fp8": {"fp8": "current"}}
-# How a step's documents lie in rows: as the plan has them, each in a padded row of its own, or in another order.
-ROWS = ("packed", "padded", "backwards")
 # Architecture, layers, layout, rows.
 Case = tuple[str, str, str, str]
 CASES: list[Case] = [
@@ -96,56 +93,6 @@ BASELINES: dict[str, Case] = {
     architecture: (architecture, "fused" if architecture in TRAIN else "mcore", "alone", "packed")
     for architecture in ARCHITECTURES
 }
-
-
-Document = tuple[Tensor, Tensor, Tensor]  # tokens, labels, weights
-
-
-def laid_out(documents: list[Document], length: int, align: int) -> dict[str, Any]:
-    """The fields of a micro-batch of documents, each from a multiple of ``align`` on, filled up with padding."""
-    pieces: list[Document] = []
-    boundaries = [0]
-    for number, document in enumerate(documents):
-        pieces.append(document)
-        boundaries.append(boundaries[-1] + len(document[0]))
-        end = length if number == len(documents) - 1 else -(-boundaries[-1] // align) * align
-        while gap := min(end - boundaries[-1], SEQ_LENGTH):
-            zeros = torch.zeros(gap, dtype=torch.long)
-            pieces.append((zeros, zeros, torch.zeros(gap)))
-            boundaries.append(boundaries[-1] + gap)
-    tokens, labels, weights = (torch.cat(column) for column in zip(*pieces, strict=True))
-    positions = torch.cat([torch.arange(len(piece[0])) for piece in pieces])
-    return {
-        **{
-            "tokens_1T": tokens[None],
-            "positions_1T": positions[None],
-            "labels_T": labels,
-            "weights_T": weights,
-        },
-        **{"boundaries": torch.tensor(boundaries, dtype=torch.int32), "longest": SEQ_LENGTH, "whole_rows": 0},
-    }
-
-
-def rearranged(batch: Any, rows: str, recipe: Recipe) -> Any:
-    """The documents of a batch in other rows; those that nothing is learned from are left out."""
-    if rows == "packed":
-        return batch
-    width, size = recipe.data.seq_length, recipe.batch.micro_size
-    micros = []
-    for micro in batch.micro_batches:
-        columns = (micro.tokens_1T[0], micro.labels_T, micro.weights_T)
-        documents: list[Any] = [
-            tuple(column[start:end] for column in columns)
-            for start, end in itertools.pairwise(micro.boundaries.tolist())
-            if micro.weights_T[start:end].any()
-        ]
-        if rows == "backwards":
-            micros.append(dataclasses.replace(micro, **laid_out(documents[::-1], size * width, 1)))
-            continue
-        for start in range(0, len(documents), size):
-            fields = laid_out(documents[start : start + size], size * width, width)
-            micros.append(dataclasses.replace(micro, **fields))
-    return dataclasses.replace(batch, micro_batches=micros)
 
 
 def first_steps(recipe: Recipe, rows: str, steps: int = STEPS) -> dict[str, Any]:
