@@ -7,7 +7,7 @@ step 3. It is held against the first case of the same arithmetic: bf16 against o
 and dropout against replicas. Reported are the largest differences: of a loss; of a gradient norm (relative); of a
 tensor's first moment after the last step, which holds the gradients of all six; of a tensor's weights, as a share of
 how far they moved. And whether the resumed steps have the losses and gradient norms of the first time to the last bit.
-It fails if a difference is beyond its tolerance, or if a resume is not exact though its kernels add up in a fixed order.
+It fails if a difference is beyond its tolerance, or a resume is not exact though its kernels add up in a fixed order.
 Processes may share GPUs, slowly (NCCL 2.30 or later). Without GPUs it runs on gloo, and only the torch attention.
 """
 
