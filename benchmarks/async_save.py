@@ -6,10 +6,10 @@
 Trains twice on packed random documents, with and without ``checkpoint.asynchronous``, and takes the time of every line
 that the run prints. The stall of a save is by how much the steps from its start to its commit took longer than the
 median step without a save in flight; it is given in seconds and in such steps. So is, in seconds, what the steps after
-the first one lose, in which memory for the copies is taken. Then the asynchronous run loses its last
-checkpoint and is started again: seconds from the start of the process to the end of its first step, and whether loss,
-gradient norm and the last checkpoint's files are to the last bit those of the run that was not stopped (they are to be
-with ``system.deterministic=true``). One JSON object is printed and appended to ``--output``.
+the first one lose, in which memory for the copies is taken. Then the asynchronous run loses its last checkpoint and is
+started again: seconds from the start of the process to the end of its first step, and whether loss, gradient norm and
+the last checkpoint's files are to the last bit those of the run that was not stopped (they are to be with
+``system.deterministic=true``). One JSON object is printed and appended to ``--output``.
 """
 
 import json

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep
-from benchmarks.processes import Processes, gpu_of_this_process
+from benchmarks.processes import Processes, device_of_this_process
 from benchmarks.rows import rearranged
 from megatron_octo.checkpoint.layout import CHECKPOINTS, step_name
 from megatron_octo.checkpoint.reader import CheckpointReader
@@ -225,10 +225,7 @@ def main() -> int:
     from megatron_octo.model.mcore import load_mcore
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    gpu = torch.cuda.is_available()
-    device = gpu_of_this_process() if gpu else torch.device("cpu")
-    if not gpu:
-        torch.set_num_threads(1)
+    device = device_of_this_process()
     load_mcore()
     processes = Processes(device)
     from megatron_octo.training.records import read_attempt
@@ -242,7 +239,7 @@ def main() -> int:
     references: dict[str, tuple[str, list[Step]]] = {}
     failures = 0
     for name, sections in CASES.items():
-        if (not gpu and name in GPU_ONLY) or (arguments.case and name not in arguments.case):
+        if (device.type == "cpu" and name in GPU_ONLY) or (arguments.case and name not in arguments.case):
             continue
         ranks = ranks_of(name, sections, processes.world)
         if not ranks:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep
-from benchmarks.processes import gpu_of_this_process
+from benchmarks.processes import device_of_this_process
 from megatron_octo.config import Recipe
 from megatron_octo.recipe import build_recipe
 
@@ -133,7 +133,7 @@ def main() -> int:
     arguments = parser.parse_args()
     from megatron_octo.model.mcore import load_mcore
 
-    device = gpu_of_this_process()
+    device = device_of_this_process("cuda")
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl")

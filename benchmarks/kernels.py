@@ -82,8 +82,9 @@ def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
         raise SystemExit("there is no GPU here, and it is a GPU's time that is shown")
 
     from megatron_octo.model.mcore import load_mcore
+    from megatron_octo.training.device import own_device
 
-    device = door._device(recipe)
+    device = own_device(recipe.system.device)
     load_mcore()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     from megatron_octo.data.stream import Position

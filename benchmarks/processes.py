@@ -1,4 +1,4 @@
-"""Processes of torchrun's: which GPU is whose, and groups of them."""
+"""Processes of torchrun's: GPUs that they may share, and groups of them."""
 
 import os
 from datetime import timedelta
@@ -6,18 +6,17 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from megatron_octo.training.device import own_device
 
-def gpu_of_this_process() -> torch.device:
-    """The GPU of this process of torchrun's, made the current one; processes share GPUs where there are fewer.
+
+def device_of_this_process(wanted: str = "auto") -> torch.device:
+    """A run's own choice (``own_device``), but that processes may share GPUs where there are fewer.
 
     NCCL before 2.30 refuses that ("Duplicate GPU detected"); another can be put before torch's with LD_PRELOAD.
     """
-    gpus = torch.cuda.device_count()
-    if int(os.environ["LOCAL_WORLD_SIZE"]) > gpus:
+    if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
         os.environ["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % gpus)
-    torch.cuda.set_device(device)
-    return device
+    return own_device(wanted)
 
 
 class Processes:

@@ -29,10 +29,10 @@ def main() -> int:
     import torch
     import torch.distributed as dist
 
-    from megatron_octo import train as door
     from megatron_octo.model.mcore import load_mcore
+    from megatron_octo.training.device import own_device
 
-    device = door._device(recipe)
+    device = own_device(recipe.system.device)
     load_mcore()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     from megatron_octo.model.grid import Grid

@@ -8,7 +8,6 @@ import faulthandler
 import os
 import sys
 from datetime import timedelta
-from typing import Any
 
 from megatron_octo.config import Recipe
 from megatron_octo.errors import OctoError, run_command
@@ -59,8 +58,9 @@ def run(recipe: Recipe) -> int:
     import torch.distributed as dist
 
     from megatron_octo.model.mcore import load_mcore
+    from megatron_octo.training.device import own_device
 
-    device = _device(recipe)
+    device = own_device(recipe.system.device)
     load_mcore()
     from megatron_octo.model.grid import Grid
     from megatron_octo.training.loop import Run
@@ -80,7 +80,7 @@ def run(recipe: Recipe) -> int:
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=wait,
         # No device_id: with one, NCCL makes a communicator for each of megatron-core's groups at once, used or not, and
-        # they take GPU memory (6.5 GiB of each of two H100). _device has said which GPU is this rank's.
+        # they take GPU memory (6.5 GiB of each of two H100). own_device has said which GPU is this rank's.
     )
     if recipe.system.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -109,24 +109,6 @@ def _settings_before_torch(recipe: Recipe) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
         os.environ.setdefault("NCCL_ALGO", "Ring")
-
-
-def _device(recipe: Recipe) -> Any:
-    import torch
-
-    if recipe.system.device == "cpu" or not torch.cuda.is_available():
-        if recipe.system.device == "cuda":
-            raise OctoError(
-                "no usable GPU",
-                where="system.device",
-                hint="check nvidia-smi and the torch build, or use auto",
-            )
-        # Threads of several ranks on one machine must not fight: OMP_NUM_THREADS rules.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class HostCopy:
         try:
             for key, specs in self._wanted.items():
                 self._images[key] = FileImage(specs, pin=self._stream is not None)
-        except RuntimeError as error:  # torch's, when it cannot lock so many pages
+        except RuntimeError as error:  # so many pages cannot be had, or locked
             print(f"[rank {self._grid.rank}] saving makes training wait: {error}", flush=True)
             self._images.clear()
 
