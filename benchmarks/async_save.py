@@ -29,8 +29,8 @@ from typing import Any
 from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import bitwise, corpus_for, outcome, parser_of, train_command
-from megatron_octo.checkpoint import layout
-from megatron_octo.recipe import load_recipe
+from megatron_octo.checkpoint import directory as layout
+from megatron_octo.recipe.loading import load_recipe
 
 WARM_UP = 5
 _STEP = re.compile(r"^step (\d+)/")

@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import corpus_for, parser_of, train_command
-from megatron_octo.recipe import load_recipe
-from megatron_octo.training.rundir import read_metrics
+from megatron_octo.recipe.loading import load_recipe
+from megatron_octo.runfiles.run_directory import read_metrics
 
 WARM_UP = 5
 LAST = 10

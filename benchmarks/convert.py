@@ -29,8 +29,8 @@ import torch
 import xxhash
 
 from megatron_octo.architectures import find_architecture
-from megatron_octo.config import ModelConfig
-from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
+from megatron_octo.config.model import ModelConfig
+from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
 
 GIB = 1 << 30
 _BLOCK = 1 << 25

@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.convert import make_model
 from benchmarks.kills import killed
 from benchmarks.machine import keep, machine
-from megatron_octo.config import ModelConfig
+from megatron_octo.config.model import ModelConfig
 
 MODEL = ModelConfig(
     num_layers=8,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_octo.data.writer import IndexedWriter
+from megatron_octo.data.dataset.writer import IndexedWriter
 
 
 def write_random_corpus(

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import Outcome, bitwise, corpus_for, outcome, parser_of, train_command
-from megatron_octo.recipe import load_recipe
+from megatron_octo.recipe.loading import load_recipe
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from megatron_octo.data.tokenizer import Tokenizer
+from megatron_octo.data.text.tokenizer import Tokenizer
 
 CLASSES = (
     *(

@@ -27,10 +27,10 @@ from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep
 from benchmarks.processes import Processes, device_of_this_process
 from benchmarks.rows import rearranged
-from megatron_octo.checkpoint.layout import CHECKPOINTS, step_name
+from megatron_octo.checkpoint.directory import CHECKPOINTS, step_name
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.config import Recipe
-from megatron_octo.recipe import build_recipe
+from megatron_octo.recipe.loading import build_recipe
+from megatron_octo.recipe.schema import Recipe
 
 Sections = dict[str, dict[str, Any]]
 Step = tuple[int, float, float]  # number, loss, gradient norm
@@ -134,8 +134,8 @@ def ranks_of(name: str, sections: Sections, world: int) -> int:
 def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: str) -> None:
     from megatron.core import parallel_state as mpu
 
-    from megatron_octo.model.grid import Grid
-    from megatron_octo.training.batches import Loader
+    from megatron_octo.model.platform.grid import Grid
+    from megatron_octo.training.engine.batches import Loader
     from megatron_octo.training.loop import Run
 
     torch.use_deterministic_algorithms(recipe.system.deterministic)
@@ -222,14 +222,14 @@ def main() -> int:
     parser.add_argument("--case", action="append", help="only this one; may be repeated", choices=CASES)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    from megatron_octo.model.mcore import load_mcore
+    from megatron_octo.model.platform.mcore import load_mcore
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = device_of_this_process()
     load_mcore()
     processes = Processes(device)
-    from megatron_octo.training.records import read_attempt
-    from megatron_octo.training.rundir import environment
+    from megatron_octo.runfiles.attempts import read_attempt
+    from megatron_octo.runfiles.run_directory import environment
 
     if processes.rank == 0:
         shared = Path(tempfile.mkdtemp())

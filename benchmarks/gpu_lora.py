@@ -25,8 +25,8 @@ from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep, machine
 from benchmarks.processes import device_of_this_process
 from benchmarks.training import corpus_for
-from megatron_octo.config import Recipe
-from megatron_octo.recipe import build_recipe, load_recipe
+from megatron_octo.recipe.loading import build_recipe, load_recipe
+from megatron_octo.recipe.schema import Recipe
 
 CASES = {"fp32 unfused": ("fp32", "unfused"), "bf16 torch": ("bf16", "torch"), "bf16 te": ("bf16", "te")}
 WARM_UP = 3
@@ -64,12 +64,12 @@ class Steps:
     """A recipe's network on random weights and its steps, one after the other."""
 
     def __init__(self, recipe: Recipe, grid: Any, draw_b: bool):
-        from megatron_octo.data.stream import Position
+        from megatron_octo.data.row_stream import Position
         from megatron_octo.model.weights import held_parameters
-        from megatron_octo.training.batches import Loader
-        from megatron_octo.training.corpora import open_corpora
-        from megatron_octo.training.network import Network
-        from megatron_octo.training.rundir import RunDirectory
+        from megatron_octo.runfiles.run_directory import RunDirectory
+        from megatron_octo.training.engine.batches import Loader
+        from megatron_octo.training.engine.datasets import open_corpora
+        from megatron_octo.training.engine.network import Network
 
         self.recipe, self.grid = recipe, grid
         self.network = Network(recipe, grid)
@@ -84,8 +84,8 @@ class Steps:
         self.loader = Loader(corpora.train, recipe, grid, Position())
 
     def run(self, learning_rate: float) -> dict[str, Any]:
-        from megatron_octo.model.flops import training_flops
-        from megatron_octo.training.metrics import reduce_totals
+        from megatron_octo.sizing.flops import training_flops
+        from megatron_octo.training.engine.metrics import reduce_totals
 
         start = time.perf_counter()
         batch = self.loader.next()
@@ -140,8 +140,8 @@ def parity(folder: Path, grid: Any) -> list[dict[str, Any]]:
 
 def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
     """Medians of a recipe's steps."""
-    from megatron_octo.model.memory import GIB, memory
-    from megatron_octo.recipe import check_batch
+    from megatron_octo.recipe.loading import check_batch
+    from megatron_octo.sizing.memory import GIB, memory
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -171,13 +171,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_intermixed_args()
-    from megatron_octo.model.mcore import load_mcore
+    from megatron_octo.model.platform.mcore import load_mcore
 
     device = device_of_this_process("cuda")
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl")
-    from megatron_octo.model.grid import Grid
+    from megatron_octo.model.platform.grid import Grid
 
     world = dist.get_world_size()
     shared: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from benchmarks.corpus import write_random_corpus
 from benchmarks.machine import keep
 from benchmarks.processes import device_of_this_process
-from megatron_octo.config import Recipe
-from megatron_octo.recipe import build_recipe
+from megatron_octo.recipe.loading import build_recipe
+from megatron_octo.recipe.schema import Recipe
 
 # precision, attention, cross entropy (of megatron-core's layers), layers. Attention is the recipe's, where torch is
 # cuDNN's, or flash: torch's without cuDNN's. What is not installed is left out.
@@ -84,13 +84,13 @@ def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str]
 
 
 def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
-    from megatron_octo.data.stream import Position
+    from megatron_octo.data.row_stream import Position
     from megatron_octo.model.weights import held_parameters
-    from megatron_octo.training.batches import Loader
-    from megatron_octo.training.corpora import open_corpora
-    from megatron_octo.training.metrics import reduce_totals
-    from megatron_octo.training.network import Network
-    from megatron_octo.training.rundir import RunDirectory
+    from megatron_octo.runfiles.run_directory import RunDirectory
+    from megatron_octo.training.engine.batches import Loader
+    from megatron_octo.training.engine.datasets import open_corpora
+    from megatron_octo.training.engine.metrics import reduce_totals
+    from megatron_octo.training.engine.network import Network
 
     network = Network(recipe, grid)
     network.start_from(None)
@@ -131,15 +131,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="gpt_bigcode")
     arguments = parser.parse_args()
-    from megatron_octo.model.mcore import load_mcore
+    from megatron_octo.model.platform.mcore import load_mcore
 
     device = device_of_this_process("cuda")
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl")
-    from megatron_octo.model import cudnn, flash4
-    from megatron_octo.model.grid import Grid
-    from megatron_octo.training.rundir import environment
+    from megatron_octo.model.attention import cudnn, flash4
+    from megatron_octo.model.platform.grid import Grid
+    from megatron_octo.runfiles.run_directory import environment
 
     shared: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(shared, src=0)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.corpus import overrides_on
 from benchmarks.training import corpus_for
-from megatron_octo.recipe import load_recipe
-from megatron_octo.training import launch
+from megatron_octo.recipe.loading import load_recipe
+from megatron_octo.training.supervision import launch
 
 KINDS = {
     "attention": r"fmha|flash|sdpa|cudnn.*attn|attention",
@@ -81,15 +81,15 @@ def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
     if not torch.cuda.is_available():
         raise SystemExit("there is no GPU here, and it is a GPU's time that is shown")
 
-    from megatron_octo.model.mcore import load_mcore
-    from megatron_octo.training.device import own_device
+    from megatron_octo.model.platform.mcore import load_mcore
+    from megatron_octo.training.engine.device import own_device
 
     device = own_device(recipe.system.device)
     load_mcore()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    from megatron_octo.data.stream import Position
-    from megatron_octo.model.grid import Grid
-    from megatron_octo.training.batches import Loader
+    from megatron_octo.data.row_stream import Position
+    from megatron_octo.model.platform.grid import Grid
+    from megatron_octo.training.engine.batches import Loader
     from megatron_octo.training.loop import Run
 
     run = Run(recipe, Grid.build(recipe.parallel, device, recipe.train.seed))

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from megatron_octo.training.rundir import environment
+from megatron_octo.runfiles.run_directory import environment
 
 
 def machine() -> dict[str, Any]:

@@ -4,7 +4,7 @@
 
 Three measurements: Megatron-LM on its mock data (rows are not packed), ours on rows of one document each, ours on
 packed documents. Tokens/s a GPU are medians of the steps after warm-up; ratios are ours over Megatron-LM's. TFLOP/s are
-counted on real attention (the formula is in megatron_octo/model/flops.py): for whole rows the causal half.
+counted on real attention (the formula is in megatron_octo/sizing/flops.py): for whole rows the causal half.
 """
 
 import json
@@ -18,9 +18,9 @@ from typing import Any
 from benchmarks.machine import keep, machine
 from benchmarks.throughput import WARM_UP, benchmark
 from benchmarks.training import parser_of
-from megatron_octo.config import Recipe
-from megatron_octo.model.flops import training_flops
-from megatron_octo.recipe import load_recipe
+from megatron_octo.recipe.loading import load_recipe
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.sizing.flops import training_flops
 
 _STEP_MS = re.compile(r"elapsed time per iteration \(ms\): ([0-9.]+)")
 _LONG = 1_000_000  # mean length at which every row is one document

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from benchmarks.machine import keep, machine
 from benchmarks.training import parser_of
-from megatron_octo.model.fused.arithmetic import Arithmetic
-from megatron_octo.model.mcore import load_mcore
-from megatron_octo.model.probe import relative
-from megatron_octo.recipe import load_recipe
+from megatron_octo.model.attention.probe import relative
+from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
+from megatron_octo.model.platform.mcore import load_mcore
+from megatron_octo.recipe.loading import load_recipe
 
 _CALLS, _ROUNDS = 30, 7
 
@@ -45,7 +45,7 @@ def main() -> int:
     arguments = parser_of(__doc__).parse_intermixed_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     load_mcore()
-    from megatron_octo.model.fused.quack import LIBRARY, QuackArithmetic, in_fp32, why_not
+    from megatron_octo.model.fused.matmul.quack import LIBRARY, QuackArithmetic, in_fp32, why_not
 
     if problem := why_not(recipe):
         raise SystemExit(problem)

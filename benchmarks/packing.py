@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_octo.data.indexed import DTYPES, HEADER, MAGIC, VERSION
-from megatron_octo.data.paths import read_group
-from megatron_octo.data.planner import Planner
-from megatron_octo.data.settings import RowSettings
-from megatron_octo.data.store import plan_directory, read_plan, write_plan
+from megatron_octo.data.dataset.indexed import DTYPES, HEADER, MAGIC, VERSION
+from megatron_octo.data.planning.paths import read_group
+from megatron_octo.data.planning.plan_cache import plan_directory, read_plan, write_plan
+from megatron_octo.data.planning.planner import Planner
+from megatron_octo.data.planning.settings import RowSettings
 
 _BLOCK = 1 << 20
 

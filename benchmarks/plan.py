@@ -11,9 +11,9 @@ import argparse
 import json
 from pathlib import Path
 
-from megatron_octo.cluster.speed import MEASURED, Measurement, load_measurements, step_speed
-from megatron_octo.model.memory import GIB, memory
-from megatron_octo.recipe import check_batch, replicas_of
+from megatron_octo.recipe.loading import check_batch, replicas_of
+from megatron_octo.sizing.memory import GIB, memory
+from megatron_octo.sizing.step_time import MEASURED, Measurement, load_measurements, step_speed
 
 
 def compare(row: Measurement, rows: list[Measurement]) -> dict[str, object]:

@@ -32,7 +32,7 @@ import numpy as np
 import orjson
 import psutil
 
-from megatron_octo.data.indexed import open_corpus
+from megatron_octo.data.dataset.indexed import open_corpus
 
 _WORD = re.compile(r"[A-Za-z_]\w{3,}")
 _DIGIT = re.compile(r"[0-9]")

@@ -6,7 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from megatron_octo.training.device import own_device
+from megatron_octo.training.engine.device import own_device
 
 
 def device_of_this_process(wanted: str = "auto") -> torch.device:

@@ -9,8 +9,8 @@ import argparse
 import statistics
 import time
 
-from megatron_octo.recipe import load_recipe
-from megatron_octo.training import launch
+from megatron_octo.recipe.loading import load_recipe
+from megatron_octo.training.supervision import launch
 
 
 def main() -> int:
@@ -29,16 +29,16 @@ def main() -> int:
     import torch
     import torch.distributed as dist
 
-    from megatron_octo.model.mcore import load_mcore
-    from megatron_octo.training.device import own_device
+    from megatron_octo.model.platform.mcore import load_mcore
+    from megatron_octo.training.engine.device import own_device
 
     device = own_device(recipe.system.device)
     load_mcore()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    from megatron_octo.model.grid import Grid
+    from megatron_octo.model.platform.grid import Grid
     from megatron_octo.model.weights import init_weights
-    from megatron_octo.training.network import Network
-    from megatron_octo.training.replicas import ReplicaCheck
+    from megatron_octo.training.engine.network import Network
+    from megatron_octo.training.engine.replica_check import ReplicaCheck
 
     grid = Grid.build(recipe.parallel, device, recipe.train.seed)
     network = Network(recipe, grid)

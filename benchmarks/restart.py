@@ -20,8 +20,8 @@ from benchmarks.async_save import SAVED, WARM_UP, examine, first_moments, timed_
 from benchmarks.corpus import overrides_on
 from benchmarks.machine import keep, machine
 from benchmarks.training import corpus_for, parser_of, train_command
-from megatron_octo.checkpoint import layout
-from megatron_octo.recipe import load_recipe
+from megatron_octo.checkpoint import directory as layout
+from megatron_octo.recipe.loading import load_recipe
 
 _LONG = 1000  # steps: the save is complete before
 

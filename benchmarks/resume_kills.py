@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import keep, machine
-from megatron_octo.model.mcore import load_mcore
-from megatron_octo.training.rundir import read_metrics
+from megatron_octo.model.platform.mcore import load_mcore
+from megatron_octo.runfiles.run_directory import read_metrics
 from tests.distributed import exit_codes
 from tests.training.runs import TestRun, small_corpus
 

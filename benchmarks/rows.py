@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_octo.config import Recipe
-from megatron_octo.training.batches import StepBatch
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.training.engine.batches import StepBatch
 
 # As the plan has them, each in a padded row of its own, or in another order.
 ROWS = ("packed", "padded", "backwards")

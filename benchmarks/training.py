@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import write_random_corpus
-from megatron_octo.checkpoint import layout
+from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.digest import FileRecord
-from megatron_octo.config import Recipe
-from megatron_octo.training.rundir import read_metrics
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.run_directory import read_metrics
 
 
 def parser_of(text: str | None, overrides: str | None = None) -> argparse.ArgumentParser:

@@ -17,8 +17,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_octo.errors import OctoError, run_command
-from megatron_octo.files import atomic_write
+from megatron_octo.common.errors import OctoError, run_command
+from megatron_octo.common.files import atomic_write
 
 LIMIT = 5000  # pairs
 CHARACTERS = range(60, 2000)  # of a function: no stubs, no giants

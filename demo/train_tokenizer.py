@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megatron_octo.errors import run_command
-from megatron_octo.files import atomic_write
+from megatron_octo.common.errors import run_command
+from megatron_octo.common.files import atomic_write
 
 VOCABULARY = 2048
 # In the order of StarCoder's ids 0-18, so that a recipe can be moved to the real tokenizer.

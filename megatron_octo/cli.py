@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from megatron_octo import __version__
-from megatron_octo.errors import OctoError, run_command
+from megatron_octo.common.errors import OctoError, run_command
 
 COMMANDS = {
     "preprocess": "jsonl to an indexed dataset of tokens, with the loss mask beside them",

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron_octo.common.errors import OctoError, run_command
+from megatron_octo.common.files import write_json
 from megatron_octo.conversion.arguments import build_parser as build_parser  # submit asks the door for it
 from megatron_octo.conversion.arguments import parse
-from megatron_octo.errors import OctoError, run_command
-from megatron_octo.files import write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,14 +45,14 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _shard_bytes(arguments: argparse.Namespace) -> int:
-    from megatron_octo.conversion.job import SHARD_BYTES
+    from megatron_octo.conversion.engine.job import SHARD_BYTES
 
     return arguments.shard_size or SHARD_BYTES
 
 
 def _to_hf(arguments: argparse.Namespace) -> int:
-    from megatron_octo.conversion.push import open_hub, push
-    from megatron_octo.conversion.renew import renew
+    from megatron_octo.conversion.writers.push import open_hub, push
+    from megatron_octo.conversion.writers.renew import renew
 
     hub = open_hub(arguments.push) if arguments.push else None
     output = Path(arguments.output)
@@ -71,9 +71,9 @@ def _to_hf(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace, output: Path) -> None:
-    from megatron_octo.conversion.opening import check_options
-    from megatron_octo.conversion.peft import to_peft
-    from megatron_octo.conversion.to_hf import to_hf
+    from megatron_octo.conversion.readers.open_weights import check_options
+    from megatron_octo.conversion.writers.peft import to_peft
+    from megatron_octo.conversion.writers.to_hf import to_hf
 
     # What an earlier attempt made is taken as it is by what comes after the conversion.
     reuse = bool(arguments.push or arguments.verify) and not arguments.renew
@@ -98,7 +98,7 @@ def _export(arguments: argparse.Namespace, output: Path) -> None:
 
 
 def _open(arguments: argparse.Namespace) -> Any:
-    from megatron_octo.conversion.opening import check_options, open_weights
+    from megatron_octo.conversion.readers.open_weights import check_options, open_weights
 
     vocab_size, base = getattr(arguments, "vocab_size", None), getattr(arguments, "base_weights", None)
     expected = {"from-hf": "huggingface", "from-bigcode": "bigcode"}.get(arguments.command)
@@ -110,7 +110,7 @@ def _open(arguments: argparse.Namespace) -> Any:
 def _to_checkpoint(arguments: argparse.Namespace) -> int:
     import yaml
 
-    from megatron_octo.conversion.to_checkpoint import write_checkpoint
+    from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint
 
     source = _open(arguments)
     with _progress(arguments.command) as progress:
@@ -132,7 +132,7 @@ def _to_checkpoint(arguments: argparse.Namespace) -> int:
 
 
 def _to_bigcode(arguments: argparse.Namespace) -> int:
-    from megatron_octo.conversion.to_bigcode import to_bigcode
+    from megatron_octo.conversion.writers.to_bigcode import to_bigcode
 
     source = _open(arguments)
     with _progress("to BigCode") as progress:
@@ -149,7 +149,7 @@ def _to_bigcode(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from megatron_octo.conversion.opening import check_options
+    from megatron_octo.conversion.readers.open_weights import check_options
 
     other = arguments.other or arguments.against
     check_options([arguments.source, other], arguments.vocab_size, arguments.base_weights)
@@ -169,7 +169,7 @@ def _text(path: str) -> str:
 def _compare(arguments: argparse.Namespace, source: str, other: str) -> bool:
     """Compare, and say what was found; returns whether it is good."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # fp32 on the CPU: no TF32, no kernel choice
-    from megatron_octo.conversion.verify import TOLERANCE, verify
+    from megatron_octo.conversion.proof.verify import TOLERANCE, verify
 
     file, report = getattr(arguments, "text", None), getattr(arguments, "json", None)
     text = _text(file) if file else None
@@ -198,8 +198,8 @@ def _compare(arguments: argparse.Namespace, source: str, other: str) -> bool:
 def _show(arguments: argparse.Namespace) -> int:
     import json
 
-    from megatron_octo.conversion.opening import check_options
-    from megatron_octo.conversion.show import describe, lines
+    from megatron_octo.conversion.proof.show import describe, lines
+    from megatron_octo.conversion.readers.open_weights import check_options
 
     found = describe(arguments.source, arguments.vocab_size, arguments.tensors)
     check_options([arguments.source], arguments.vocab_size, None)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_octo.errors import USER_ERROR, OctoError, run_command
+from megatron_octo.common.errors import USER_ERROR, OctoError, run_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         return _inspect_run(args, console)
     if args.report is not None or args.step is not None:
         raise OctoError("--report and --step are for a run, and this is no directory", where=args.prefix)
-    from megatron_octo.data.report import report
-    from megatron_octo.data.rowview import RowOptions
+    from megatron_octo.data.view.report import report
+    from megatron_octo.data.view.row_view import RowOptions
 
     if args.seq_length < 1 or not 0 <= args.fim_rate <= 1 or not 0 <= args.fim_spm_rate <= 1:
         raise OctoError("--seq-length is 1 or more, rates are from 0 to 1", where="command line")
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         row=row,
     )
     if args.plot:
-        from megatron_octo.data.plot import plot
+        from megatron_octo.data.view.plot import plot
 
         plot(prefix, args.plot)
         console.print(f"plot: {args.plot}", highlight=False)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from megatron_octo.errors import USER_ERROR, OctoError, run_command
+from megatron_octo.common.errors import USER_ERROR, OctoError, run_command
 
 _SHOWN = 5
 
@@ -41,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_intermixed_args(argv)
-    from megatron_octo.cluster.plan import estimate
-    from megatron_octo.cluster.speed import MEASURED
-    from megatron_octo.recipe import load_recipe
+    from megatron_octo.recipe.loading import load_recipe
+    from megatron_octo.sizing.estimate import estimate
+    from megatron_octo.sizing.step_time import MEASURED
 
     for name in ("nodes", "gpus_per_node", "mean_document", "failures", "disk_gb_s"):
         if getattr(arguments, name) <= 0:
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     print("\n".join(plan.lines()))
     if arguments.search:
-        from megatron_octo.cluster.search import search
+        from megatron_octo.sizing.layout_search import search
 
         found = search(plan.recipe, plan.cluster)
         print(f"search: {len(found)} layouts fit" + (", the fastest:" if found else ""))

@@ -7,10 +7,10 @@ import signal
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from megatron_octo.errors import OctoError, run_command
+from megatron_octo.common.errors import OctoError, run_command
 
 if TYPE_CHECKING:
-    from megatron_octo.data.pipeline import Stage
+    from megatron_octo.data.preprocessing.pipeline import Stage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _stage(task: str | None, merge: bool) -> "Stage":
-    from megatron_octo.data.pipeline import Stage
+    from megatron_octo.data.preprocessing.pipeline import Stage
 
     if task is None:
         return Stage(make=not merge)
@@ -96,9 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.workers < 1:
         raise OctoError(f"--workers {args.workers}: at least 1 is needed", where="command line")
-    from megatron_octo.data.encode import EncodeOptions
-    from megatron_octo.data.formats import Keys
-    from megatron_octo.data.pipeline import preprocess
+    from megatron_octo.data.preprocessing.encode import EncodeOptions
+    from megatron_octo.data.preprocessing.pipeline import preprocess
+    from megatron_octo.data.text.formats import Keys
 
     options = EncodeOptions(
         tokenizer=args.tokenizer,

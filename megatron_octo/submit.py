@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_octo.errors import OctoError, run_command
+from megatron_octo.common.errors import OctoError, run_command
 
 if TYPE_CHECKING:
-    from megatron_octo.cluster.plan import Plan
     from megatron_octo.cluster.profile import Profile
     from megatron_octo.cluster.script import Job
     from megatron_octo.cluster.stages import Order
+    from megatron_octo.sizing.estimate import Plan
 
 WATCHING = ("status", "logs", "cancel", "resume", "list")
 EPILOG = """after submission:
@@ -79,7 +79,7 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in WATCHING:
-        from megatron_octo.cluster.watch import watch
+        from megatron_octo.cluster.run_commands import watch
 
         return watch(words)
     return _submit(build_parser().parse_intermixed_args(words))
@@ -127,7 +127,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 def _order(arguments: argparse.Namespace) -> "Order":
     from megatron_octo.cluster.stages import STAGES, Order, check_order, read_stages
-    from megatron_octo.recipe import load_recipe
+    from megatron_octo.recipe.loading import load_recipe
 
     given = {name: getattr(arguments, name, None) for name in STAGES}
     order = Order(
@@ -190,13 +190,13 @@ def _plan(order: "Order") -> "Plan | None":
     profile = order.profile
     if "train" not in order.stages or profile.gpu is None or order.recipe.system.device == "cpu":
         return None
-    from megatron_octo.cluster.plan import estimate
+    from megatron_octo.sizing.estimate import estimate
 
     return estimate(order.recipe, profile.gpu, profile.nodes, profile.gpus_per_node)
 
 
 def _show(order: "Order", jobs: "list[Job]", plan: "Plan | None") -> None:
-    from megatron_octo.recipe import dump_recipe
+    from megatron_octo.recipe.loading import dump_recipe
 
     print(f"# resolved recipe\n{dump_recipe(order.recipe)}")
     print("# plan")

@@ -9,11 +9,11 @@ import os
 import sys
 from datetime import timedelta
 
-from megatron_octo.config import Recipe
-from megatron_octo.errors import OctoError, run_command
-from megatron_octo.recipe import dump_recipe, load_recipe, replicas_of
-from megatron_octo.training import launch
-from megatron_octo.training.signals import StopRequest
+from megatron_octo.common.errors import OctoError, run_command
+from megatron_octo.recipe.loading import dump_recipe, load_recipe, replicas_of
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.signals import StopRequest
+from megatron_octo.training.supervision import launch
 
 EPILOG = """exit codes: 0 finished; 2 a mistake to mend (bad recipe, bad data, full disk);
 75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or the wall clock with everything saved: start the same command again;
@@ -57,16 +57,16 @@ def run(recipe: Recipe) -> int:
     import torch
     import torch.distributed as dist
 
-    from megatron_octo.model.mcore import load_mcore
-    from megatron_octo.training.device import own_device
+    from megatron_octo.model.platform.mcore import load_mcore
+    from megatron_octo.training.engine.device import own_device
 
     device = own_device(recipe.system.device)
     load_mcore()
-    from megatron_octo.model.grid import Grid
+    from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.loop import Run
-    from megatron_octo.training.rendezvous import meet
-    from megatron_octo.training.supervise import supervised
-    from megatron_octo.training.watch import Watch, longest_wait
+    from megatron_octo.training.supervision.error_policy import supervised
+    from megatron_octo.training.supervision.rank_agent import Watch, longest_wait
+    from megatron_octo.training.supervision.rendezvous import meet
 
     faulthandler.enable()  # a crash of native code shows where
     minutes = recipe.system.timeout_minutes

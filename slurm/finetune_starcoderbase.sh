@@ -43,7 +43,7 @@ read -ra srun_args <<<"$SRUN_ARGS"
 read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # Stops what brings no progress, avoids nodes that fail, finds a free port; without one the run is finished.
 run=("$RECIPE" "${overrides[@]}" "$@")
-MASTER_PORT=$("$PYTHON" -m megatron_octo.cluster.guard before "${run[@]}" --max-restarts "$MAX_RESTARTS")
+MASTER_PORT=$("$PYTHON" -m megatron_octo.cluster.job_guard before "${run[@]}" --max-restarts "$MAX_RESTARTS")
 [ -n "$MASTER_PORT" ] || exit 0
 export MASTER_ADDR MASTER_PORT
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
@@ -61,4 +61,4 @@ trap : TERM
 code=0
 srun --distribution=block --wait=60 --kill-on-bad-exit=0 --immediate=300 "${srun_args[@]}" \
   "$PYTHON" -m megatron_octo.train "${run[@]}" || code=$?
-exec "$PYTHON" -m megatron_octo.cluster.guard after "${run[@]}" --max-restarts "$MAX_RESTARTS" --code "$code"
+exec "$PYTHON" -m megatron_octo.cluster.job_guard after "${run[@]}" --max-restarts "$MAX_RESTARTS" --code "$code"

@@ -12,9 +12,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 
-from megatron_octo.config import Recipe
-from megatron_octo.data.writer import IndexedWriter
-from megatron_octo.recipe import build_recipe
+from megatron_octo.data.dataset.writer import IndexedWriter
+from megatron_octo.recipe.loading import build_recipe
+from megatron_octo.recipe.schema import Recipe
 
 VOCABULARY = 1001  # no power of two divides it
 SEQ_LENGTH = 64

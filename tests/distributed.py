@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from megatron_octo.model.mcore import load_mcore
+from megatron_octo.model.platform.mcore import load_mcore
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(1)  # threads do not survive a fork
@@ -90,7 +90,7 @@ def run_ranks(world: int, function: Callable[..., Any], *arguments: Any, timeout
 
 def _command_main(rank: int, world: int, port: int, log: Path, argv: list[str]) -> None:
     from megatron_octo import train
-    from megatron_octo.errors import run_command
+    from megatron_octo.common.errors import run_command
 
     os.environ.update(
         RANK=str(rank),

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from megatron_octo.files import beside
+from megatron_octo.common.files import beside
 
 
 def left_by_a_kill(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from megatron_octo.config import ModelConfig
+from megatron_octo.config.model import ModelConfig
 
 STARCODER = ModelConfig(
     num_layers=40,

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from megatron_octo.cli import COMMANDS
-from megatron_octo.config import Recipe
-from megatron_octo.recipe import load_recipe, section_class
+from megatron_octo.recipe.loading import load_recipe, section_class
+from megatron_octo.recipe.schema import Recipe
+from tests.places import PROJECT
 
-PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
 PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
 

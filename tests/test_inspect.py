@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from megatron_octo.data.report import report
-from megatron_octo.errors import run_command
+from megatron_octo.common.errors import run_command
+from megatron_octo.data.view.report import report
 from megatron_octo.inspect import main
 from tests.data.conftest import CONTROL, train_tokenizer
-from tests.data.test_indexed import SAMPLE, write
+from tests.data.dataset.test_indexed import SAMPLE, write
 from tests.test_preprocess import GOOD, preprocess, write_rows
 
 
@@ -100,7 +100,7 @@ def test_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_row_in_colour(tmp_path: Path, prefix: Path) -> None:
-    from megatron_octo.data.rowview import RowOptions
+    from megatron_octo.data.view.row_view import RowOptions
 
     def shown(path: Path, **options: Any) -> str:
         console = Console(force_terminal=True, record=True, width=200, color_system="standard")

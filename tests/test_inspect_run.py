@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_octo.errors import OctoError
+from megatron_octo.common.errors import OctoError
 from megatron_octo.inspect import main
+from megatron_octo.runfiles.run_lock import Owner
 from megatron_octo.runview import charts
 from megatron_octo.runview.load import last_that_count, load_run
 from megatron_octo.runview.page import render
-from megatron_octo.training.lock import Owner
 from tests.training.runs import STEPS, TestRun, exit_codes, small_corpus
 
 VALIDATED = {"eval": {"interval": 2, "steps": 1}}

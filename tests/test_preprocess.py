@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_octo.data import lines, sources
-from megatron_octo.data.indexed import open_corpus
-from megatron_octo.data.manifest import read_manifest
-from megatron_octo.data.paths import read_group
-from megatron_octo.data.settings import RowSettings
-from megatron_octo.data.stream import RowStream
-from megatron_octo.data.tokenizer import Tokenizer
-from megatron_octo.errors import run_command
-from megatron_octo.files import digest_file
+from megatron_octo.common.errors import run_command
+from megatron_octo.common.files import digest_file
+from megatron_octo.data.dataset.indexed import open_corpus
+from megatron_octo.data.dataset.manifest import read_manifest
+from megatron_octo.data.planning.paths import read_group
+from megatron_octo.data.planning.settings import RowSettings
+from megatron_octo.data.preprocessing import lines, sources
+from megatron_octo.data.row_stream import RowStream
+from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.preprocess import main
 from tests.data.conftest import CONTROL, train_tokenizer
+from tests.places import SHARED
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 GOOD = [{"inputs": f"question {i} é 日本 \x00", "outputs": f"answer {i}\n"} for i in range(300)]
 
 
@@ -224,7 +224,7 @@ def test_full_disk(tmp_path: Path, tokenizer_file: Path, module: str) -> None:
     out = tmp_path / "out"
     script = (
         "import sys\n"
-        "from megatron_octo.errors import run_command; from megatron_octo.preprocess import main\n"
+        "from megatron_octo.common.errors import run_command; from megatron_octo.preprocess import main\n"
         f"from megatron_octo.data import {module} as module\n"
         "real = module.beside\n"
         "def full(path):\n"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.kills import campaign, command, make_rows, make_tokenizer
-from megatron_octo.data import merge, sources
-from megatron_octo.data.indexed import open_corpus
-from megatron_octo.data.manifest import manifest_path, read_manifest
-from megatron_octo.data.tokenizer import Tokenizer
-from megatron_octo.errors import OctoError
+from megatron_octo.common.errors import OctoError
+from megatron_octo.data.dataset.indexed import open_corpus
+from megatron_octo.data.dataset.manifest import manifest_path, read_manifest
+from megatron_octo.data.preprocessing import merge, sources
+from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.preprocess import main
 from tests.leftovers import left_by_a_kill
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.config import LoraConfig, ModelConfig, Recipe
-from megatron_octo.model.adapters import count_adapter_parameters
-from megatron_octo.model.layout import count_parameters
-from megatron_octo.recipe import dump_recipe, load_recipe
-
-RECIPES = Path(__file__).parents[1] / "recipes"
+from megatron_octo.architectures import adapted_modules
+from megatron_octo.architectures.adapters import count_adapter_parameters
+from megatron_octo.architectures.parameters import count_parameters
+from megatron_octo.config.model import LoraConfig, ModelConfig
+from megatron_octo.recipe.loading import dump_recipe, load_recipe
+from megatron_octo.recipe.schema import Recipe
+from tests.places import RECIPES
 
 
 def load(name: str) -> Recipe:
@@ -95,8 +96,8 @@ def test_octocoder_lora() -> None:
     recipe = load("octocoder_lora")
     lora, optimizer, model = recipe.lora, recipe.optimizer, recipe.model
     assert lora is not None and (lora.rank, lora.alpha, lora.dropout) == (16, 32.0, 0.05)
-    assert lora.modules(model) == LoraConfig().modules(model)
-    assert lora.modules(model) == (
+    assert adapted_modules(model, lora) == adapted_modules(model, LoraConfig())
+    assert adapted_modules(model, lora) == (
         "self_attention.linear_qkv",
         "self_attention.linear_proj",
         "mlp.linear_fc2",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.recipe import load_recipe
+from megatron_octo.recipe.loading import load_recipe
+from tests.places import PROJECT
 
-PROJECT = Path(__file__).parents[1]
 SCRIPTS = sorted((PROJECT / "slurm").glob("*.sh"))
 TRAINING = {
     "pretrain_santacoderpack.sh": "santacoderpack",

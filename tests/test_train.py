@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from megatron_octo import train
-from megatron_octo.errors import OctoError
-from megatron_octo.files import digest_file
-from megatron_octo.training.lock import RunLock
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import digest_file
+from megatron_octo.runfiles.run_lock import RunLock
 from tests import disks
 from tests.conftest import VOCABULARY, write_corpus
 from tests.training.runs import TestRun, small_corpus
@@ -142,7 +142,7 @@ def test_data_that_cannot_be_trained_on(run: TestRun, tmp_path: Path, corpus: Pa
 
 def manifest(prefix: Path, tokenizer: Path, vocabulary: int = VOCABULARY) -> None:
     """What preprocess writes beside a data set."""
-    from megatron_octo.data.manifest import FileRecord, Manifest, TokenizerRecord
+    from megatron_octo.data.dataset.manifest import FileRecord, Manifest, TokenizerRecord
 
     outputs = {
         kind: FileRecord(path=f"{prefix}.{kind}", bytes=0, digest=digest_file(f"{prefix}.{kind}"))

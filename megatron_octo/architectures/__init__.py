@@ -1,24 +1,31 @@
-"""The architectures that the library trains and converts: one file each, and the list of them is this directory."""
+"""What each architecture consists of: parameters, and the same network in Hugging Face's terms. No torch.
+
+Only tables live here. Code that computes, reads or writes weights asks them and belongs to another room.
+"""
 
 import difflib
-import functools
-import importlib
-import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
 from megatron_octo.architectures.base import Architecture
+from megatron_octo.architectures.gpt_bigcode import GPTBigCode
+from megatron_octo.architectures.starcoder2 import Starcoder2
+from megatron_octo.config.model import LoraConfig, ModelConfig
+
+# A new architecture is added to this tuple.
+_KNOWN: tuple[Architecture, ...] = (GPTBigCode(), Starcoder2())
 
 
-@functools.cache
 def architectures() -> dict[str, Architecture]:
-    """All of them by name."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
-    found = [importlib.import_module(f"{__name__}.{name}").ARCHITECTURE for name in names]
-    return {architecture.name: architecture for architecture in found}
+    """Return all architectures by name."""
+    return {architecture.name: architecture for architecture in _KNOWN}
 
 
 def find_architecture(name: str) -> Architecture:
-    """Raises:
-    ValueError: there is none of this name.
+    """Return the architecture of this name.
+
+    Raises:
+        ValueError: there is none; the message names the nearest.
     """
     known = architectures()
     if name not in known:
@@ -26,3 +33,23 @@ def find_architecture(name: str) -> Architecture:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown architecture {name!r}, known are {', '.join(known)}{hint}")
     return known[name]
+
+
+def checked_model(section: Mapping[str, Any]) -> ModelConfig:
+    """Build a model's shape from a mapping and check it against its architecture.
+
+    Raises:
+        ValueError: a value is missing, of a wrong type, or not one that the architecture has.
+    """
+    model = ModelConfig.model_validate(section)
+    find_architecture(model.architecture).check(model)
+    return model
+
+
+def adapted_modules(model: ModelConfig, lora: LoraConfig) -> tuple[str, ...]:
+    """Return the linear layers of one layer that LoRA adapts, by our names.
+
+    Raises:
+        ValueError: a target that the model does not have.
+    """
+    return find_architecture(model.architecture).select_modules(model, lora.target_modules)

@@ -18,7 +18,7 @@ from megatron_octo.architectures.base import (
 )
 
 if TYPE_CHECKING:
-    from megatron_octo.config import ModelConfig
+    from megatron_octo.config.model import ModelConfig
 
 
 class GPTBigCode(Architecture):
@@ -91,6 +91,3 @@ class GPTBigCode(Architecture):
             "ffn_hidden_size": tree.get("n_inner") or 4 * tree["n_embd"],
             "num_query_groups": 1 if tree.get("multi_query", True) else tree["n_head"],
         }
-
-
-ARCHITECTURE = GPTBigCode()

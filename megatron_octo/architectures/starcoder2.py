@@ -20,7 +20,7 @@ from megatron_octo.architectures.base import (
 )
 
 if TYPE_CHECKING:
-    from megatron_octo.config import ModelConfig
+    from megatron_octo.config.model import ModelConfig
 
 
 class Starcoder2(Architecture):
@@ -120,6 +120,3 @@ class Starcoder2(Architecture):
             shape = ((stop - start) * model.num_query_groups, *spec.shape[1:])
             tensors.append(HfTensor(f"model.layers.{number}.self_attn.{module}.{kind}", shape, rows))
         return tensors
-
-
-ARCHITECTURE = Starcoder2()

@@ -15,7 +15,7 @@ from typing import TypedDict
 
 import xxhash
 
-from megatron_octo.files import DIGEST_NAME, digest_file
+from megatron_octo.common.files import DIGEST_NAME, digest_file
 
 PIECE = 1 << 26
 NAME = "xxh3-128-64m"

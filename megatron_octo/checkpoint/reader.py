@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from megatron_octo.checkpoint.layout import Fragment, Manifest, TensorEntry, check_files, read_manifest
-from megatron_octo.checkpoint.tensors import DTYPE_NAMES
-from megatron_octo.errors import OctoError
+from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry, check_files, read_manifest
+from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES
+from megatron_octo.common.errors import OctoError
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # offset, shape
@@ -49,7 +49,7 @@ def rounded(stored: torch.Tensor, dtype: torch.dtype, fragment: Fragment, where:
 
 
 class WeightReader(Protocol):
-    """Weights on disk that give any box of any tensor: a checkpoint, or another format (conversion/source.py)."""
+    """Weights on disk, read by box: a checkpoint of ours, or another format (conversion/engine/source.py)."""
 
     directory: Path
     manifest: Manifest
@@ -67,7 +67,7 @@ class CheckpointReader:
     """Lazy access to a checkpoint's tensors.
 
     Args:
-        directory: a checkpoint (see :func:`megatron_octo.checkpoint.layout.find_checkpoint`).
+        directory: a checkpoint (see :func:`megatron_octo.checkpoint.directory.find_checkpoint`).
 
     Raises:
         OctoError: no manifest, or a broken one.

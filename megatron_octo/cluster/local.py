@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Iterator
 from types import FrameType
 
-from megatron_octo.cluster.ledger import newest_checkpoint
+from megatron_octo.cluster.job_starts import newest_checkpoint
 from megatron_octo.cluster.script import code_path
 from megatron_octo.cluster.stages import Command, Order, stage_of
-from megatron_octo.errors import REQUEUE, USER_ERROR
+from megatron_octo.common.errors import REQUEUE, USER_ERROR
 
 _STOPPED = 130  # what a shell says of a command that Ctrl-C ended
 

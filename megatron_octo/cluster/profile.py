@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError
 
-from megatron_octo.config_model import Count, PositiveInt, Section
-from megatron_octo.errors import OctoError
+from megatron_octo.common.errors import OctoError
+from megatron_octo.config.model import Count, PositiveInt, Section
 
 FOLDER = Path("clusters")
 

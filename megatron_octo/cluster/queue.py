@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_octo.cluster import ledger, slurm, snapshot
+from megatron_octo.cluster import job_starts as ledger
+from megatron_octo.cluster import slurm, snapshot
 from megatron_octo.cluster.slurm import Incarnation, Waiting
-from megatron_octo.errors import OctoError
+from megatron_octo.common.errors import OctoError
 
 
 @dataclass(frozen=True)

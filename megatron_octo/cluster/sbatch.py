@@ -17,7 +17,7 @@ from typing import Any
 
 from megatron_octo.cluster import slurm
 from megatron_octo.cluster.script import Job
-from megatron_octo.errors import OctoError
+from megatron_octo.common.errors import OctoError
 
 
 def submit(job: Job, folder: Path, after: str | None = None) -> str:

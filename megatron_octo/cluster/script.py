@@ -145,7 +145,7 @@ def _single(stage: str, order: Order) -> Iterator[str]:
 
 def _training(order: Order) -> Iterator[str]:
     (command,) = stage_of("train").commands(order)
-    guard = shlex.join([order.python, "-m", "megatron_octo.cluster.guard"])
+    guard = shlex.join([order.python, "-m", "megatron_octo.cluster.job_guard"])
     profile = order.profile
     most = f"--max-restarts {profile.max_restarts} --signal-seconds {profile.signal_seconds}"
     srun = _srun(order, "--distribution=block", "--wait=60", "--kill-on-bad-exit=0", "--immediate=300")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from megatron_octo.errors import OctoError
+from megatron_octo.common.errors import OctoError
 
 _SECONDS = 60.0
 

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import megatron_octo
-from megatron_octo.cluster import jsonl
 from megatron_octo.cluster.script import LOGS, Job
 from megatron_octo.cluster.stages import Order
-from megatron_octo.config import Recipe
-from megatron_octo.errors import OctoError
-from megatron_octo.files import atomic_write, read_json, write_json
-from megatron_octo.recipe import dump_recipe, load_recipe
+from megatron_octo.common import jsonl
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import atomic_write, read_json, write_json
+from megatron_octo.recipe.loading import dump_recipe, load_recipe
+from megatron_octo.recipe.schema import Recipe
 
 JOBS = "submit/jobs.jsonl"
 # Settings, never secrets: no name here holds a token.

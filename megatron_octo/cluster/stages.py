@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_octo.cluster.profile import Profile
-from megatron_octo.config import Recipe
-from megatron_octo.data.paths import read_groups
-from megatron_octo.errors import OctoError
+from megatron_octo.common.errors import OctoError
+from megatron_octo.data.planning.paths import read_groups
+from megatron_octo.recipe.schema import Recipe
 
 _ARRAY = re.compile(r"^0-(\d+)(%\d+)?$")
 

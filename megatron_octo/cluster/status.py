@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_octo.cluster import jsonl, ledger, queue, snapshot
-from megatron_octo.cluster.ledger import Start
+from megatron_octo.cluster import job_starts as ledger
+from megatron_octo.cluster import queue, snapshot
+from megatron_octo.cluster.job_starts import Start
 from megatron_octo.cluster.queue import Queue, StageState
-from megatron_octo.errors import OctoError
-from megatron_octo.files import read_json
-from megatron_octo.training import records
-from megatron_octo.training.records import Attempt
+from megatron_octo.common import jsonl
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import read_json
+from megatron_octo.runfiles import attempts as records
+from megatron_octo.runfiles.attempts import Attempt
 
 _TAIL = 1 << 18  # bytes of metrics.jsonl that are looked at
 _RECENT = 50  # steps that the ETA is counted from

@@ -28,10 +28,11 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_octo.config import LoraConfig, Recipe
-from megatron_octo.model.adapters import AdapterSpec, adapter_specs
-from megatron_octo.model.grid import Grid
-from megatron_octo.model.layout import ParameterSpec, canonical_name
+from megatron_octo.architectures.adapters import AdapterSpec, adapter_specs
+from megatron_octo.architectures.parameters import ParameterSpec, canonical_name
+from megatron_octo.config.model import LoraConfig
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.recipe.schema import Recipe
 
 
 class Adapter(torch.nn.Module):

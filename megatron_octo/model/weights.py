@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_octo.architectures.adapters import adapter_parameters
+from megatron_octo.architectures.parameters import ParameterSpec, canonical_name, parameter_specs
 from megatron_octo.checkpoint.reader import WeightReader
-from megatron_octo.config import LoraConfig, ModelConfig, Recipe
-from megatron_octo.errors import OctoError
-from megatron_octo.model.adapters import adapter_parameters
-from megatron_octo.model.grid import Grid
-from megatron_octo.model.layout import ParameterSpec, canonical_name, parameter_specs
+from megatron_octo.common.errors import OctoError
+from megatron_octo.config.model import LoraConfig, ModelConfig
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import orjson
 import yaml
 from numpy.typing import NDArray
 
-from megatron_octo import files
-from megatron_octo.checkpoint import layout
-from megatron_octo.errors import OctoError
-from megatron_octo.training import records
-from megatron_octo.training.lock import LOCK, STALE, Owner, owner_of
-from megatron_octo.training.records import Attempt, ErrorRecord
+from megatron_octo.checkpoint import directory as layout
+from megatron_octo.common import files
+from megatron_octo.common.errors import OctoError
+from megatron_octo.runfiles import attempts as records
+from megatron_octo.runfiles.attempts import Attempt, ErrorRecord
+from megatron_octo.runfiles.run_lock import LOCK, STALE, Owner, owner_of
 
 _QUICK_BYTES = 64 << 20  # of metrics.jsonl: read in a moment
 _TAIL_BYTES = 1 << 18  # some hundred steps

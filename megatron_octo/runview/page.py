@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from megatron_octo.files import atomic_write
+from megatron_octo.common.files import atomic_write
 from megatron_octo.runview import words
 from megatron_octo.runview.charts import Array, Bar, Mark, Series, line_chart, timeline
 from megatron_octo.runview.load import RunView

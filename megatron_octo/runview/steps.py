@@ -8,11 +8,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from megatron_octo.data.rowview import print_segments
-from megatron_octo.data.tokenizer import Tokenizer
-from megatron_octo.errors import OctoError
-from megatron_octo.training.records import METRICS
-from megatron_octo.training.samples import StepSamples, kept_path, read_kept, samples_of_step
+from megatron_octo.common.errors import OctoError
+from megatron_octo.data.text.tokenizer import Tokenizer
+from megatron_octo.data.view.row_view import print_segments
+from megatron_octo.runfiles.attempts import METRICS
+from megatron_octo.runfiles.samples import StepSamples, kept_path, read_kept, samples_of_step
 
 
 def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, console: Console) -> None:

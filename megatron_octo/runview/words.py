@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass
 
+from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runview.charts import number
 from megatron_octo.runview.load import RunView
-from megatron_octo.training.records import Attempt
 
 RECENT = 100  # steps that "now" means
 

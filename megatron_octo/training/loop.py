@@ -6,28 +6,28 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from megatron_octo.config import Recipe
-from megatron_octo.data.stream import Position
-from megatron_octo.errors import REQUEUE
-from megatron_octo.model.grid import Grid
-from megatron_octo.recipe import check_batch
-from megatron_octo.training.batches import Loader, StepBatch
-from megatron_octo.training.corpora import Corpora, open_corpora
-from megatron_octo.training.diagnosis import Phase
-from megatron_octo.training.faults import Faults
-from megatron_octo.training.guard import Guard, GuardError
-from megatron_octo.training.metrics import Reporter, Totals, agree_to_stop, reduce_totals
-from megatron_octo.training.network import Network
+from megatron_octo.common.errors import REQUEUE
+from megatron_octo.data.row_stream import Position
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.recipe.loading import check_batch
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.attempts import FINISHED, WALL_CLOCK
+from megatron_octo.runfiles.run_directory import RunDirectory
+from megatron_octo.runfiles.samples import SampleLog, keep_batch, kept_path
+from megatron_octo.runfiles.signals import StopRequest, WallClock
+from megatron_octo.training.engine.batches import Loader, StepBatch
+from megatron_octo.training.engine.datasets import Corpora, open_corpora
+from megatron_octo.training.engine.loss_guard import Guard, GuardError
+from megatron_octo.training.engine.metrics import Reporter, Totals, agree_to_stop, reduce_totals
+from megatron_octo.training.engine.network import Network
+from megatron_octo.training.engine.replica_check import ReplicaCheck
+from megatron_octo.training.engine.schedule import learning_rate
 from megatron_octo.training.preflight import preflight
-from megatron_octo.training.records import FINISHED, WALL_CLOCK
-from megatron_octo.training.replicas import ReplicaCheck
-from megatron_octo.training.resume import resume
-from megatron_octo.training.rundir import RunDirectory
-from megatron_octo.training.samples import SampleLog, keep_batch, kept_path
-from megatron_octo.training.saver import Saver
-from megatron_octo.training.schedule import learning_rate
-from megatron_octo.training.signals import StopRequest, WallClock
-from megatron_octo.training.watch import Watch
+from megatron_octo.training.state.resume import resume
+from megatron_octo.training.state.saver import Saver
+from megatron_octo.training.supervision.diagnosis import Phase
+from megatron_octo.training.supervision.fault_injection import Faults
+from megatron_octo.training.supervision.rank_agent import Watch
 
 
 class Run:

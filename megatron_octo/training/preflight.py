@@ -10,19 +10,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from megatron_octo.checkpoint import layout
-from megatron_octo.checkpoint.size import checkpoint_bytes
-from megatron_octo.config import Recipe
-from megatron_octo.errors import BadNodeError, OctoError
-from megatron_octo.files import beside, remove_leftovers
-from megatron_octo.model.grid import Grid
-from megatron_octo.model.memory import memory
+from megatron_octo.checkpoint import directory as layout
+from megatron_octo.common.errors import BadNodeError, OctoError
+from megatron_octo.common.files import beside, remove_leftovers
+from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.weights import check_shape
-from megatron_octo.recipe import check_batch
-from megatron_octo.training import probes, records
-from megatron_octo.training.probes import Facts
-from megatron_octo.training.recovery import check_tokenizer
-from megatron_octo.training.rundir import RunDirectory
+from megatron_octo.recipe.loading import check_batch
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles import attempts as records
+from megatron_octo.runfiles.run_directory import RunDirectory
+from megatron_octo.sizing.checkpoint_size import checkpoint_bytes
+from megatron_octo.sizing.memory import memory
+from megatron_octo.training.state.checkpoint_choice import check_tokenizer
+from megatron_octo.training.supervision import probes
+from megatron_octo.training.supervision.probes import Facts
 
 # Share of its peers' median below which a rank is bad. Ranks of a CPU share cores and memory with everything else
 # there: of the speed of their cores the best is taken, and their links are told, not judged.

@@ -7,7 +7,7 @@ import xxhash
 
 from megatron_octo.checkpoint import digest
 from megatron_octo.checkpoint.digest import PieceDigest, differing, digests
-from megatron_octo.files import digest_bytes
+from megatron_octo.common.files import digest_bytes
 
 DATA = bytes(range(256)) * 5
 

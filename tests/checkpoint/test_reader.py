@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_octo.checkpoint.layout import Fragment, Manifest, TensorEntry, write_manifest
+from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.checkpoint.tensors import DTYPE_NAMES, SafetensorsWriter
-from megatron_octo.errors import OctoError
+from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES, SafetensorsWriter
+from megatron_octo.common.errors import OctoError
 from tests.models import small_model
 
 MODEL = small_model(num_layers=1)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from megatron_octo import submit
-from megatron_octo.cluster import ledger, queue, snapshot
-from megatron_octo.cluster.guard import Guard
-from megatron_octo.cluster.ledger import Start
+from megatron_octo.cluster import job_starts as ledger
+from megatron_octo.cluster import queue, snapshot
+from megatron_octo.cluster.job_guard import Guard
+from megatron_octo.cluster.job_starts import Start
 from megatron_octo.cluster.status import status_of
-from megatron_octo.errors import OctoError
-from megatron_octo.recipe import build_recipe, dump_recipe
-from megatron_octo.training import records
+from megatron_octo.common.errors import OctoError
+from megatron_octo.recipe.loading import build_recipe, dump_recipe
+from megatron_octo.runfiles import attempts as records
 from tests.conftest import recipe_tree
 
 Answers = Callable[..., None]
@@ -207,7 +208,7 @@ class TestABadNode:
             ledger.write_end(run, replace(start, ended=NOW, reason="hang", failed_nodes=("n1",)))
         monkeypatch.setenv("SLURM_JOB_ID", "7")
         monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
-        monkeypatch.setattr("megatron_octo.cluster.guard._GOING", 0.0)
+        monkeypatch.setattr("megatron_octo.cluster.job_guard._GOING", 0.0)
         answers(scontrol="JobState=RUNNING Partition=main NumNodes=1\n", sinfo="n1\nn2\n")
         return Guard(run, 40, most=3)
 

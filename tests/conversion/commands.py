@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_octo.common.errors import run_command
 from megatron_octo.convert import main
-from megatron_octo.errors import run_command
 
 
 def run(capfd: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[object, str, str]:

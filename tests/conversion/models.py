@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from megatron_octo.architectures import find_architecture
-from megatron_octo.config import ModelConfig
-from megatron_octo.conversion.opening import open_weights
-from megatron_octo.conversion.to_checkpoint import write_checkpoint
+from megatron_octo.config.model import ModelConfig
+from megatron_octo.conversion.readers.open_weights import open_weights
+from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 

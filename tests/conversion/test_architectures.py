@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_octo.architectures import architectures
-from megatron_octo.conversion.to_hf import to_hf
-from megatron_octo.conversion.verify import verify
+from megatron_octo.conversion.proof.verify import verify
+from megatron_octo.conversion.writers.to_hf import to_hf
 from megatron_octo.convert import main
 from tests.conversion.models import from_hf
 from tests.data.conftest import train_tokenizer

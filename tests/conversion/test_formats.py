@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_octo.checkpoint.layout import read_manifest, write_manifest
+from megatron_octo.checkpoint.directory import read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.conversion.hf_source import RECORD
-from megatron_octo.conversion.opening import open_weights
-from megatron_octo.conversion.to_bigcode import to_bigcode
-from megatron_octo.conversion.to_checkpoint import write_checkpoint
-from megatron_octo.conversion.to_hf import to_hf
-from megatron_octo.conversion.verify import Comparison, verify
+from megatron_octo.common.errors import OctoError, run_command
+from megatron_octo.conversion.proof.verify import Comparison, verify
+from megatron_octo.conversion.readers.hf_source import RECORD
+from megatron_octo.conversion.readers.open_weights import open_weights
+from megatron_octo.conversion.writers.to_bigcode import to_bigcode
+from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint
+from megatron_octo.conversion.writers.to_hf import to_hf
 from megatron_octo.convert import main
-from megatron_octo.errors import OctoError, run_command
 from tests import disks
 from tests.conversion.models import Tensors, from_hf, small_model, write_hf
 from tests.distributed import run_forked
@@ -105,7 +105,7 @@ def test_ranks_read_their_boxes_of_any_format(tensor: int, tmp_path: Path) -> No
         open_weights(tmp_path / "legacy", vocab_size=1001),
         open_weights(tmp_path / "ours"),
     ]
-    from megatron_octo.model.layout import parameter_specs
+    from megatron_octo.architectures.parameters import parameter_specs
 
     for name, spec in parameter_specs(model).items():
         for rank in range(tensor):
@@ -117,8 +117,8 @@ def test_ranks_read_their_boxes_of_any_format(tensor: int, tmp_path: Path) -> No
 
 def test_an_optimizer_is_resharded_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """States come as flat pieces of ranks' boxes; they leave as boxes of the new ranks."""
-    from megatron_octo.checkpoint.layout import Fragment, TensorEntry
-    from megatron_octo.conversion.sinks import OutTensor, SafetensorsSink
+    from megatron_octo.checkpoint.directory import Fragment, TensorEntry
+    from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
 
     model = small_model()
     original = write_hf(tmp_path / "hf", model)
@@ -343,7 +343,7 @@ def test_a_full_disk(
         assert list(small_disk.iterdir()) == []
     # Somebody else fills it while we write.
     (small_disk / "ballast").write_bytes(b"x" * 300_000)
-    monkeypatch.setattr("megatron_octo.conversion.job._check_space", lambda directory, size: None)
+    monkeypatch.setattr("megatron_octo.conversion.engine.job._check_space", lambda directory, size: None)
     for command in ("to-hf", "reshard", "to-bigcode"):
         with pytest.raises(SystemExit) as stop:
             run_command(lambda name=command: main([name, str(hf[0]), str(small_disk / "out")]))  # type: ignore[misc]
@@ -418,7 +418,7 @@ def test_the_wrong_format_is_named(
 
 
 def test_two_at_once(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
-    from megatron_octo.conversion.partial import PartialOutput
+    from megatron_octo.conversion.engine.partial import PartialOutput
 
     with (
         PartialOutput(tmp_path / "out", {}),

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_octo.conversion.opening import open_weights
-from megatron_octo.conversion.to_bigcode import to_bigcode
-from megatron_octo.conversion.to_hf import to_hf
+from megatron_octo.conversion.readers.open_weights import open_weights
+from megatron_octo.conversion.writers.to_bigcode import to_bigcode
+from megatron_octo.conversion.writers.to_hf import to_hf
 from tests.conversion.commands import assert_refused
 from tests.conversion.models import small_model, write_hf
 

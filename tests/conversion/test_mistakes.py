@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.conversion.opening import open_weights
-from megatron_octo.conversion.to_bigcode import to_bigcode
-from megatron_octo.conversion.to_checkpoint import write_checkpoint
-from megatron_octo.conversion.to_hf import to_hf
-from megatron_octo.conversion.verify import verify
+from megatron_octo.conversion.proof.verify import verify
+from megatron_octo.conversion.readers.open_weights import open_weights
+from megatron_octo.conversion.writers.to_bigcode import to_bigcode
+from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint
+from megatron_octo.conversion.writers.to_hf import to_hf
 from megatron_octo.convert import main
 from tests import disks
 from tests.conversion.commands import assert_refused

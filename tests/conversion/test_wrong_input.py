@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_octo.conversion.opening import open_weights
-from megatron_octo.conversion.to_bigcode import to_bigcode
-from megatron_octo.conversion.to_checkpoint import write_checkpoint
-from megatron_octo.conversion.to_hf import to_hf
+from megatron_octo.conversion.readers.open_weights import open_weights
+from megatron_octo.conversion.writers.to_bigcode import to_bigcode
+from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint
+from megatron_octo.conversion.writers.to_hf import to_hf
 from tests import disks
 from tests.conversion.commands import assert_refused
 from tests.conversion.models import small_model, write_hf
-from tests.conversion.test_bigcode import Payload
+from tests.conversion.readers.test_bigcode import Payload
 
 SHARD = "model-00002-of-00003.safetensors"
 RANK = "release/mp_rank_01_001/model_optim_rng.pt"

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PROJECT = HERE.parents[1]
 FOLDER = Path(os.environ.get("SLURM_LOCAL", "/tmp/slurm-local"))
 TOOLS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd", "ip")
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from tests.slurm.conftest import PROJECT, wait_for
+from tests.places import PROJECT
+from tests.slurm.conftest import wait_for
 
 STEPS = 120
 WORDS = [

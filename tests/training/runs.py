@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from megatron_octo.checkpoint import layout
-from megatron_octo.training.rundir import read_metrics
+from megatron_octo.checkpoint import directory as layout
+from megatron_octo.runfiles.run_directory import read_metrics
 from tests.conftest import recipe_tree, write_corpus
 from tests.distributed import exit_codes, start_train, train
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import ROWS, rearranged
-from megatron_octo.config import Recipe
-from megatron_octo.recipe import build_recipe
+from megatron_octo.recipe.loading import build_recipe
+from megatron_octo.recipe.schema import Recipe
 from tests.conftest import recipe_tree
 from tests.distributed import run_ranks
 
@@ -97,15 +97,15 @@ BASELINES: dict[str, Case] = {
 
 def first_steps(recipe: Recipe, rows: str, steps: int = STEPS) -> dict[str, Any]:
     """Losses and gradient norms of a few steps, this rank's gradients in them, and its weights after them."""
-    from megatron_octo.data.stream import Position
-    from megatron_octo.model.grid import Grid
+    from megatron_octo.data.row_stream import Position
+    from megatron_octo.model.platform.grid import Grid
     from megatron_octo.model.weights import held_parameters
-    from megatron_octo.training.batches import Loader
-    from megatron_octo.training.corpora import open_corpora
-    from megatron_octo.training.metrics import reduce_totals
-    from megatron_octo.training.network import Network
-    from megatron_octo.training.rundir import RunDirectory
-    from megatron_octo.training.schedule import learning_rate
+    from megatron_octo.runfiles.run_directory import RunDirectory
+    from megatron_octo.training.engine.batches import Loader
+    from megatron_octo.training.engine.datasets import open_corpora
+    from megatron_octo.training.engine.metrics import reduce_totals
+    from megatron_octo.training.engine.network import Network
+    from megatron_octo.training.engine.schedule import learning_rate
 
     grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
     corpora = open_corpora(recipe, RunDirectory(recipe, grid.is_main), grid)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_octo.checkpoint.layout import read_manifest
-from megatron_octo.config import LoraConfig, Recipe
-from megatron_octo.model.adapters import adapter_parameters, count_adapter_parameters
+from megatron_octo.architectures.adapters import adapter_parameters, count_adapter_parameters
+from megatron_octo.checkpoint.directory import read_manifest
+from megatron_octo.config.model import LoraConfig
+from megatron_octo.recipe.schema import Recipe
 from tests.distributed import run_ranks
 from tests.training import test_layouts
 from tests.training.runs import TestRun, small_corpus
@@ -45,7 +46,7 @@ def first_steps(recipe: Recipe, steps: int) -> dict[str, Any]:
 
 def steps_and_memory(recipe: Recipe, steps: int) -> dict[str, Any]:
     """What :func:`first_steps` finds, and for what megatron-core has made room."""
-    from megatron_octo.training.network import Network
+    from megatron_octo.training.engine.network import Network
 
     built: list[Network] = []
     make = Network.__init__
@@ -70,7 +71,7 @@ def steps_and_memory(recipe: Recipe, steps: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory, corpus: Any) -> dict[str, Any]:
-    from megatron_octo.recipe import build_recipe
+    from megatron_octo.recipe.loading import build_recipe
     from tests.conftest import recipe_tree
 
     recipe = build_recipe(recipe_tree(corpus, tmp_path_factory.mktemp("baseline"), **SECTIONS))

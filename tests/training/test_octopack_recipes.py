@@ -8,14 +8,14 @@ import pytest
 import yaml
 
 from megatron_octo import preprocess
-from megatron_octo.data.tokenizer import Tokenizer
-from megatron_octo.recipe import build_recipe, load_recipe
-from megatron_octo.training.rundir import read_metrics
-from megatron_octo.training.schedule import learning_rate
+from megatron_octo.data.text.tokenizer import Tokenizer
+from megatron_octo.recipe.loading import build_recipe, load_recipe
+from megatron_octo.runfiles.run_directory import read_metrics
+from megatron_octo.training.engine.schedule import learning_rate
 from tests.data.conftest import train_tokenizer
 from tests.distributed import train
+from tests.places import RECIPES
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted({path.stem for path in RECIPES.glob("*.yaml")} - {"demo", "smoke_commits"})
 CONTROL = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>"]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_octo.config import ParallelConfig
-from megatron_octo.model.grid import Grid
+from megatron_octo.config.sections import ParallelConfig
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.runfiles.attempts import read_attempts, read_errors
 from megatron_octo.training.preflight import judge, measure
-from megatron_octo.training.probes import Facts, neighbours
-from megatron_octo.training.records import read_attempts, read_errors
+from megatron_octo.training.supervision.probes import Facts, neighbours
 from tests.distributed import exit_codes, run_ranks
 from tests.training.runs import TestRun, small_corpus
 

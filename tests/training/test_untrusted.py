@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_octo.checkpoint import layout
+from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.digest import digests
-from megatron_octo.conversion.to_hf import to_hf
-from megatron_octo.files import digest_file, digest_json
+from megatron_octo.common.files import digest_file, digest_json
+from megatron_octo.conversion.writers.to_hf import to_hf
 from tests.training.runs import TestRun, small_corpus
 
 

@@ -13,9 +13,9 @@ from megatron.core import tensor_parallel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_octo.model.fused.comm import TensorGroup
+from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.functions import Gradients
-from megatron_octo.model.fused.gradients import give_row_gradients
+from megatron_octo.model.fused.matmul.gradient_buffers import give_row_gradients
 
 
 class Table(torch.nn.Module):

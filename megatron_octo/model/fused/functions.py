@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_octo.model.fused import ops
-from megatron_octo.model.fused.arithmetic import Arithmetic, Operand
-from megatron_octo.model.fused.comm import TensorGroup
-from megatron_octo.model.fused.gradients import give_gradients
+from megatron_octo.model.fused.comm.exchange import TensorGroup
+from megatron_octo.model.fused.kernels import ops
+from megatron_octo.model.fused.matmul.gradient_buffers import give_gradients
+from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
 
 Gradients = tuple[Tensor | None, ...]
 

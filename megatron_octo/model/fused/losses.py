@@ -11,10 +11,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_octo.model.fused import ops
-from megatron_octo.model.fused.arithmetic import Arithmetic
-from megatron_octo.model.fused.comm import TensorGroup
+from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.functions import Gradients
+from megatron_octo.model.fused.kernels import ops
+from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 
 _AS_THEY_ARE = Arithmetic(exact=False)  # logits are not computed in fp8
 

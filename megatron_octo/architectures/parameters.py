@@ -1,0 +1,72 @@
+"""Every parameter of a model: its name, its shape, and the axis on which tensor parallelism cuts it.
+
+Names are Megatron-core's, with layers numbered through the whole model. The table comes from the model's architecture
+(:mod:`megatron_octo.architectures`); initialisation, checkpoints and conversion agree on it, and it holds for any
+parallel layout and any layer implementation.
+"""
+
+import functools
+import math
+import re
+
+from megatron_octo.architectures import find_architecture
+from megatron_octo.architectures.base import (
+    LAYER_PREFIX,
+    OUTPUT_LAYER,
+    POSITION_EMBEDDINGS,
+    WORD_EMBEDDINGS,
+    ParameterSpec,
+)
+from megatron_octo.config.model import ModelConfig
+
+__all__ = [
+    "LAYER_PREFIX",
+    "OUTPUT_LAYER",
+    "POSITION_EMBEDDINGS",
+    "WORD_EMBEDDINGS",
+    "ParameterSpec",
+    "canonical_name",
+    "count_parameters",
+    "parameter_specs",
+]
+
+
+@functools.cache
+def parameter_specs(config: ModelConfig) -> dict[str, ParameterSpec]:
+    """All parameters by name, in the order of the network. A tied output layer is not among them."""
+    return {spec.name: spec for spec in find_architecture(config.architecture).parameters(config)}
+
+
+def count_parameters(config: ModelConfig, padded: bool = False) -> int:
+    """Parameters of the model, without the padding of the vocabulary unless ``padded``."""
+    specs = parameter_specs(config).values()
+    return sum((spec.shape[0] if padded else spec.rows) * math.prod(spec.shape[1:]) for spec in specs)
+
+
+# Transformer Engine keeps a layer norm inside the linear layer that follows it.
+_FUSED_NORMS = {
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "self_attention.linear_qkv.layer_norm_bias": "input_layernorm.bias",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_bias": "pre_mlp_layernorm.bias",
+}
+# Our own layers keep the queries' rows of the fused matrix apart from the shared key's and value's.
+_PARTS = re.compile(r"^self_attention\.linear_(q|kv)\.(weight|bias)$")
+_LAYER = re.compile(r"^decoder\.layers\.(\d+)\.(.+)$")
+
+
+def canonical_name(local_name: str, first_layer: int, tied: bool = True) -> str:
+    """The name in :func:`parameter_specs` of a parameter of one pipeline stage.
+
+    Args:
+        local_name: name inside the stage's module, under either layer implementation.
+        first_layer: number of the stage's first layer.
+        tied: the output layer is the word embeddings.
+    """
+    if local_name == OUTPUT_LAYER and tied:
+        return WORD_EMBEDDINGS
+    if match := _LAYER.match(local_name):
+        rest = _FUSED_NORMS.get(match[2], match[2])
+        rest = _PARTS.sub(r"self_attention.linear_qkv.\2", rest)
+        return f"{LAYER_PREFIX}{int(match[1]) + first_layer}.{rest}"
+    return local_name

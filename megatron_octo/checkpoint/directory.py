@@ -1,0 +1,239 @@
+"""Layout of a checkpoint and of the folder that holds a run's checkpoints.
+
+    checkpoints/
+      latest                      name of the newest one, replaced atomically
+      step-00000020/
+        manifest.json             what is in it: shapes, fragments, digests, data position
+        main-00000.safetensors            fp32 weights of a bf16 run, a file a rank
+        weights-tp00-pp00.safetensors     of an fp32 run, or weights alone: a file a tensor x pipeline rank
+        optimizer-00000.safetensors       Adam state, a file a rank
+
+A checkpoint is there or it is not: files are written into a hidden directory which is renamed last.
+docs/checkpoints.md describes every field.
+"""
+
+import dataclasses
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_octo.architectures import checked_model
+from megatron_octo.checkpoint.digest import FileRecord, differing
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import atomic_write, digest_json, read_json, remove_leftovers, write_json
+from megatron_octo.config.model import LoraConfig, ModelConfig
+
+FORMAT = 2
+_KNOWN = (1, FORMAT)  # 1: bf16 weights are stored beside the fp32 ones
+MANIFEST = "manifest.json"
+LATEST = "latest"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"  # beside it: checkpoints of weights alone, for conversion and evaluation
+_STEP = re.compile(r"^step-(\d{8})$")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A stored piece of a tensor: a box of it, or a range of that box laid flat (row-major)."""
+
+    file: str
+    key: str
+    offset: tuple[int, ...]  # corner of the box in the whole tensor
+    shape: tuple[int, ...]  # extent of the box
+    flat: tuple[int, int] | None = None  # [start, end) of the flattened box
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    shape: tuple[int, ...]
+    dtype: str  # safetensors' name: F32, BF16, ...; fragments that are stored finer are rounded when they are read
+    fragments: tuple[Fragment, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds.
+
+    ``tensors`` maps kind -> name -> entry; kinds are ``weights`` and, in a checkpoint that training can
+    resume from, ``main`` (fp32 weights of a bf16 run), ``exp_avg`` and ``exp_avg_sq``. A run writes no
+    weights beside ``main``: their fragments are those of ``main`` then.
+    """
+
+    model: ModelConfig
+    step: int
+    precision: str
+    tokenizer: str | None  # digest of tokenizer.json
+    files: dict[str, FileRecord]
+    tensors: dict[str, dict[str, TensorEntry]]
+    layout: dict[str, int] = field(default_factory=dict)  # sizes: tensor, pipeline, data
+    state: dict[str, Any] = field(default_factory=dict)  # what else training resumes from
+    provenance: dict[str, Any] = field(default_factory=dict)
+    lora: LoraConfig | None = None  # the weights are adapters beside those that state.base names
+
+    @property
+    def weights_are_rounded(self) -> bool:
+        """Whether the weights are not stored, but rounded from the fp32 ones when they are read."""
+        weights, main = self.tensors["weights"], self.tensors.get("main", {})
+        return bool(weights) and all(
+            name in main and entry.fragments == main[name].fragments for name, entry in weights.items()
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["model"] = self.model.model_dump()
+        fields["lora"] = self.lora.model_dump(mode="json") if self.lora else None
+        fields["tensors"] = {
+            kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()}
+            for kind, entries in self.tensors.items()
+        }
+        return {"format": FORMAT, **fields}
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> "Manifest":
+        tree = dict(tree)
+        tree.pop("format")
+        tree["model"] = checked_model(tree["model"])
+        lora = tree.get("lora")  # manifests of earlier versions know none
+        tree["lora"] = LoraConfig.model_validate(lora) if lora else None
+        tree["tensors"] = {
+            kind: {name: entry_from_json(entry) for name, entry in entries.items()}
+            for kind, entries in tree["tensors"].items()
+        }
+        return cls(**tree)
+
+
+def entry_from_json(tree: dict[str, Any]) -> TensorEntry:
+    fragments = tuple(
+        Fragment(
+            item["file"],
+            item["key"],
+            tuple(item["offset"]),
+            tuple(item["shape"]),
+            (item["flat"][0], item["flat"][1]) if item["flat"] else None,
+        )
+        for item in tree["fragments"]
+    )
+    return TensorEntry(tuple(tree["shape"]), tree["dtype"], fragments)
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """Read a checkpoint's manifest.
+
+    Raises:
+        OctoError: there is none, it is damaged, or of a format that this version does not know.
+    """
+    path = Path(directory) / MANIFEST
+    tree = read_json(path)
+    if not isinstance(tree, dict) or tree.get("format") not in _KNOWN:
+        raise OctoError(
+            f"unknown checkpoint format, expected one up to {FORMAT}",
+            where=path,
+            hint="made by another version?",
+        )
+    # The manifest holds the digests of all other files and, last, its own.
+    if tree.pop("digest", None) != digest_json(tree):
+        raise OctoError(f"{MANIFEST} has changed since it was written (digest differs)", where=path)
+    try:
+        return Manifest.from_json(tree)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise OctoError(f"broken checkpoint manifest: {error}", where=path) from None
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    tree = manifest.to_json()
+    write_json(directory / MANIFEST, {**tree, "digest": digest_json(tree)})
+
+
+def check_files(directory: Path, manifest: Manifest, names: list[str] | None = None) -> list[str]:
+    """Compare sizes and digests of a checkpoint's files with its manifest; returns what is wrong."""
+    problems, expected = [], {}
+    for name in manifest.files if names is None else names:
+        record, path = manifest.files[name], directory / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif path.stat().st_size != record["bytes"]:
+            problems.append(f"{name} has {path.stat().st_size} bytes, expected {record['bytes']}")
+        else:
+            expected[path] = record["digest"]
+    changed = [
+        f"{path.name} has changed since it was written (digest differs)" for path in differing(expected)
+    ]
+    return problems + changed
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Committed checkpoints in ``folder``, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if _STEP.match(p.name) and (p / MANIFEST).is_file())
+
+
+def set_latest(folder: Path, name: str) -> None:
+    with atomic_write(folder / LATEST, "w") as file:
+        file.write(name + "\n")
+
+
+def candidates(folder: Path) -> list[Path]:
+    """Checkpoints to try, best first: what ``latest`` names, then older ones, newest first, then those beyond it.
+
+    What lies beyond ``latest`` is a future that an operator rolled back from: better than nothing, and no more.
+    A checkpoint that lost its manifest is among them, so that whoever tries it can say so.
+    """
+    found = sorted((p for p in folder.glob("step-*") if _STEP.match(p.name) and p.is_dir()), reverse=True)
+    pointer = folder / LATEST
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+    if _STEP.match(name):
+        found.sort(key=lambda path: path.name > name)
+    return found
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint so that a kill in the middle leaves nothing that looks like one."""
+    doomed = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted saves and removals left; for the one who writes here."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    remove_leftovers(folder, LATEST)
+
+
+def prune(folder: Path, keep: int, step: int, every: int = 0) -> None:
+    """Keep the newest ``keep`` checkpoints up to ``step``, and those of steps that are multiples of ``every``.
+
+    Checkpoints beyond ``step`` belong to a future that an operator rolled back from; they are not ours to delete.
+    """
+    past = [path for path in list_checkpoints(folder) if path.name <= step_name(step)]
+    for path in past[:-keep]:
+        if not every or int(path.name.removeprefix("step-")) % every:
+            discard(path)
+    sweep(folder)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that ``path`` means: itself, or the latest of a run or of a folder of checkpoints.
+
+    Raises:
+        OctoError: there is none.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return path
+    for folder in (path / CHECKPOINTS, path):
+        if found := [checkpoint for checkpoint in candidates(folder) if (checkpoint / MANIFEST).is_file()]:
+            return found[0]
+    raise OctoError(
+        "no checkpoint here",
+        where=path,
+        hint="expected a run, a checkpoint (with manifest.json), or the output of convert from-hf",
+    )

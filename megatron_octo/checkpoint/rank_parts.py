@@ -1,0 +1,51 @@
+"""How several ranks make one checkpoint without talking: each leaves a part file, one of them makes the manifest.
+
+A part, ``part-00003.json``, stands beside the files that rank 3 wrote, for as long as the checkpoint is not committed:
+
+    {"files": {name: {bytes, digest}}, "tensors": {kind: {name: {shape, dtype, fragments}}}}
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from megatron_octo.checkpoint import directory as layout
+from megatron_octo.checkpoint.digest import FileRecord
+from megatron_octo.checkpoint.directory import TensorEntry
+from megatron_octo.common.files import read_json, write_json
+
+Entries = dict[str, dict[str, TensorEntry]]  # kind -> parameter -> where it is
+
+
+def part_name(rank: int) -> str:
+    return f"part-{rank:05d}.json"
+
+
+def write_part(directory: Path, rank: int, files: Mapping[str, FileRecord], tensors: Entries) -> None:
+    """Say what a rank wrote; its files are complete and on the disk before."""
+    trees = {
+        kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()}
+        for kind, entries in tensors.items()
+    }
+    write_json(directory / part_name(rank), {"files": dict(files), "tensors": trees})
+
+
+def merge_parts(directory: Path, world: int) -> tuple[dict[str, FileRecord], Entries]:
+    """Everything that ``world`` ranks wrote; the part files are removed.
+
+    Raises:
+        OctoError: a part is missing or broken.
+    """
+    files: dict[str, FileRecord] = {}
+    tensors: Entries = {}
+    for rank in range(world):
+        tree = read_json(directory / part_name(rank))
+        files.update(tree["files"])
+        for kind, entries in tree["tensors"].items():
+            merged = tensors.setdefault(kind, {})
+            for name, entry in ((name, layout.entry_from_json(entry)) for name, entry in entries.items()):
+                before = merged[name].fragments if name in merged else ()
+                merged[name] = TensorEntry(entry.shape, entry.dtype, before + entry.fragments)
+    for rank in range(world):
+        (directory / part_name(rank)).unlink()
+    return files, tensors

@@ -1,0 +1,44 @@
+"""``conversion.json``: what a conversion says of the directory that it wrote."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_octo.checkpoint.digest import FileRecord, differing
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import digest_json, read_json, write_json
+from megatron_octo.conversion.readers.hf_source import RECORD
+
+
+def write_record(
+    directory: Path, files: Mapping[str, FileRecord], source: Mapping[str, Any], job: Mapping[str, Any]
+) -> None:
+    """Digests of the large files, where they come from, and a digest of the job: input and options."""
+    record = {
+        "files": {name: files[name] for name in sorted(files)},
+        "source": {key: value for key, value in source.items() if value is not None},
+        "job": digest_json(job),
+    }
+    write_json(directory / RECORD, record)
+
+
+def is_result(directory: Path, job: Mapping[str, Any]) -> bool:
+    """Whether a directory is what a job wrote: whoever has a failed upload to repeat need not convert again.
+
+    Raises:
+        OctoError: it is, and was damaged since.
+    """
+    if not (directory / RECORD).is_file():
+        return False
+    tree: Any = read_json(directory / RECORD)
+    if not isinstance(tree, dict) or tree.get("job") != digest_json(job):
+        return False
+    expected = {directory / name: record["digest"] for name, record in tree["files"].items()}
+    missing = [path for path in expected if not path.is_file()]
+    if changed := missing or differing(expected):
+        raise OctoError(
+            f"{changed[0].name} {'is missing' if missing else 'has changed since it was written'}",
+            where=directory,
+            hint="remove the directory and convert again",
+        )
+    return True

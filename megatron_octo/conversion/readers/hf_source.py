@@ -1,0 +1,193 @@
+"""A Hugging Face model directory, read under our names. Its tensors stay where they are."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_octo.architectures import architectures, checked_model, find_architecture
+from megatron_octo.architectures.parameters import parameter_specs
+from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
+from megatron_octo.checkpoint.tensor_file import Stored, TensorFile, open_safetensors
+from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import digest_file, read_json
+from megatron_octo.config.model import ModelConfig
+from megatron_octo.conversion.engine.source import BLOCK, RowsFragment, Source, as_bytes
+from megatron_octo.conversion.readers.special_tokens import KEY, read_special_tokens
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+RECORD = "conversion.json"  # what to-hf says of the files that it wrote: digests, and where they come from
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def is_hf(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
+
+
+def open_hf(directory: Path, stream: bool = False) -> Source:
+    """Open a model and compare its tensors' names, shapes and dtypes with its ``config.json``.
+
+    Raises:
+        OctoError: another architecture, no safetensors, a shard is missing or damaged, missing or unexpected tensors.
+    """
+    model = read_hf_config(directory / "config.json")
+    file_of = weight_map(directory)
+    record = _record(directory)
+    opened = {
+        file: open_safetensors(directory / file, record.get(file) if stream else None, stream)
+        for file in sorted(set(file_of.values()))
+    }
+    stored = {name: _stored(opened[file], name) for name, file in file_of.items()}
+    dtype = _check(directory, stored, model)
+    tokenizer = directory / "tokenizer.json"
+    special = read_special_tokens(directory, model.vocab_size)
+    manifest = Manifest(
+        model=model,
+        step=0,
+        precision=PRECISIONS[dtype],
+        tokenizer=digest_file(tokenizer) if tokenizer.is_file() else None,
+        files={file: {"bytes": each.path.stat().st_size, "digest": ""} for file, each in opened.items()},
+        tensors={"weights": _entries(model, file_of, DTYPE_NAMES[dtype])},
+        provenance={"from_hf": str(directory.absolute()), **({KEY: special} if special else {})},
+    )
+
+    def check(source: Source) -> None:
+        _check_aliases(source, stored, file_of, model)
+
+    found = tokenizer if tokenizer.is_file() else None
+    return Source(directory, "huggingface", manifest, opened.__getitem__, found, check)
+
+
+def read_hf_config(path: Path) -> ModelConfig:
+    """The model that a ``config.json`` describes.
+
+    Raises:
+        OctoError: another architecture, or a variant that we do not compute.
+    """
+    tree: Any = read_json(path)
+    model_type = tree.get("model_type") if isinstance(tree, dict) else None
+    known = architectures()
+    if not isinstance(model_type, str) or model_type not in known:
+        names = ", ".join(f"{name!r} ({each.models})" for name, each in known.items())
+        raise OctoError(f"architecture {model_type!r}, expected one of {names}", where=path)
+    try:
+        return checked_model(known[model_type].model_section(tree))
+    except KeyError as error:
+        raise OctoError(f"missing key {error}", where=path) from None
+    except (ValueError, TypeError) as error:
+        raise OctoError(f"bad configuration: {error}", where=path) from None
+
+
+def weight_map(directory: Path) -> dict[str, str]:
+    """Tensor -> file."""
+    if (directory / INDEX).is_file():
+        index: Any = read_json(directory / INDEX)
+        found = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(found, dict) or not all(map(_is_file_name, found.values())):
+            raise OctoError("no weight_map of file names", where=directory / INDEX)
+        return found
+    if (directory / SINGLE).is_file():
+        return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
+    raise OctoError(
+        f"neither {SINGLE} nor {INDEX}",
+        where=directory,
+        hint="save the model with transformers' save_pretrained (safetensors is its default)",
+    )
+
+
+def _is_file_name(text: Any) -> bool:
+    return isinstance(text, str) and bool(text) and "\0" not in text and Path(text).name == text
+
+
+def _record(directory: Path) -> dict[str, str]:
+    """Digests of the files, if the directory knows them.
+
+    Raises:
+        OctoError: its record of them is broken.
+    """
+    if not (directory / RECORD).is_file():
+        return {}
+    tree: Any = read_json(directory / RECORD)
+    try:
+        return {name: str(each["digest"]) for name, each in tree["files"].items()}
+    except (AttributeError, LookupError, TypeError):
+        raise OctoError(
+            "no digests of files here, as to-hf writes them",
+            where=directory / RECORD,
+            hint="restore it, or remove it to read the model without comparing digests",
+        ) from None
+
+
+def _stored(file: TensorFile, name: str) -> Stored:
+    if name not in file.tensors:
+        raise OctoError(f"damaged model: {INDEX} says that {name} is here", where=file.path)
+    return file.tensors[name]
+
+
+def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> torch.dtype:
+    """Names, shapes and the one dtype of a model's tensors."""
+    architecture = find_architecture(model.architecture)
+    expected = architecture.hf_tensors(model)
+    missing = sorted(set(expected) - set(stored))
+    unexpected = sorted(set(stored) - set(expected) - set(architecture.hf_aliases(model)))
+    if missing or unexpected:
+        raise OctoError(
+            f"tensors do not fit config.json: missing {missing[:3] or 'none'}, unexpected {unexpected[:3] or 'none'}",
+            where=directory,
+        )
+    for name, tensor in expected.items():
+        if stored[name].shape != tensor.shape:
+            raise OctoError(
+                f"{name} is {list(stored[name].shape)}, config.json says {list(tensor.shape)}",
+                where=directory,
+            )
+    dtypes = {stored[name].dtype for name in expected}
+    if len(dtypes) != 1 or not dtypes <= set(PRECISIONS):
+        raise OctoError(
+            f"tensors of dtype {sorted(DTYPE_NAMES[dtype] for dtype in dtypes)}, "
+            f"expected one of {[DTYPE_NAMES[dtype] for dtype in PRECISIONS]} for all",
+            where=directory,
+        )
+    return dtypes.pop()
+
+
+def _entries(model: ModelConfig, file_of: dict[str, str], dtype: str) -> dict[str, TensorEntry]:
+    fragments: dict[str, list[Fragment]] = {name: [] for name in parameter_specs(model)}
+    for name, tensor in find_architecture(model.architecture).hf_tensors(model).items():
+        row = 0
+        for rows in tensor.rows:
+            count, rest = rows.stop - rows.start, tensor.shape[1:]
+            box = ((rows.start, *(0 for _ in rest)), (count, *rest))
+            fragments[rows.parameter].append(RowsFragment(file_of[name], name, *box, row=row))
+            row += count
+    return {
+        name: TensorEntry(spec.shape, dtype, tuple(fragments[name]))
+        for name, spec in parameter_specs(model).items()
+    }
+
+
+def _check_aliases(
+    source: Source, stored: dict[str, Stored], file_of: dict[str, str], model: ModelConfig
+) -> None:
+    """Some writers repeat a tied tensor under a second name: it has to be the same."""
+    for alias, name in find_architecture(model.architecture).hf_aliases(model).items():
+        if alias not in stored:
+            continue
+        ours, theirs = stored[name], stored[alias]
+        same = (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        for start in range(0, ours.size, BLOCK) if same else ():
+            count = min(BLOCK, ours.size - start)
+            blocks = []
+            for key, place in ((name, ours), (alias, theirs)):
+                block = torch.empty(count, dtype=torch.uint8)
+                source.opened(file_of[key]).read(place.start + start, as_bytes(block))
+                blocks.append(block)
+            same = same and torch.equal(*blocks)
+        if not same:
+            raise OctoError(
+                f"{alias} and {name} differ, and config.json says that they are tied",
+                where=source.directory,
+                hint='if they are not, set "tie_word_embeddings": false there',
+            )

@@ -1,0 +1,85 @@
+"""The weights beneath a LoRA run with its adapters added, block by block: nothing is merged but what is asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_octo.architectures.adapters import adapter_specs
+from megatron_octo.checkpoint.adapter_base import find_base
+from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.conversion.engine.source import Source
+
+
+class MergedSource(Source):
+    """``W + alpha / rank * B A``, computed and given in fp32: whoever writes it rounds it once, and says how far.
+
+    Args:
+        adapters: a checkpoint of adapters.
+        base: the weights that they were trained beside.
+        rounded: give them as a conversion would write them, in the base's dtype: for a comparison with one.
+    """
+
+    def __init__(self, adapters: Source, base: Source, rounded: bool = False):
+        trained = adapters.manifest
+        assert trained.lora is not None
+        manifest = replace(
+            base.manifest,
+            model=trained.model,
+            step=trained.step,
+            tokenizer=trained.tokenizer or base.manifest.tokenizer,
+            tensors={"weights": base.manifest.tensors["weights"]},
+            state={},
+            provenance={
+                **trained.provenance,
+                "adapters": str(adapters.directory.absolute()),
+                "base": str(base.directory.absolute()),
+            },
+        )
+        super().__init__(
+            adapters.directory, base.format, manifest, base.opened, adapters.tokenizer or base.tokenizer
+        )
+        self._adapters, self._base, self._rounded = adapters, base, rounded
+        self._pairs = adapter_specs(trained.model, trained.lora)
+        self._scale = trained.lora.alpha / trained.lora.rank
+
+    def path_of(self, file: str) -> Path:
+        return self._base.path_of(file)
+
+    def identity(self, kinds: tuple[str, ...] = ("weights",)) -> str:
+        return f"{self._base.identity(kinds)} {self._adapters.identity(kinds)}"
+
+    def check(self) -> None:
+        self._base.check()
+
+    def finish(self, kinds: tuple[str, ...] = ("weights",)) -> None:
+        self._base.finish()
+        self._adapters.finish()
+
+    def dtype(self, name: str, kind: str = "weights") -> torch.dtype:
+        exact = name in self._pairs and not self._rounded
+        return torch.float32 if exact else super().dtype(name, kind)
+
+    def rows(
+        self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor
+    ) -> None:
+        pair = self._pairs.get(name)
+        if pair is None:
+            super().rows(name, kind, rows, columns, out)
+            return
+        weight = torch.empty(out.shape, dtype=self.written_dtype(name, kind))
+        super().rows(name, kind, rows, columns, weight)
+        rank = pair.a.shape[0]
+        a = self._adapters.read(pair.a.name, offset=(0, columns[0]), shape=(rank, out.size(1))).float()
+        b = self._adapters.read(pair.b.name, offset=(rows[0], 0), shape=(out.size(0), rank)).float()
+        out.copy_(torch.addmm(weight.float(), b, a, alpha=self._scale))
+
+
+def find_base_of(adapters: Source, named: str | Path | None) -> Path:
+    """Where the base of a checkpoint of adapters is.
+
+    Raises:
+        OctoError: nowhere, or it is not what they were trained beside.
+    """
+    return find_base(CheckpointReader(adapters.directory), named)

@@ -1,0 +1,88 @@
+"""The small files of a Hugging Face model directory: tokenizer, configuration, model card."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_octo import __version__
+from megatron_octo.architectures import find_architecture
+from megatron_octo.architectures.parameters import count_parameters
+from megatron_octo.conversion.engine.source import Source
+from megatron_octo.data.text.tokenizer import Tokenizer
+
+_RECIPE = "recipe.yaml"
+
+
+def write_json_file(path: Path, tree: Mapping[str, Any], keep: Sequence[str] = ()) -> None:
+    """Write JSON; keys without a value are left out, unless they begin with one of ``keep``.
+
+    A null stays where transformers' own default would be wrong: the end of a document is not token 50256.
+    """
+    kept = {
+        key: value
+        for key, value in tree.items()
+        if value is not None or key.startswith(tuple(keep) or ("\0",))
+    }
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def write_tokenizer(directory: Path, source: Path, max_length: int) -> int:
+    """Copy tokenizer.json with what AutoTokenizer needs beside it; returns the id that ends a document."""
+    tokenizer = Tokenizer(source)
+    shutil.copyfile(source, directory / "tokenizer.json")
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), tokenizer.eod_token)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    write_json_file(directory / "tokenizer_config.json", settings)
+    write_json_file(directory / "special_tokens_map.json", special)
+    return tokenizer.eod_id
+
+
+def provenance(source: Source) -> dict[str, Any]:
+    """Where the weights come from, as the model card and conversion.json say it."""
+    manifest = source.manifest
+    return {
+        "made_with": f"megatron_octo {__version__}",
+        "format": source.format,
+        "directory": str(source.directory.absolute()),
+        "step": manifest.step,
+        "tokenizer": manifest.tokenizer,
+        **manifest.provenance,
+    }
+
+
+def write_card(directory: Path, source: Source, dtype: str) -> None:
+    """README.md: what the model is, where it comes from, and the recipe of its run if that is known."""
+    model = source.manifest.model
+    facts = {
+        "architecture": find_architecture(model.architecture).hf_class,
+        "parameters": f"{count_parameters(model):,}",
+        "layers": model.num_layers,
+        "hidden size": model.hidden_size,
+        "heads": f"{model.num_attention_heads} for queries, {model.num_query_groups} for keys and values",
+        "context": f"{model.max_position_embeddings:,} tokens",
+        "vocabulary": f"{model.vocab_size:,} tokens",
+        "dtype": dtype,
+    }
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", ""]
+    lines += [f"# {directory_title(source)}", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in facts.items()]
+    lines += ["", "## Where the weights come from", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | `{value}` |" for key, value in provenance(source).items() if value is not None]
+    lines += ["", "`conversion.json` has the digests of the files."]
+    recipe = source.directory.parent.parent / _RECIPE
+    if source.format == "checkpoint" and recipe.is_file():
+        lines += ["", "## Recipe", "", "```yaml", recipe.read_text(encoding="utf-8").rstrip(), "```"]
+    (directory / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def directory_title(source: Source) -> str:
+    """A name for the model: that of its run, or of the directory that it was converted from."""
+    known = source.manifest.provenance.get("run") or source.manifest.provenance.get("from_hf")
+    return Path(str(known)).name if known else source.directory.name

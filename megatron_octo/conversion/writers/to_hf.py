@@ -1,0 +1,158 @@
+"""Weights of any format -> a Hugging Face model directory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_octo.architectures import find_architecture
+from megatron_octo.architectures.base import HfTensor
+from megatron_octo.checkpoint.digest import FileRecord
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import digest_file
+from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
+from megatron_octo.conversion.engine.conversion_record import is_result, write_record
+from megatron_octo.conversion.engine.job import SHARD_BYTES, Progress, convert, job_of, silent
+from megatron_octo.conversion.engine.rounding import Rounding
+from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
+from megatron_octo.conversion.engine.source import Source
+from megatron_octo.conversion.readers.hf_source import INDEX, SINGLE
+from megatron_octo.conversion.readers.open_weights import open_weights
+from megatron_octo.conversion.readers.special_tokens import configured, special_tokens
+from megatron_octo.conversion.writers import hf_files
+from megatron_octo.conversion.writers.to_checkpoint import DTYPES
+from megatron_octo.data.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did; reused,
+    nothing was written, as the result was there."""
+
+    source: Path
+    rounding: Rounding
+    reused: bool = False
+
+
+def to_hf(
+    source: str | Path,
+    output: str | Path,
+    *,
+    dtype: str | None = None,
+    tokenizer: str | Path | None = None,
+    base: str | Path | None = None,
+    vocab_size: int | None = None,
+    progress: Progress = silent,
+    shard_bytes: int = SHARD_BYTES,
+    reuse: bool = False,
+) -> Exported:
+    """Write ``output`` so that transformers' AutoModelForCausalLM and AutoTokenizer load it.
+
+    Args:
+        source: a run, a checkpoint, or anything that ``open_weights`` takes.
+        dtype: fp32, bf16 or fp16; by default the weights' own.
+        tokenizer: a tokenizer.json; by default the run's.
+        base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
+        vocab_size: real tokens of a BigCode checkpoint.
+        shard_bytes: size of a file (a larger tensor has one to itself).
+        reuse: an ``output`` that is of the same input and options already is left as it is.
+
+    Raises:
+        OctoError: no weights, damaged ones, a tokenizer that does not fit them, or ``output`` exists.
+    """
+    opened = open_weights(source, stream=True, vocab_size=vocab_size, base=base)
+    model = opened.manifest.model
+    found = _find_tokenizer(opened, tokenizer)
+    architecture = find_architecture(model.architecture)
+    shards = list(_shards(opened, architecture.hf_tensors(model), dtype, shard_bytes))
+    groups = [(PlannedFile(_name(number, len(shards)), shard),) for number, shard in enumerate(shards, 1)]
+
+    def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
+        eod = hf_files.write_tokenizer(directory, found, model.max_position_embeddings) if found else None
+        torch_dtype = str(shards[0][0].dtype).removeprefix("torch.")
+        special = special_tokens(eod, opened.manifest.provenance)
+        config = {**architecture.hf_config(model, eod, torch_dtype), **configured(special)}
+        hf_files.write_json_file(directory / "config.json", config, keep=("bos", "eos"))
+        hf_files.write_json_file(directory / "generation_config.json", special)
+        if len(groups) > 1:
+            _write_index(directory, groups)
+        hf_files.write_card(directory, opened, torch_dtype)
+        write_record(directory, files, hf_files.provenance(opened), job)
+
+    options = {"to": "huggingface", "tokenizer": digest_file(found) if found else None}
+    job = job_of(opened, groups, options)
+    if reuse and is_result(Path(output), job):
+        return Exported(opened.directory, Rounding(), reused=True)
+    rounding = convert(
+        opened,
+        output,
+        groups,
+        _open_sink,
+        finish,
+        options=options,
+        progress=progress,
+    )
+    return Exported(opened.directory, rounding)
+
+
+def _open_sink(path: Path, tensors: Sequence[OutTensor]) -> SafetensorsSink:
+    return SafetensorsSink(path, tensors, {"format": "pt"})
+
+
+def _name(number: int, count: int) -> str:
+    return SINGLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def _shards(
+    source: Source, tensors: Mapping[str, HfTensor], dtype: str | None, limit: int
+) -> Iterator[tuple[PlannedTensor, ...]]:
+    shard: list[PlannedTensor] = []
+    for name, tensor in tensors.items():
+        width = torch.Size(tensor.shape[1:]).numel()
+        boxes = tuple(
+            Box(rows.parameter, "weights", (rows.start, rows.stop), (0, width)) for rows in tensor.rows
+        )
+        target = DTYPES[dtype] if dtype else source.written_dtype(boxes[0].name)
+        planned = PlannedTensor(name, target, tensor.shape, boxes)
+        if shard and sum(each.size for each in shard) + planned.size > limit:
+            yield tuple(shard)
+            shard = []
+        shard.append(planned)
+    yield tuple(shard)
+
+
+def _write_index(directory: Path, groups: Sequence[Group]) -> None:
+    files = [file for group in groups for file in group]
+    weight_map = {tensor.key: file.name for file in files for tensor in file.tensors}
+    total = sum(file.size for file in files)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    hf_files.write_json_file(directory / INDEX, index)
+
+
+def _find_tokenizer(source: Source, given: str | Path | None) -> Path | None:
+    """The tokenizer.json that goes with the weights.
+
+    Raises:
+        OctoError: it is not the one that the weights were trained with.
+    """
+    path = Path(given) if given else source.tokenizer
+    if path is None:
+        return None
+    if not path.is_file():
+        raise OctoError("no such file", where=path)
+    digest = source.manifest.tokenizer
+    if digest and digest_file(path) != digest:
+        raise OctoError(
+            "this is not the tokenizer that the checkpoint was trained with",
+            where=path,
+            hint="name the right tokenizer.json with --tokenizer",
+        )
+    size, known = Tokenizer(path).vocab_size, source.manifest.model.vocab_size
+    if size > known:
+        raise OctoError(
+            f"this tokenizer has {size} tokens, the model {known}",
+            where=path,
+            hint="name the right tokenizer.json with --tokenizer",
+        )
+    return path

@@ -1,0 +1,224 @@
+"""Rows to a block of tokens: the work of one process of preprocess."""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import xxhash
+from numpy.typing import NDArray
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import digest_file
+from megatron_octo.data.dataset.indexed import token_dtype
+from megatron_octo.data.preprocessing.input_rows import INPUT_BITS, Rows
+from megatron_octo.data.text.formats import Draft, FormatName, Keys, RowError, draft_maker
+from megatron_octo.data.text.ragged import interleave, row_sums
+from megatron_octo.data.text.tokenizer import Backend, Tokenizer
+
+SPELLED = "documents that spell a control token"
+LOSSY = "documents with characters that the vocabulary cannot express, and that are lost"
+FIRST_CHECKED = 50  # documents at the start of the first input that are always compared with the reference
+CHECKED_EVERY = 1000  # and one in so many of all the others, by a hash of their numbers
+CHECKED_TOKENS = 1 << 18  # longer ones are not: the reference needs some 150 bytes of memory a token
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How rows become tokens; all of it stands in the manifest."""
+
+    tokenizer: str
+    format: FormatName = "finetune"
+    keys: Keys = field(default_factory=Keys)
+    eod_token: str | None = None
+    control_text: bool = False
+    on_error: Literal["stop", "skip"] = "stop"
+    backend: Backend = "auto"
+    dedup: bool = False
+    shuffle: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What the tokens depend on: the options, with files by their content."""
+        values = {key: value for key, value in asdict(self).items() if key != "shuffle"}
+        values["tokenizer"] = digest_file(self.tokenizer)
+        if Path(self.format).is_file():
+            values["format"] = digest_file(self.format)
+        return values
+
+
+@dataclass
+class Block:
+    """Documents of some rows, as :meth:`megatron_octo.data.dataset.writer.IndexedWriter.add_block` takes them.
+
+    ``hashes`` are 128 bits of each document's content, uint64 [D, 2]; empty unless they are needed.
+    """
+
+    tokens: bytes
+    lengths: NDArray[np.int64]
+    modes: NDArray[np.int8]
+    counts: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    skipped: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    checked: int = 0  # documents that were compared with the reference
+    text_bytes: int = 0
+
+
+class Encoder:
+    """Turn rows into a block.
+
+    Raises:
+        OctoError: the tokenizer does not fit the format; when called: a bad row with
+            ``on_error="stop"``, or a document that the fast path encodes differently, as ``file:line``.
+    """
+
+    def __init__(self, options: EncodeOptions):
+        self.options = options
+        self.tokenizer = Tokenizer(
+            options.tokenizer, options.eod_token, options.control_text, options.backend
+        )
+        self._draft = _numbered(draft_maker(options.format, options.keys, self.tokenizer))
+        self._dtype = token_dtype(self.tokenizer.vocab_size)
+
+    def __call__(self, rows: Rows, check_first: int = 0) -> Block:
+        """Encode rows; the first ``check_first`` documents are compared with the reference in any case."""
+        skipped: Counter[str] = Counter()
+        drafts: list[Draft] = []
+        places: list[int] = []
+        hashes: list[bytes] = []
+        base = rows.input << INPUT_BITS
+        for place, row in rows:
+            try:
+                content = parse_row(row) if isinstance(row, bytes) else row
+                draft = self._draft(content, base | place)
+                if self.options.dedup:
+                    # With its random choices fixed: the same content is the same document everywhere.
+                    hashes.append(_content_hash(self._draft(content, 0)))
+            except RowError as error:
+                if self.options.on_error == "stop":
+                    raise OctoError(
+                        str(error),
+                        where=rows.where(place),
+                        hint="mend the row, or leave such rows out with --on-error skip",
+                    ) from None
+                skipped[error.reason] += 1
+            else:
+                drafts.append(draft)
+                places.append(place)
+        block = self._encode(
+            drafts, self._sample(base, places, check_first), lambda index: rows.where(places[index])
+        )
+        block.hashes = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
+        block.skipped, block.text_bytes = skipped, rows.text_bytes
+        return block
+
+    def _sample(self, base: int, places: list[int], first: int) -> list[int]:
+        """Which documents are compared with the reference: the first, and some by a hash of their numbers."""
+        if self.tokenizer.fast is None:
+            return []
+        numbers = np.array(places, np.uint64) | np.uint64(base)
+        drawn = mix(numbers) % np.uint64(CHECKED_EVERY) == 0
+        drawn[:first] = True
+        return np.flatnonzero(drawn).tolist()
+
+    def _encode(self, drafts: list[Draft], sample: list[int], where: Callable[[int], str]) -> Block:
+        sequences = [sequence for draft in drafts for sequence in draft]
+        segments = [segment for _, parts in sequences for segment in parts]
+        texts = [segment for segment in segments if isinstance(segment, str)]
+        ids, lengths = self.tokenizer.encode_flat(texts)
+        is_control = np.fromiter((isinstance(segment, int) for segment in segments), bool, len(segments))
+        control = np.array([segment for segment in segments if isinstance(segment, int)], ids.dtype)
+        ids, lengths = interleave(is_control, (control, np.ones(len(control), np.int64)), (ids, lengths))
+        per_sequence = row_sums(lengths, np.array([len(parts) for _, parts in sequences], np.int64))
+        counts = np.array([len(draft) for draft in drafts], np.int64)
+        tokens = ids.astype(self._dtype)
+        ends = np.cumsum(row_sums(per_sequence, counts))
+        checked = 0
+        for index in sample:
+            begin = int(ends[index - 1]) if index else 0
+            if ends[index] - begin > CHECKED_TOKENS:
+                continue
+            checked += 1
+            self._compare(drafts[index], ids[begin : int(ends[index])], where, index)
+        return Block(
+            tokens=tokens.tobytes(),
+            lengths=per_sequence,
+            modes=np.array([mode for mode, _ in sequences], np.int8),
+            counts=counts,
+            hashes=np.empty((0, 2), np.uint64),
+            notes=self._notes(drafts),
+            checked=checked,
+        )
+
+    def _notes(self, drafts: list[Draft]) -> Counter[str]:
+        def count(holds: Callable[[str], bool]) -> int:
+            texts = (
+                (part for _, parts in draft for part in parts if isinstance(part, str)) for draft in drafts
+            )
+            return sum(any(map(holds, parts)) for parts in texts)
+
+        notes = Counter({SPELLED: count(self.tokenizer.holds_control)})
+        if self.tokenizer.loses.lossy:
+            notes[LOSSY] = count(self.tokenizer.loses)
+        return notes
+
+    def _compare(
+        self, draft: Draft, found: NDArray[np.integer], where: Callable[[int], str], index: int
+    ) -> None:
+        parts = [part for _, parts in draft for part in parts]
+        encoded = iter(self.tokenizer.encode([part for part in parts if isinstance(part, str)]))
+        wanted = chain.from_iterable(next(encoded) if isinstance(part, str) else [part] for part in parts)
+        if found.tolist() != list(wanted):
+            raise OctoError(
+                f"the fast tokenizer ({self.tokenizer.backend}) encodes this document differently",
+                where=where(index),
+                hint="run again with --tokenizer-backend reference, and report the document",
+            )
+
+
+def _numbered(make: Callable[..., Draft]) -> Callable[[Mapping[str, Any], int], Draft]:
+    """A format that takes the row and the document's number; one that takes the row alone ignores it."""
+    if len(inspect.signature(make).parameters) >= 2:
+        return make
+    return lambda row, number: make(row)
+
+
+def _content_hash(draft: Draft) -> bytes:
+    state = xxhash.xxh3_128()
+    for mode, parts in draft:
+        state.update(b"\xfe%d" % mode)  # bytes that UTF-8 never has keep the parts apart
+        for part in parts:
+            state.update(b"\xff" + part.encode() if isinstance(part, str) else b"\xfd%d" % part)
+    return state.digest()
+
+
+def mix(numbers: NDArray[np.uint64], seed: int = 0) -> NDArray[np.uint64]:
+    """Numbers that look random: the finaliser of SplitMix64. A permutation of the 64-bit numbers."""
+    values = numbers + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) & (2**64 - 1))
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def parse_row(line: bytes) -> Mapping[str, Any]:
+    """A line as a JSON object.
+
+    Raises:
+        RowError: it is none.
+    """
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            line.decode()
+        except UnicodeDecodeError as wrong:
+            raise RowError("invalid UTF-8", f"not UTF-8 at byte {wrong.start} of the line") from None
+        raise RowError("broken JSON", f"not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise RowError("not an object", f"the line is a JSON {type(row).__name__}, not an object")
+    return row

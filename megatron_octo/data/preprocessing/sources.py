@@ -1,0 +1,177 @@
+"""Inputs of preprocess, cut into pieces that processes or nodes work on alone.
+
+Where the cuts lie follows from the inputs only, so that the pieces of a run that was killed, or of another
+task of the same job, fit.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.data.preprocessing.input_rows import Lines, Rows
+from megatron_octo.data.preprocessing.lines import BLOCK, packing, read_packed, read_range
+from megatron_octo.data.preprocessing.tables import (
+    PREFIX,
+    is_parquet,
+    is_saved_dataset,
+    open_dataset,
+    parquet_groups,
+    read_dataset,
+    read_parquet,
+)
+
+_SMALLEST, _LARGEST, _PIECES = 1 << 20, 64 << 20, 128
+_PACKED_LARGEST = 8 << 20  # pieces of packed files travel to the processes through memory
+Kind = Literal["lines", "gzip", "zstd", "parquet", "dataset"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input: a file, or a data set of the datasets library.
+
+    Attributes:
+        identity: what changes when the content does, without reading it: size and time of change.
+        size: bytes on disk.
+    """
+
+    path: str
+    kind: Kind
+    size: int
+    identity: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind != "dataset"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows ``start`` .. ``end`` of an input, in byte offsets (unpacked) or row numbers.
+
+    ``data`` and ``line`` are there for packed files only, ``disk`` is its share of the bytes on disk.
+    """
+
+    input: int
+    source: Input
+    start: int
+    end: int
+    last: bool
+    disk: int
+    data: bytes | None = None
+    line: int | None = None
+
+    def rows(self) -> Iterator[Rows]:
+        path = self.source.path
+        if self.data is not None:
+            yield from _blocks(Lines(path, self.input, self.start, self.data, self.line))
+        elif self.source.kind == "lines":
+            yield from read_range(path, self.input, self.start, self.end)
+        elif self.source.kind == "parquet":
+            yield from read_parquet(path, self.input, self.start, self.end)
+        else:
+            yield from read_dataset(path, self.input, self.start, self.end)
+
+
+def open_input(path: str) -> Input:
+    """Find out what an input is.
+
+    Raises:
+        OctoError: there is nothing, or nothing that can be read.
+    """
+    if path.startswith(PREFIX) or (Path(path).is_dir() and is_saved_dataset(path)):
+        source = path if path.startswith(PREFIX) else f"{PREFIX}{path}"
+        data = open_dataset(source)
+        return Input(source, "dataset", data.data.nbytes, f"{len(data)} rows, {data._fingerprint}")
+    if not Path(path).exists():
+        raise OctoError("no such file", where=path, hint="check --input")
+    if not Path(path).is_file():
+        raise OctoError(
+            "not a file", where=path, hint="name the .jsonl files, for example with a shell pattern"
+        )
+    found = Path(path).stat()
+    kind: Any = "parquet" if is_parquet(path) else packing(path) or "lines"
+    return Input(path, kind, found.st_size, f"{found.st_size} bytes of {found.st_mtime_ns}")
+
+
+def piece_size(inputs: Sequence[Input]) -> int:
+    """Bytes of a piece: enough pieces to share out, not too many for a directory."""
+    total = sum(source.size for source in inputs)
+    return max(min(max(total // _PIECES, _SMALLEST), _LARGEST), total // (_PIECES * _PIECES))
+
+
+def pieces(inputs: Sequence[Input], size: int, wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+    """All pieces of all inputs in order.
+
+    Args:
+        inputs: what to cut.
+        size: bytes of a piece.
+        wanted: whether the piece of this input and start is needed; packed files are unpacked all the
+            same, but the others keep no data.
+    """
+    for number, source in enumerate(inputs):
+        if source.kind == "lines":
+            for start in range(0, max(source.size, 1), size):
+                end = min(start + size, source.size)
+                yield Piece(number, source, start, end, end == source.size, end - start)
+        elif source.kind == "parquet":
+            yield from _groups(number, source, parquet_groups(source.path), size)
+        elif source.kind == "dataset":
+            count = len(open_dataset(source.path))
+            step = max(count * size // max(source.size, 1), 1)
+            steps = [
+                (min(step, count - first), source.size * step // count) for first in range(0, count, step)
+            ]
+            yield from _groups(number, source, steps, 0)
+        else:
+            yield from _packed(number, source, min(size, _PACKED_LARGEST), wanted)
+
+
+def _groups(number: int, source: Input, groups: Sequence[tuple[int, int]], size: int) -> Iterator[Piece]:
+    """Pieces of at least ``size`` bytes out of groups of rows."""
+    start = end = amount = 0
+    for place, (rows, held) in enumerate(groups, 1):
+        end, amount = end + rows, amount + held
+        if amount >= size or place == len(groups):
+            share = source.size // len(groups)
+            yield Piece(number, source, start, end, place == len(groups), share)
+            start, amount = end, 0
+    if not groups:
+        yield Piece(number, source, 0, 0, True, source.size)
+
+
+def _packed(number: int, source: Input, size: int, wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
+    """Pieces of a packed file. One is held back until it is known whether it is the last."""
+    start, held, line, lines, on_disk = 0, 0, 1, 0, 0
+    parts: list[bytes] = []
+
+    def piece(last: bool) -> Piece:
+        data = b"\n".join(parts) if wanted(number, start) else b""
+        return Piece(number, source, start, start + held, last, position - on_disk, data, line)
+
+    position = 0
+    ready = False
+    for block, at in read_packed(source.path, number, source.kind):
+        if ready:
+            yield piece(False)
+            start, held, line, lines, on_disk, parts = start + held, 0, line + lines, 0, position, []
+        position = at
+        parts.append(block.data)
+        held += len(block.data) + 1
+        lines += block.data.count(b"\n") + 1
+        ready = held >= size
+    position = source.size
+    yield piece(True)
+
+
+def _blocks(lines: Lines) -> Iterator[Lines]:
+    """Lines in blocks of about a megabyte."""
+    begin, number = 0, lines.first or 1
+    while begin < len(lines.data):
+        newline = lines.data.find(b"\n", min(begin + BLOCK, len(lines.data)) - 1)
+        end = newline if newline >= 0 else len(lines.data)
+        data = lines.data[begin:end]
+        yield Lines(lines.path, lines.input, lines.start + begin, data, number)
+        number += data.count(b"\n") + 1
+        begin = end + 1

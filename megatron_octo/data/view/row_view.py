@@ -1,0 +1,126 @@
+"""A packed row for people: its documents, what of them is learned, positions, windows and fill in the middle."""
+
+import tempfile
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.data.planning.fim import FimTokens
+from megatron_octo.data.planning.paths import read_group
+from megatron_octo.data.planning.settings import RowSettings
+from megatron_octo.data.row_stream import RowStream, Segment
+from megatron_octo.data.text.tokenizer import Tokenizer
+
+_SHOWN = 1500  # characters of a run that are shown
+STYLES = {"target": "green", "context": "dim", "repeated": "dim cyan", "fim": "bold magenta"}
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Which row of which plan; the names are those of the recipe."""
+
+    row: int
+    epoch: int = 0
+    seq_length: int = 2048
+    seed: int = 1234
+    overlong: str = "split"
+    loss_on: str = "targets"
+    fim_rate: float = 0.0
+    fim_spm_rate: float = 0.0
+
+
+def open_rows(prefix: str, options: RowOptions, tokenizer: str | None, cache_dir: str) -> RowStream:
+    """Rows of the whole data set, planned as a run with these options plans them."""
+    return RowStream(
+        read_group(f"inspect: 1.0 0:1 {prefix}"),
+        RowSettings(
+            seq_length=options.seq_length,
+            seed=options.seed,
+            overlong=options.overlong,
+            loss_on=options.loss_on,
+            fim_rate=options.fim_rate,
+            fim_spm_rate=options.fim_spm_rate,
+            tokenizer=tokenizer,
+            cache_dir=cache_dir,
+        ),
+    )
+
+
+def print_row(prefix: str, options: RowOptions, tokenizer: Tokenizer | None, console: Console) -> None:
+    """Plan the data set in a temporary folder, and print a row of it.
+
+    Raises:
+        OctoError: there is no such row, or no plan can be made.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        stream = open_rows(prefix, options, tokenizer.path if tokenizer else None, folder)
+        rows = stream.rows(options.epoch)
+        if not 0 <= options.row < rows:
+            raise OctoError(f"no row {options.row}: epoch {options.epoch} has {rows:,}, from 0", where=prefix)
+        segments = stream.segments(options.epoch, options.row)
+        marks = stream.fim_tokens
+    used = sum(len(segment.weights) for segment in segments)
+    console.print(
+        f"row {options.row:,} of {rows:,} of epoch {options.epoch}: {len(segments)} documents or pieces, "
+        f"{used:,} of {options.seq_length:,} positions ({used / options.seq_length:.2%})",
+        highlight=False,
+    )
+    print_segments(segments, options.seq_length, marks, tokenizer, console)
+
+
+def print_segments(
+    segments: list[Segment],
+    seq_length: int,
+    marks: FimTokens | None,
+    tokenizer: Tokenizer | None,
+    console: Console,
+) -> None:
+    """Print the documents of a row, one after the other, and its padding."""
+    legend = Text("colours: ")
+    for name, style in STYLES.items():
+        legend.append(name, style=style).append("  ")
+    console.print(legend)
+    place = 0
+    for number, segment in enumerate(segments):
+        _print_segment(number, segment, place, marks, tokenizer, console)
+        place += len(segment.weights)
+    if place < seq_length:
+        console.print(Text(f"--- padding: {seq_length - place:,} positions ---", style="bold"))
+
+
+def _print_segment(
+    number: int,
+    segment: Segment,
+    place: int,
+    marks: FimTokens | None,
+    tokenizer: Tokenizer | None,
+    console: Console,
+) -> None:
+    length = len(segment.weights)
+    learned = int(np.count_nonzero(segment.weights))
+    about = f"--- {number}: document {segment.document:,}, row {place:,}-{place + length - 1:,}"
+    about += f", positions 0-{length - 1:,}, {learned:,} targets"
+    if segment.context:
+        about += f", {segment.context:,} tokens of its input repeated"
+    if segment.fim:
+        about += ", fill in the middle"
+    console.print(Text(f"{about} ---", style="bold"))
+    # The last token is only a label; a token is a target if the position before it is learned.
+    kinds = np.where(np.append(False, segment.weights > 0), "target", "context").astype("<U8")
+    kinds[: segment.context] = "repeated"
+    if segment.fim and marks is not None:
+        kinds[np.isin(segment.tokens, [marks.prefix, marks.suffix, marks.middle])] = "fim"
+    edges = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), length + 1]
+    shown = Text()
+    for begin, end in pairwise(edges):
+        ids = segment.tokens[begin:end].tolist()
+        text = tokenizer.decode(ids) if tokenizer else " ".join(map(str, ids)) + " "
+        if len(text) > _SHOWN:
+            half = _SHOWN // 2
+            text = f"{text[:half]} ... {len(text) - _SHOWN:,} characters ... {text[-half:]}"
+        shown.append(text, style=STYLES[str(kinds[begin])])
+    console.print(shown, soft_wrap=True)

@@ -1,0 +1,96 @@
+"""FlashAttention-4: Dao-AILab's ``flash-attn-4``, which compiles its kernels for the GPU at their first call.
+
+Query heads share keys and values as they are, windows are the kernel's, and its backward pass can be deterministic
+in memory of the document's length. It has no dropout.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_octo.model.attention import probe
+from megatron_octo.model.attention.packed import LibraryAttention
+from megatron_octo.recipe.schema import Recipe
+
+LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
+
+
+def attend(
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    *,
+    scale: float,
+    window: int | None,
+    deterministic: bool,
+) -> Tensor:
+    """Causal attention inside each document: [tokens, heads, head dim].
+
+    Args:
+        boundaries: int32 [documents + 1], cumulative lengths.
+        longest: an upper bound of the lengths.
+        window: how many tokens a position sees, itself included.
+    """
+    attended: Tensor = _library().flash_attn_varlen_func(
+        query_THD,
+        key_TGD,
+        value_TGD,
+        cu_seqlens_q=boundaries,
+        cu_seqlens_k=boundaries,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        **_options(scale, window, deterministic),
+    )[0]
+    return attended
+
+
+class Flash4Attention(LibraryAttention):
+    """FlashAttention-4 of packed documents, or of rows that are one document each (CUDA, bf16)."""
+
+    attend = staticmethod(attend)
+
+    def attend_rows(self, query_BSHD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor) -> Tensor:
+        """Causal attention of whole rows: [rows, tokens, heads, head dim]."""
+        options = _options(self.scale, self.window, self.config.deterministic_mode)
+        attended: Tensor = _library().flash_attn_func(query_BSHD, key_BSGD, value_BSGD, **options)[0]
+        return attended
+
+
+def _options(scale: float, window: int | None, deterministic: bool) -> dict[str, Any]:
+    # The library's left bound does not count the position itself.
+    left = window - 1 if window else None
+    return {
+        "softmax_scale": scale,
+        "causal": True,
+        "window_size": (left, 0 if window else None),
+        "deterministic": deterministic,
+    }
+
+
+@functools.cache
+def _library() -> Any:
+    # Its compiler warns of arguments that the library itself leaves out.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"cutlass\.")
+    import flash_attn.cute
+
+    return flash_attn.cute
+
+
+def why_not(recipe: Recipe) -> str | None:
+    """The reason why FlashAttention-4 cannot be taken for a recipe on this GPU; None if it can."""
+    model = recipe.model
+    if model.attention_dropout:
+        return f"{LIBRARY.package} has no dropout (attention_dropout {model.attention_dropout})"
+    if recipe.train.precision != "bf16":
+        return f"{LIBRARY.package} has no {recipe.train.precision}"
+
+    def obstacle() -> str | None:
+        major, minor = torch.cuda.get_device_capability()
+        return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
+
+    return LIBRARY.why_not(recipe, attend, obstacle)

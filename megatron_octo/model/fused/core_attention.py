@@ -1,0 +1,106 @@
+"""Core attention of the fused layers: which kernel computes softmax(q k) v of packed documents."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import tensor_parallel
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from megatron_octo.model.attention.backend import Backend
+from megatron_octo.model.attention.packed import packed_params
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where the documents of a micro-batch lie.
+
+    Attributes:
+        boundaries: int32 [documents + 1], cumulative lengths, on the device.
+        longest: an upper bound of the lengths.
+        whole_rows: how many rows there are if each is one document from end to end, else 0.
+    """
+
+    boundaries: Tensor
+    longest: int
+    whole_rows: int = 0
+
+
+class CoreAttention(torch.nn.Module):
+    """Causal attention of this rank's query heads and the one key and value, inside each document.
+
+    Rows that are one document each go to a dense kernel, FlashAttention-4's or cuDNN's, which is faster than the one
+    for documents of different lengths.
+    """
+
+    def __init__(self, config: TransformerConfig, layer_number: int, backend: Backend, heads: int):
+        super().__init__()
+        self.heads, self.width = heads, config.kv_channels
+        self.dense = torch.cuda.is_available() and not (config.attention_dropout or config.deterministic_mode)
+        self.dense = self.dense and config.bf16 and backend.name != "unfused"
+        self.engine = backend.transformer_engine
+        self.core: Any = (
+            _engine_attention(config, heads)
+            if self.engine
+            else backend.core_attention(config, layer_number, AttnMaskType.padding_causal, "self")  # type: ignore[misc]
+        )
+        self.rows = getattr(self.core, "attend_rows", None)  # FlashAttention-4's own dense kernel
+
+    def forward(self, query_TQ: Tensor, key_TD: Tensor, value_TD: Tensor, documents: Documents) -> Tensor:
+        """[tokens, heads of this rank * head dim]. Keys and values may lie in one matrix."""
+        if not self.rows:  # other kernels want them to be apart
+            key_TD, value_TD = key_TD.contiguous(), value_TD.contiguous()
+        if documents.whole_rows and (self.dense or self.engine or self.rows):
+            return self._rows(query_TQ, key_TD, value_TD, documents.whole_rows)
+        query_THD = query_TQ.view(-1, self.heads, self.width)
+        key_TGD, value_TGD = key_TD.unsqueeze(1), value_TD.unsqueeze(1)
+        if self.engine:
+            out = self.core(
+                query_THD,
+                key_TGD,
+                value_TGD,
+                cu_seqlens_q=documents.boundaries,
+                cu_seqlens_kv=documents.boundaries,
+                max_seqlen_q=documents.longest,
+                max_seqlen_kv=documents.longest,
+            )
+        else:
+            packed = packed_params(documents.boundaries, documents.longest)
+            out = self.core(query_THD, key_TGD, value_TGD, None, packed_seq_params=packed)
+        return out.reshape(query_TQ.shape)
+
+    def _rows(self, query_TQ: Tensor, key_TD: Tensor, value_TD: Tensor, rows: int) -> Tensor:
+        query_BSHD = query_TQ.view(rows, -1, self.heads, self.width)
+        key_BS1D, value_BS1D = (t.view(rows, -1, 1, self.width) for t in (key_TD, value_TD))
+        if self.rows:
+            return self.rows(query_BSHD, key_BS1D, value_BS1D).reshape(query_TQ.shape)
+        if not self.dense:
+            dense = {"qkv_format": "bshd", "attn_mask_type": "causal"}
+            return self.core(query_BSHD, key_BS1D, value_BS1D, **dense).reshape(query_TQ.shape)
+        query_BHSD, key_B1SD, value_B1SD = (t.transpose(1, 2) for t in (query_BSHD, key_BS1D, value_BS1D))
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            out = F.scaled_dot_product_attention(
+                query_BHSD, key_B1SD, value_B1SD, is_causal=True, enable_gqa=True
+            )
+        attended: Tensor = out.transpose(1, 2).reshape(query_TQ.shape)
+        return attended
+
+
+def _engine_attention(config: TransformerConfig, heads: int) -> torch.nn.Module:
+    from transformer_engine.pytorch import DotProductAttention
+
+    # Head counts are this rank's: key and value are the same on all tensor ranks.
+    attention: torch.nn.Module = DotProductAttention(
+        heads,
+        config.kv_channels,
+        num_gqa_groups=1,
+        attention_dropout=config.attention_dropout,
+        qkv_format="thd",
+        attn_mask_type="padding_causal",
+        get_rng_state_tracker=tensor_parallel.get_cuda_rng_tracker,
+    )
+    return attention

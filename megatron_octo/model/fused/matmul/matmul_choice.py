@@ -1,0 +1,49 @@
+"""Which arithmetic a recipe's linear layers get on a device."""
+
+import torch
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.model.fused.matmul import quack
+from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, EmulatedFp8
+from megatron_octo.model.platform.mcore import using_transformer_engine
+from megatron_octo.recipe.schema import Recipe
+
+
+def arithmetic_of(recipe: Recipe, device: torch.device) -> Arithmetic:
+    """What a recipe's linear layers compute in.
+
+    Raises:
+        OctoError: fp8, or the kernels that the recipe names, cannot be had on this device.
+    """
+    exact = recipe.model.activation == "gelu"
+    if recipe.train.fp8 == "none":
+        return _unrounded(recipe, device, exact)
+    if device.type == "cpu":
+        return EmulatedFp8(exact)
+    if not using_transformer_engine():
+        problem = "on a GPU it needs Transformer Engine"
+    else:
+        from transformer_engine.pytorch.quantization import is_fp8_available
+
+        _, problem = is_fp8_available(return_reason=True)
+    if problem:
+        raise OctoError(f"no fp8: {problem}", where="train.fp8", hint="use none")
+    from megatron_octo.model.fused.matmul.fp8 import Fp8
+
+    return Fp8(exact)
+
+
+def _unrounded(recipe: Recipe, device: torch.device, exact: bool) -> Arithmetic:
+    wanted = recipe.system.mlp
+    if device.type == "cpu":
+        if wanted == "quack":
+            raise OctoError("QuACK needs a GPU", where="system.mlp", hint="use auto")
+        return Arithmetic(exact)
+    if wanted == "plain" or (wanted == "auto" and not quack.LIBRARY.installed):
+        return Arithmetic(exact)
+    why_not = quack.why_not(recipe)
+    if not why_not:
+        return quack.QuackArithmetic(exact)
+    if wanted == "quack":
+        raise OctoError(f"no QuACK: {why_not}", where="system.mlp", hint="use auto")
+    return Arithmetic(exact, f"not QuACK's: {why_not}")

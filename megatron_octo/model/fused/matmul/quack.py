@@ -1,0 +1,82 @@
+"""The MLP's two products that gelu goes with, on QuACK's kernels: gelu, its gradient and the bias' sum take no pass of
+their own there. What that brings is shown by benchmarks/mlp.py."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_octo.model.attention.probe import Library, relative
+from megatron_octo.model.fused.kernels import reference
+from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
+from megatron_octo.recipe.schema import Recipe
+
+LIBRARY = Library("quack-kernels", "flash4", "0.6.5")
+_ROWS = 300  # of the probe: no multiple of a tile's
+
+
+class QuackArithmetic(Arithmetic):
+    """Matrix products of bf16 tensors on Hopper."""
+
+    name = "quack"
+
+    def __init__(self, exact: bool):
+        super().__init__(exact)
+        self._epilogues = _epilogues()
+
+    @property
+    def description(self) -> str:
+        return f"QuACK ({LIBRARY})"
+
+    def linear_gelu(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor) -> tuple[Tensor, Operand]:
+        return self._epilogues.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
+
+    def gelu_gradient(self, d_MK: Operand, weight_KN: Operand, before_MN: Tensor) -> tuple[Operand, Tensor]:
+        return self._epilogues.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
+
+
+def _epilogues() -> Any:
+    from megatron_octo.model.fused.kernels import gelu_epilogues as epilogues
+
+    return epilogues
+
+
+def why_not(recipe: Recipe) -> str | None:
+    """The reason why QuACK cannot be taken for a recipe on this GPU; None if it can."""
+    if recipe.train.precision != "bf16":
+        return f"it is used for bf16 alone, not {recipe.train.precision}"
+
+    def obstacle() -> str | None:
+        major, minor = torch.cuda.get_device_capability()
+        return None if major == 9 else f"it is used on Hopper alone, not on sm_{major}{minor}"
+
+    return LIBRARY.examine(obstacle, lambda: relative_error(recipe))
+
+
+def in_fp32(
+    x: Tensor, up: Tensor, bias: Tensor, d: Tensor, down: Tensor, before: Tensor, exact: bool
+) -> list[Tensor]:
+    """What the two products give, in plain torch and fp32: before and after gelu; its gradient, and the sum of that."""
+    product = x.float() @ up.float().t() + bias.float()
+    gradient, total = reference.gelu_backward(d.float() @ down.float(), before.float(), exact)
+    return [product, reference.gelu_forward(product, exact), gradient, total]
+
+
+@torch.no_grad()
+def relative_error(recipe: Recipe) -> float:
+    """The largest of what both products give, beside the same in plain torch; or nan. With the recipe's widths."""
+    exact = recipe.model.activation == "gelu"
+    hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor
+    generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, device="cuda", generator=generator)
+
+    x, bias, d, before = (
+        t.bfloat16() for t in (draw(_ROWS, hidden), draw(inner), draw(_ROWS, hidden), draw(_ROWS, inner))
+    )
+    up, down = ((draw(*shape) / hidden**0.5).bfloat16() for shape in ((inner, hidden), (hidden, inner)))
+    arithmetic = QuackArithmetic(exact)
+    found = [*arithmetic.linear_gelu(x, up, bias), *arithmetic.gelu_gradient(d, down, before)]
+    expected = in_fp32(x, up, bias, d, down, before, exact)
+    return float(torch.stack([relative(mine, its) for mine, its in zip(found, expected, strict=True)]).max())

@@ -1,0 +1,163 @@
+"""Builds the network on megatron-core."""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.enums import AttnBackend
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.model.attention.backend import Backend
+from megatron_octo.model.attention.rotary import Rotary
+from megatron_octo.model.layer_choice import use_fused_layers
+from megatron_octo.model.lora import attach_adapters, separate_norms
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.recipe.schema import Recipe
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class LayerNorm(torch.nn.LayerNorm):
+    """torch's layer norm, marked for megatron-core so that its gradients are summed under sequence parallelism."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any):
+        super().__init__(hidden_size, eps=eps)
+        for parameter in self.parameters():
+            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -> TransformerConfig:
+    """Megatron-core's configuration of the recipe's model."""
+    model, parallel = recipe.model, recipe.parallel
+    gpu = device.type == "cuda"
+    recompute: dict[str, Any] = {}
+    if recipe.train.recompute == "full":
+        recompute = {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    elif recipe.train.recompute == "mlp":
+        recompute = {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
+    exact = model.activation == "gelu"
+    fp8: dict[str, Any] = {}
+    # The fused layers have an arithmetic of their own.
+    if recipe.train.fp8 == "current" and not use_fused_layers(recipe):
+        if not backend.transformer_engine:
+            raise OctoError(
+                f"megatron-core's layers have fp8 with Transformer Engine's attention alone, this run has: {backend}",
+                where="train.fp8",
+                hint="use none, or system.attention=te",
+            )
+        # Nothing is remembered from step to step, so that a resumed run is the same.
+        fp8 = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        ffn_hidden_size=model.ffn_hidden_size,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        sequence_parallel=parallel.sequence,
+        params_dtype=DTYPES[recipe.train.precision],
+        pipeline_dtype=DTYPES[recipe.train.precision],
+        bf16=recipe.train.precision == "bf16",
+        normalization="LayerNorm",
+        layernorm_epsilon=model.layernorm_epsilon,
+        add_bias_linear=True,
+        gated_linear_unit=False,
+        # Megatron-core's fused bias + gelu computes the tanh form under the name of the exact one.
+        activation_func=F.gelu if gpu or exact else partial(F.gelu, approximate="tanh"),
+        bias_activation_fusion=gpu and not exact,
+        bias_dropout_fusion=gpu,
+        hidden_dropout=model.hidden_dropout,
+        attention_dropout=model.attention_dropout,
+        attention_softmax_in_fp32=True,
+        window_size=(model.sliding_window - 1, 0)
+        if model.sliding_window
+        else None,  # tokens before and after
+        apply_rope_fusion=model.rotary_base is not None and backend.transformer_engine,
+        masked_softmax_fusion=False,
+        attention_backend=AttnBackend.fused,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=gpu and backend.transformer_engine,
+        perform_initialization=False,  # weights.py does it
+        use_cpu_initialization=not gpu,
+        deterministic_mode=recipe.system.deterministic,
+        # The loss is divided by the weight of the whole global batch before backward; nothing else may scale it.
+        calculate_per_token_loss=True,
+        **recompute,
+        **fp8,
+    )
+
+
+def build_model(recipe: Recipe, grid: Grid, backend: Backend) -> GPTModel:
+    """This rank's part of the network, on its device, not yet initialised."""
+    config = transformer_config(recipe, backend, grid.device)
+    if backend.transformer_engine:
+        spec = get_gpt_layer_with_transformer_engine_spec()
+        if recipe.lora:
+            separate_norms(spec)
+    else:
+        assert backend.core_attention is not None
+        layer = get_gpt_layer_local_spec()
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = LayerNorm
+        layer.submodules.self_attention.submodules.core_attention = partial(
+            backend.core_attention, rotary=_rotary(recipe)
+        )
+        spec = TransformerBlockSubmodules(
+            layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=LayerNorm
+        )
+    model = GPTModel(
+        config=config,
+        transformer_layer_spec=spec,
+        vocab_size=recipe.model.padded_vocab_size,
+        max_sequence_length=recipe.model.max_position_embeddings,
+        pre_process=grid.is_first_stage,
+        post_process=grid.is_last_stage,
+        parallel_output=True,
+        share_embeddings_and_output_weights=recipe.model.tied_embeddings,
+        position_embedding_type=_positions(recipe, backend),
+        rotary_base=recipe.model.rotary_base,
+    )
+    if recipe.train.recompute == "mlp":
+        for block in model.decoder.layers:
+            block.mlp.register_forward_hook(_fresh_bias)
+    if recipe.lora:
+        attach_adapters(model, recipe, grid)
+    return model.to(grid.device)
+
+
+def _positions(recipe: Recipe, backend: Backend) -> Literal["learned_absolute", "rope", "none"]:
+    if recipe.model.rotary_base is None:
+        return "learned_absolute"
+    return "rope" if backend.transformer_engine else "none"  # our own attention turns its queries and keys
+
+
+def _rotary(recipe: Recipe) -> Rotary | None:
+    model = recipe.model
+    if model.rotary_base is None:
+        return None
+    return Rotary(model.rotary_base, model.head_dim, model.max_position_embeddings)
+
+
+def _fresh_bias(module: torch.nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    # The MLP hands its bias parameter on, unadded. Out of a recomputed function that very parameter would get the
+    # function as its gradient node, and megatron-core's backward would recompute itself forever.
+    return output[0], output[1].clone()
+
+
+def valid_vocabulary(recipe: Recipe, grid: Grid) -> int:
+    """How many of this tensor rank's output columns are real tokens; the rest are padding."""
+    part = recipe.model.padded_vocab_size // grid.tensor_size
+    return max(0, min(part, recipe.model.vocab_size - grid.tensor_rank * part))

@@ -1,0 +1,154 @@
+"""The process grid: who this rank is in tensor, pipeline and data parallelism. One small object, built once."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state as mpu
+from megatron.core import tensor_parallel
+
+from megatron_octo.common.errors import OctoError, users_mistake
+from megatron_octo.config.sections import ParallelConfig
+
+# Distance of random seeds between pipeline stages and data-parallel replicas; megatron-core adds up to a few thousand.
+_SEED_STRIDE = 10_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Ranks are laid out tensor fastest, then data, then pipeline: a tensor group stays inside one machine."""
+
+    rank: int
+    world: int
+    device: torch.device
+    tensor_rank: int
+    tensor_size: int
+    pipeline_rank: int
+    pipeline_size: int
+    data_rank: int
+    data_size: int
+
+    @classmethod
+    def build(
+        cls,
+        parallel: ParallelConfig,
+        device: torch.device,
+        seed: int,
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> Self:
+        """Make megatron-core's process groups, with their time-out, and seed this rank's random generators."""
+        world, model_ranks = dist.get_world_size(), parallel.tensor * parallel.pipeline
+        mpu.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tensor,
+            pipeline_model_parallel_size=parallel.pipeline,
+            create_gloo_process_groups=False,
+            distributed_timeout_minutes=math.ceil(timeout / timedelta(minutes=1)),
+        )
+        grid = cls(
+            rank=dist.get_rank(),
+            world=world,
+            device=device,
+            tensor_rank=mpu.get_tensor_model_parallel_rank(),
+            tensor_size=parallel.tensor,
+            pipeline_rank=mpu.get_pipeline_model_parallel_rank(),
+            pipeline_size=parallel.pipeline,
+            data_rank=mpu.get_data_parallel_rank(),
+            data_size=world // model_ranks,
+        )
+        grid.seed(seed)
+        grid._open_groups()
+        return grid
+
+    def _open_groups(self) -> None:
+        """A first word in each group that a run uses. Collective.
+
+        NCCL sets a group up in its first collective: a rank that hangs then hangs here, not amid a backward pass.
+        """
+        data = mpu.get_data_parallel_group
+        groups = [
+            mpu.get_tensor_model_parallel_group(),
+            mpu.get_pipeline_model_parallel_group(),
+            mpu.get_embedding_group(False),
+            mpu.get_position_embedding_group(False),
+            data(),
+            data(with_context_parallel=True),
+            data(with_context_parallel=True, with_gtp_remat=False, partial_data_parallel=True),
+            mpu.get_intra_distributed_optimizer_instance_group(False),
+        ]
+        for group in dict.fromkeys(groups):
+            if group is not None and dist.get_world_size(group) > 1:
+                dist.all_reduce(torch.zeros(1, device=self.device), group=group)
+
+    def seed(self, seed: int) -> None:
+        """Seed dropout: alike over the tensor ranks of a replica where they hold the same activations, else not."""
+        replica = self.pipeline_rank + self.pipeline_size * self.data_rank
+        tensor_parallel.model_parallel_cuda_manual_seed(seed + _SEED_STRIDE * replica, force_reset_rng=True)
+        torch.manual_seed(seed + _SEED_STRIDE * replica)
+
+    def main_first[Result](self, work: Callable[[], Result]) -> Result:
+        """Rank 0 works first, then the others, who find on disk what it left. Collective.
+
+        A mistake that rank 0 meets is everybody's: nobody waits for a rank that has left.
+        """
+        mistake: list[OctoError | None] = [None]
+        result: list[Result] = []
+        if self.is_main:
+            try:
+                result.append(work())
+            except OctoError as error:
+                mistake = [error]
+            except OSError as error:
+                mistake = [users_mistake(error)]
+                if mistake[0] is None:
+                    raise
+        dist.broadcast_object_list(mistake, src=0)
+        if mistake[0]:
+            raise mistake[0]
+        return result[0] if result else work()
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self.pipeline_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.pipeline_rank == self.pipeline_size - 1
+
+    @property
+    def counts_loss(self) -> bool:
+        """One rank a data-parallel replica reports the loss: tensor rank 0 of the last stage."""
+        return self.is_last_stage and self.tensor_rank == 0
+
+    @property
+    def data_group(self) -> dist.ProcessGroup:
+        return mpu.get_data_parallel_group()
+
+    @property
+    def tensor_group(self) -> dist.ProcessGroup:
+        return mpu.get_tensor_model_parallel_group()
+
+    def layout(self) -> dict[str, int]:
+        return {"tensor": self.tensor_size, "pipeline": self.pipeline_size, "data": self.data_size}
+
+    def __str__(self) -> str:
+        return f"tensor {self.tensor_size} x pipeline {self.pipeline_size} x data {self.data_size}"
+
+
+@contextmanager
+def lone_grid(device: torch.device) -> Iterator[Grid]:
+    """A grid of this process alone, for reading a network outside of a run; it leaves no process group behind."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Grid.build(ParallelConfig(), device, seed=0)
+    finally:
+        mpu.destroy_model_parallel()
+        dist.destroy_process_group()

@@ -1,0 +1,131 @@
+"""From the row plan to what each rank computes: the micro-batches of a step, prepared while the last one runs."""
+
+import dataclasses
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_octo.data.row_stream import Batch, Position, RowStream
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.recipe.loading import check_batch
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.sizing.flops import squared_lengths
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows laid end to end, on the device; T = micro_size * seq_length."""
+
+    tokens_1T: Tensor
+    positions_1T: Tensor
+    labels_T: Tensor
+    weights_T: Tensor
+    boundaries: Tensor  # int32 [documents + 1]
+    longest: int  # an upper bound of the documents' lengths (length_bound)
+    whole_rows: int  # how many rows there are if each is one document from end to end, else 0
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """This rank's share of a global batch.
+
+    Attributes:
+        divisor: sum of the weights of the whole global batch, over all ranks.
+        rows: (epoch, row) of the whole global batch, in order.
+        after: where the data stands after this step.
+        targets, used: counts of this rank's share (see data.stream.Batch).
+        squared_lengths: of its documents (see model.flops).
+    """
+
+    micro_batches: list[MicroBatch]
+    divisor: float
+    rows: list[tuple[int, int]]
+    after: Position
+    targets: int
+    used: int
+    squared_lengths: int
+
+
+class Loader:
+    """Yields the steps' batches in order from a position. Every rank of a replica reads the same rows itself."""
+
+    def __init__(self, stream: RowStream, recipe: Recipe, grid: Grid, position: Position):
+        self._stream, self._grid = stream, grid
+        self._global_size, self._micro_size = recipe.batch.global_size, recipe.batch.micro_size
+        self._window = recipe.model.sliding_window
+        self._count = check_batch(recipe, grid.data_size)
+        self._pin = grid.device.type == "cuda"
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._pending: Future[StepBatch] = self._worker.submit(self._prepare, position)
+
+    def _my_rows(self, rows: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        size, grid = self._micro_size, self._grid
+        starts = [(micro * grid.data_size + grid.data_rank) * size for micro in range(self._count)]
+        return [rows[start : start + size] for start in starts]
+
+    def _prepare(self, position: Position) -> StepBatch:
+        rows, after = self._stream.take(position, self._global_size)
+        batches = [self._stream.batch(mine) for mine in self._my_rows(rows)]
+        squared = 0
+        for batch in batches:
+            squared += squared_lengths(batch.boundaries[1:] - batch.boundaries[:-1], self._window)
+        return StepBatch(
+            micro_batches=[self._to_tensors(batch) for batch in batches],
+            divisor=self._stream.weight(rows),
+            rows=rows,
+            after=after,
+            targets=sum(batch.targets for batch in batches),
+            used=sum(batch.used for batch in batches),
+            squared_lengths=squared,
+        )
+
+    def _to_tensors(self, batch: Batch) -> MicroBatch:
+        tensors: dict[str, Any] = {
+            "tokens_1T": torch.from_numpy(batch.tokens)[None],
+            "positions_1T": torch.from_numpy(batch.positions)[None],
+            "labels_T": torch.from_numpy(batch.labels),
+            "weights_T": torch.from_numpy(batch.weights),
+            "boundaries": torch.from_numpy(batch.boundaries),
+        }
+        if self._pin:
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        lengths = batch.boundaries[1:] - batch.boundaries[:-1]
+        row = len(batch.tokens) // self._micro_size
+        whole = len(lengths) == self._micro_size and bool((lengths == row).all())
+        return MicroBatch(
+            **tensors,
+            longest=length_bound(int(lengths.max()), row),
+            whole_rows=self._micro_size if whole else 0,
+        )
+
+    def next(self) -> StepBatch:
+        """The next step's batch on the device; meanwhile the one after it is prepared."""
+        step = self._pending.result()
+        self._pending = self._worker.submit(self._prepare, step.after)
+        return step
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+
+def length_bound(longest: int, row: int) -> int:
+    """The length of the longest document, rounded up to a power of two from 512 on, at most a row.
+
+    Attention kernels start blocks for documents of that length, which find nothing to do in shorter ones; and cuDNN
+    prepares a graph for each value, so there are few.
+    """
+    return min(max(512, 1 << (longest - 1).bit_length()), row)
+
+
+def to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    if device.type == "cpu":
+        return batch
+    tensors: dict[str, Any] = {
+        field.name: value.to(device, non_blocking=True)
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), Tensor)
+    }
+    return dataclasses.replace(batch, **tensors)

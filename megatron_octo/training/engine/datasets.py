@@ -1,0 +1,86 @@
+"""Opens the data of a run and refuses what does not belong together: tokenizer, vocabulary, ranges."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import digest_file
+from megatron_octo.data.dataset.manifest import check_tokens
+from megatron_octo.data.planning.paths import Group, read_groups
+from megatron_octo.data.row_stream import RowStream
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.run_directory import RunDirectory
+from megatron_octo.runfiles.samples import open_rows
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Training rows, validation rows by name, and the digests that checkpoints carry."""
+
+    train: RowStream
+    valid: dict[str, RowStream] = field(default_factory=dict)
+    tokenizer: str | None = None
+
+    @property
+    def digest(self) -> str:
+        return self.train.corpora_digest
+
+    def describe(self, recipe: Recipe) -> list[str]:
+        lines = []
+        for name, stream in {"train": self.train, **self.valid}.items():
+            counts = stream.summary(0)
+            shown = ", ".join(f"{key} {value:,}" for key, value in counts.items() if key != "fill" and value)
+            lines.append(f"{name}: rows of {recipe.data.seq_length}, fill {counts['fill']:.3%}, {shown}")
+        return lines
+
+
+def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
+    """Open training and validation data and plan their first epoch. Collective: rank 0 plans, the others read it.
+
+    Raises:
+        OctoError: a corpus is missing, damaged, or of another tokenizer or vocabulary than the recipe's.
+    """
+    groups = read_groups(recipe.data.train)
+    if len(groups) != 1:
+        raise OctoError(f"{len(groups)} groups of training data, expected one", where="data.train")
+    cache = Path(recipe.data.plan_cache or run.path / "plans")
+
+    def open_stream(group: Group, fim_rate: float = 0.0) -> RowStream:
+        return grid.main_first(lambda: open_rows(recipe, group, fim_rate, cache))
+
+    # Validation reads documents as they are: its loss can be compared whatever training does to them.
+    train = open_stream(groups[0], recipe.data.fim_rate)
+    valid = (
+        {group.name: open_stream(group) for group in read_groups(recipe.data.valid)}
+        if recipe.data.valid
+        else {}
+    )
+    tokenizer = digest_file(recipe.data.tokenizer) if recipe.data.tokenizer else None
+    for stream in (train, *valid.values()):
+        if tokenizer and stream.tokenizer_digest and stream.tokenizer_digest != tokenizer:
+            raise OctoError(
+                "the data was made with another tokenizer",
+                where=f"data.tokenizer {recipe.data.tokenizer}",
+                hint="preprocess the data with this tokenizer.json, or name the one that was used",
+            )
+        if stream.vocab_size and stream.vocab_size > recipe.model.vocab_size:
+            raise OctoError(
+                f"the data's vocabulary has {stream.vocab_size} tokens, the model's {recipe.model.vocab_size}",
+                where="model.vocab_size",
+                hint=f"set it to {stream.vocab_size} or use the model's tokenizer",
+            )
+    if recipe.data.verify:
+        every = [*groups, *(read_groups(recipe.data.valid) if recipe.data.valid else ())]
+        _verify({source.prefix for group in every for source in group.sources}, grid)
+    # Last: a tokenizer that was refused must not become the run's.
+    grid.main_first(lambda: run.keep_tokenizer(recipe.data.tokenizer))
+    return Corpora(train, valid, tokenizer or train.tokenizer_digest)
+
+
+def _verify(prefixes: set[str], grid: Grid) -> None:
+    def read_all() -> None:
+        for prefix in sorted(prefixes) if grid.is_main else ():  # the others would read the same bytes again
+            check_tokens(prefix)
+
+    grid.main_first(read_all)

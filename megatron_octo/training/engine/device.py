@@ -1,0 +1,31 @@
+"""Which device is whose."""
+
+import os
+
+import torch
+
+from megatron_octo.common.errors import OctoError
+
+
+def own_device(wanted: str = "auto") -> torch.device:
+    """The device of this process, made the current one: the GPU of its ``LOCAL_RANK`` (modulo), or the CPU.
+
+    Args:
+        wanted: as ``system.device`` of a recipe.
+
+    Raises:
+        OctoError: ``cuda`` is wanted, and there is no GPU.
+    """
+    if wanted == "cpu" or not torch.cuda.is_available():
+        if wanted == "cuda":
+            raise OctoError(
+                "no usable GPU",
+                where="system.device",
+                hint="check nvidia-smi and the torch build, or use auto",
+            )
+        # Threads of several ranks on one machine must not fight: OMP_NUM_THREADS rules.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

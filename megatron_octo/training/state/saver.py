@@ -1,0 +1,290 @@
+"""Saving a run's state while it trains: copied at once, written to the disk meanwhile, committed when all are done.
+
+A save goes through two phases, each over all ranks:
+
+1. writing: every rank's thread writes its files and a part file that lists them (checkpoint/rank_parts.py);
+2. committing: rank 0's thread makes the manifest of the parts, renames the directory, moves ``latest``, prunes.
+
+A thread must not take part in collectives: they would mix with those of training. So every rank brings its news into
+the sum that ends a step anyway (metrics.py); all see the same sum, and all enter the next phase after the same step.
+One save is in flight at most. What a kill leaves is never taken for a checkpoint (checkpoint.directory).
+"""
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+
+from megatron_octo.checkpoint import directory as layout
+from megatron_octo.checkpoint.directory import Manifest
+from megatron_octo.checkpoint.file_image import CancelledSave
+from megatron_octo.checkpoint.rank_parts import merge_parts, write_part
+from megatron_octo.common import files
+from megatron_octo.common.errors import MachineError, OctoError, machines_failure
+from megatron_octo.model.mcore_gpt import DTYPES
+from megatron_octo.model.platform.grid import Grid
+from megatron_octo.recipe.schema import Recipe
+from megatron_octo.training.engine.metrics import SaveNews
+from megatron_octo.training.engine.network import Network
+from megatron_octo.training.state.host_copy import HostCopy, write_directly
+from megatron_octo.training.state.state_parts import Part, full_part, weights_part
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One checkpoint of a save: the whole state, or weights alone."""
+
+    folder: Path
+    part: Part
+    precision: str
+    state: dict[str, Any]
+
+
+@dataclass
+class _Save:
+    """The save that is in flight."""
+
+    step: int
+    targets: list[_Target]
+    job: Future[None]  # of the phase that this rank is in
+    started: float
+    waited: float = 0.0  # seconds that training stood still
+    committing: bool = False
+
+    def paths(self, hidden: bool) -> list[Path]:
+        name = layout.step_name(self.step)
+        return [target.folder / (f".{name}.tmp" if hidden else name) for target in self.targets]
+
+
+class Saver:
+    """Writes the checkpoints of a run. All methods but ``news``, ``before_update`` and ``close`` are collective.
+
+    Args:
+        run: the run's directory; checkpoints and weights have folders in it.
+        network: its weights and optimizer have their values (``Network.start_from``).
+        tokenizer: digest of the data's tokenizer.json.
+        provenance: where the checkpoints come from.
+        saved: called on every rank with the step of a save that was committed, and its seconds.
+        still_ours: raises OctoError if another attempt has taken over the run; asked before anything in it is changed.
+        say: for people.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        network: Network,
+        recipe: Recipe,
+        grid: Grid,
+        *,
+        tokenizer: str | None,
+        provenance: dict[str, Any],
+        saved: Callable[[int, float], None],
+        still_ours: Callable[[], None] = lambda: None,
+        say: Callable[[str], None],
+    ):
+        self._run, self._network, self._recipe, self._grid = run, network, recipe, grid
+        self._tokenizer, self._provenance, self._saved, self._say = tokenizer, provenance, saved, say
+        self._still_ours = still_ours
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._cancelled = threading.Event()
+        self._phases = 0  # that all ranks have been through since the start
+        self._save: _Save | None = None
+        self._copy: HostCopy | None = None
+        checkpoint = recipe.checkpoint
+        if checkpoint.asynchronous and (checkpoint.interval or checkpoint.weights_every):
+            targets = self._targets({}, bool(checkpoint.interval), bool(checkpoint.weights_every))
+            self._copy = HostCopy((target.part for target in targets), grid, self._worker, say)
+
+    def _targets(self, state: dict[str, Any], full: bool, weights: bool) -> list[_Target]:
+        recipe, grid, core = self._recipe, self._grid, self._network.core
+        found = []
+        if full:
+            optimizer = self._network.optimizer
+            part = full_part(core, optimizer, recipe, grid)
+            complete = {**state, "optimizer_steps": optimizer.steps}
+            found.append(_Target(self._run / layout.CHECKPOINTS, part, recipe.train.precision, complete))
+        if weights:
+            precision = recipe.checkpoint.weights_dtype or recipe.train.precision
+            part = weights_part(core, recipe, grid, DTYPES[precision])
+            base = {
+                key: value for key, value in state.items() if key == "base"
+            }  # adapters are nothing without
+            found.append(_Target(self._run / layout.WEIGHTS, part, precision, base))
+        return found
+
+    def due(self, step: int, last: bool) -> tuple[bool, bool]:
+        """Whether the whole state and the weights alone are to be saved after a step; ``last``: none comes after it."""
+        checkpoint = self._recipe.checkpoint
+        full = bool(checkpoint.interval) and (last or step % checkpoint.interval == 0)
+        # Those of a run that is only stopped, to go on, are nobody's interest; and they are never removed.
+        finished = step == self._recipe.train.steps
+        every = checkpoint.weights_every
+        return full, bool(every) and (finished or step % every == 0)
+
+    def save(self, step: int, last: bool, state: dict[str, Any]) -> None:
+        """Save what is due after a step, or start to. A save that is still in flight is waited for.
+
+        Args:
+            state: where the data stands, and what else training resumes from (JSON).
+
+        Raises:
+            OctoError: see :meth:`wait`.
+        """
+        started = time.perf_counter()
+        self.wait()
+        save = self._save = _Save(step, self._targets(state, *self.due(step, last)), Future(), started)
+        self._grid.main_first(self._make_directories)  # nobody writes before they are there
+        copy = self._copy if self._copy and self._copy.ready() else None
+        with self._network.gathered():
+            if copy:
+                copy.fill(target.part for target in save.targets)
+                save.job = self._worker.submit(self._write, save, copy)
+            else:
+                try:
+                    self._write(save, None)
+                    save.job.set_result(None)
+                except Exception as error:
+                    save.job.set_exception(error)
+        save.waited = time.perf_counter() - started
+        # What one rank lacks alone (memory to lock) is no reason: all ranks wait, or none does.
+        if last or self._copy is None or not self._copy.possible:
+            self.wait()
+
+    def before_update(self) -> None:
+        """To be called before the weights change."""
+        if self._copy:
+            self._copy.before_update()
+
+    def news(self) -> SaveNews:
+        """What this rank has to tell the others at the end of a step."""
+        if self._save is None or not self._save.job.done():
+            return SaveNews(self._phases)
+        failed = self._save.job.exception() is not None
+        return SaveNews(self._phases + (not failed), failed)
+
+    def advance(self, total: SaveNews) -> None:
+        """After a step: go on as the sum of all ranks' news says.
+
+        Raises:
+            OctoError: see :meth:`wait`.
+        """
+        if self._copy:
+            self._copy.take()
+        if self._save and total.failed:
+            self._cancelled.set()
+            self.wait()
+        # A rank can be one phase ahead and no more: this sum says that all of them are.
+        if self._save and total.phases == self._grid.world * (self._phases + 1):
+            self._next_phase(self._save)
+
+    def wait(self) -> None:
+        """Return when no save is in flight.
+
+        Raises:
+            OctoError: some rank could not write (a full disk, say). Nothing is committed, older checkpoints stay.
+        """
+        started = time.perf_counter()
+        while self._save:
+            wait([self._save.job])
+            error = self._save.job.exception()
+            mine = None
+            if error is not None and not isinstance(error, CancelledSave):
+                mine = (f"rank {self._grid.rank}: {error}", machines_failure(error) is not None)
+            everybodys: list[Any] = [None] * self._grid.world
+            dist.all_gather_object(everybodys, mine)
+            if problems := [problem for problem in everybodys if problem]:
+                self._give_up(problems, error)
+            self._save.waited += time.perf_counter() - started
+            started = time.perf_counter()
+            self._next_phase(self._save)
+
+    def close(self) -> None:
+        """Give up what is in flight; for a run that ends in an error."""
+        self._cancelled.set()
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    # The phases
+
+    def _make_directories(self) -> None:
+        assert self._save
+        if self._grid.is_main:
+            self._still_ours()
+            for path in self._save.paths(hidden=True):
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir(parents=True)
+
+    def _write(self, save: _Save, copy: HostCopy | None) -> None:
+        for target, directory in zip(save.targets, save.paths(hidden=True)):
+            records = {}
+            for name, stored in target.part.files.items():
+                path = directory / name
+                records[name] = (
+                    copy.write(path, stored, self._cancelled) if copy else write_directly(path, stored)
+                )
+            write_part(directory, self._grid.rank, records, target.part.tensors)
+
+    def _commit(self, save: _Save) -> None:
+        checkpoint = self._recipe.checkpoint
+        for target, aside, final in zip(save.targets, save.paths(hidden=True), save.paths(hidden=False)):
+            records, tensors = merge_parts(aside, self._grid.world)
+            manifest = Manifest(
+                model=self._recipe.model,
+                step=save.step,
+                precision=target.precision,
+                tokenizer=self._tokenizer,
+                files=records,
+                tensors=tensors,
+                layout=self._grid.layout(),
+                state=target.state,
+                lora=self._recipe.lora,
+                provenance=self._provenance,
+            )
+            self._still_ours()  # a machine that slept since this save began may have lost the run
+            layout.write_manifest(aside, manifest)
+            if final.exists():  # damaged, or from before an operator rolled back
+                layout.discard(final)
+            aside.rename(final)
+            files.sync_directory(target.folder)
+            if target.folder.name == layout.WEIGHTS:
+                layout.sweep(target.folder)
+            else:
+                layout.set_latest(target.folder, final.name)
+                layout.prune(target.folder, checkpoint.keep, save.step, checkpoint.keep_every)
+
+    def _next_phase(self, save: _Save) -> None:
+        self._phases += 1
+        if not save.committing:
+            save.committing = True
+            if self._grid.is_main:
+                save.job = self._worker.submit(self._commit, save)
+            return  # the others' job is done
+        self._save = None
+        seconds = time.perf_counter() - save.started
+        for path in save.paths(hidden=False):
+            self._say(f"saved {path} in {seconds:.1f} s; training waited {save.waited:.2f} s")
+        self._saved(save.step, seconds)
+
+    def _give_up(self, problems: list[tuple[str, bool]], error: BaseException | None) -> NoReturn:
+        """``problems``: of the ranks, each with whether a restart may mend it."""
+        assert self._save
+        if self._grid.is_main:
+            with contextlib.suppress(OctoError, OSError):
+                self._still_ours()  # else they are another attempt's
+                for path in self._save.paths(hidden=True):
+                    shutil.rmtree(path, ignore_errors=True)
+        if error and not isinstance(error, OSError | OctoError | CancelledSave):
+            raise error  # a bug of ours keeps its traceback
+        kind = MachineError if all(machines for _, machines in problems) else OctoError
+        raise kind(
+            f"checkpoint of step {self._save.step} could not be written: "
+            + "; ".join(text for text, _ in problems),
+            where=self._save.paths(hidden=False)[0],
+            hint="older checkpoints are untouched; mend the cause and start again to resume from the last one",
+        )
