@@ -121,4 +121,4 @@ def test_scratch_that_cannot_be_made_is_the_guards_matter(desk: Path) -> None:
     write_library(order.run / "submit" / "code", "submitted")
     text = script("train", order).replace("[ -n", 'echo "$MASTER_PORT"; [ -n')
     said = run(desk, text).splitlines()
-    assert said == ["submitted cluster.job_guard before", "submitted cluster.guard after"]
+    assert said == ["submitted cluster.job_guard before", "submitted cluster.job_guard after"]

@@ -137,7 +137,7 @@ def test_many_who_find_it_stale_at_once(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from megatron_octo.common.errors import OctoError
-from megatron_octo.training import lock
+from megatron_octo.runfiles import run_lock as lock
 run = Path(sys.argv[1])
 lock.HEARTBEAT = 0.05
 while True:

@@ -6,7 +6,7 @@ import sys
 
 PROGRAM = """
 import torch
-from megatron_octo.model.fused import gelu_kernels, kernels, reference
+from megatron_octo.model.fused.kernels import gelu_kernels, norm_kernels as kernels, reference
 from megatron_octo.model.fused.kernels.amax import noted
 from megatron_octo.model.fused.kernels.table_rows import add_rows_
 from megatron_octo.model.fused.kernels.column_sums import column_sums
