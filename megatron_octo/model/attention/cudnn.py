@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention import probe
 from megatron_octo.model.attention.packed import LibraryAttention
-from megatron_octo.recipe.schema import Recipe
 
 LIBRARY = probe.Library("nvidia-cudnn-frontend", "cudnn", "1.32")
 DOCUMENTS = 32
@@ -131,14 +132,14 @@ def _operations() -> Any:
     return module
 
 
-def why_not(recipe: Recipe) -> str | None:
-    """The reason why cuDNN's attention cannot be taken for a recipe on this GPU; None if it can."""
+def why_not(model: ModelConfig, compute: Compute) -> str | None:
+    """The reason why cuDNN's attention cannot be taken on this GPU; None if it can."""
 
     def obstacle() -> str | None:
         _operations()
-        return _no_determinism() if recipe.system.deterministic else None
+        return _no_determinism() if compute.deterministic else None
 
-    return LIBRARY.why_not(recipe, attend, obstacle)
+    return LIBRARY.why_not(model, compute, attend, obstacle)
 
 
 def _no_determinism() -> str | None:

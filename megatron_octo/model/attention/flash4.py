@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention import probe
 from megatron_octo.model.attention.packed import LibraryAttention
-from megatron_octo.recipe.schema import Recipe
 
 LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
 
@@ -81,16 +82,15 @@ def _library() -> Any:
     return flash_attn.cute
 
 
-def why_not(recipe: Recipe) -> str | None:
-    """The reason why FlashAttention-4 cannot be taken for a recipe on this GPU; None if it can."""
-    model = recipe.model
+def why_not(model: ModelConfig, compute: Compute) -> str | None:
+    """The reason why FlashAttention-4 cannot be taken on this GPU; None if it can."""
     if model.attention_dropout:
         return f"{LIBRARY.package} has no dropout (attention_dropout {model.attention_dropout})"
-    if recipe.train.precision != "bf16":
-        return f"{LIBRARY.package} has no {recipe.train.precision}"
+    if compute.precision != "bf16":
+        return f"{LIBRARY.package} has no {compute.precision}"
 
     def obstacle() -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
 
-    return LIBRARY.why_not(recipe, attend, obstacle)
+    return LIBRARY.why_not(model, compute, attend, obstacle)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_octo.recipe.schema import Recipe
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 
 TOLERANCE = 0.02  # relative; bf16 rounds by 0.4 %
 _SHORT = 300  # tokens: no multiple of any kernel's tile
@@ -37,7 +38,11 @@ class Library:
         return True
 
     def why_not(
-        self, recipe: Recipe, attend: Callable[..., Tensor], obstacle: Callable[[], str | None]
+        self,
+        model: ModelConfig,
+        compute: Compute,
+        attend: Callable[..., Tensor],
+        obstacle: Callable[[], str | None],
     ) -> str | None:
         """The reason why its attention cannot be taken on this GPU; None if it can.
 
@@ -47,9 +52,9 @@ class Library:
             attend: what :data:`Attend` says, with ``scale``, ``window`` and ``deterministic`` by name.
             obstacle: see :meth:`examine`.
         """
-        options = {"window": recipe.model.sliding_window, "deterministic": recipe.system.deterministic}
-        attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
-        return self.examine(obstacle, lambda: relative_error(recipe, attention))
+        options = {"window": model.sliding_window, "deterministic": compute.deterministic}
+        attention = functools.partial(attend, scale=model.head_dim**-0.5, **options)
+        return self.examine(obstacle, lambda: relative_error(model, compute, attention))
 
     def examine(self, obstacle: Callable[[], str | None], measure: Callable[[], float]) -> str | None:
         """The reason why it cannot be taken on this GPU; None if it can.
@@ -74,14 +79,14 @@ class Library:
 
 
 @torch.enable_grad()
-def relative_error(recipe: Recipe, attend: Attend) -> float:
+def relative_error(model: ModelConfig, compute: Compute, attend: Attend) -> float:
     """The largest of a short document's output and gradients, and of a long one's last position; or nan.
 
     Relative to attention written out in fp32. The long document fills the rest of a row.
     """
-    model, tokens = recipe.model, recipe.data.seq_length
-    heads = model.num_attention_heads // recipe.parallel.tensor
-    groups = max(1, model.num_query_groups // recipe.parallel.tensor)
+    tokens, tensor = compute.seq_length, compute.layout.tensor
+    heads = model.num_attention_heads // tensor
+    groups = max(1, model.num_query_groups // tensor)
     generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
 
     def draw(count: int) -> Tensor:

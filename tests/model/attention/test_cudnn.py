@@ -173,7 +173,7 @@ def test_empty_documents_fill_up(documents: int, filled: int) -> None:
 def choose(recipe: Recipe) -> Any:
     from megatron_octo.model.attention.backend import choose_backend
 
-    return choose_backend(recipe, torch.device("cuda"))
+    return choose_backend(recipe.model, recipe.compute, torch.device("cuda"))
 
 
 def test_chosen_where_it_runs(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,13 +182,13 @@ def test_chosen_where_it_runs(make_recipe: Callable[..., Recipe], monkeypatch: p
     from megatron_octo.model.attention import packed as attention
 
     recipe = make_recipe(train={"precision": "bf16"}, system={"attention": "torch"})
-    monkeypatch.setattr(cudnn, "why_not", lambda recipe: None)
+    monkeypatch.setattr(cudnn, "why_not", lambda model, compute: None)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.99")
     chosen = choose(recipe)
     assert chosen.core_attention is cudnn.CudnnAttention and not chosen.transformer_engine
     assert "attention through nvidia-cudnn-frontend 1.99" in str(chosen)
     # Not in silence: flash comes with the reason, and without it the run ends with both.
-    monkeypatch.setattr(cudnn, "why_not", lambda recipe: "the GPU is too old")
+    monkeypatch.setattr(cudnn, "why_not", lambda model, compute: "the GPU is too old")
     monkeypatch.setattr(backend, "flash_available", lambda: True)
     chosen = choose(recipe)
     assert chosen.core_attention is attention.FlashAttention
@@ -213,7 +213,7 @@ def test_determinism_must_not_take_all_memory(
     monkeypatch.setenv(limit, "-1")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.32.0")
     monkeypatch.setattr(cudnn, "_operations", lambda: None)
-    monkeypatch.setattr(probe, "relative_error", lambda recipe, attend: 0.0)
+    monkeypatch.setattr(probe, "relative_error", lambda model, compute, attend: 0.0)
     recipe = make_recipe(train={"precision": "bf16"}, system={"deterministic": True})
     for capability, version, taken, left in (
         ((9, 0), 91900, False, "-1"),
@@ -222,5 +222,5 @@ def test_determinism_must_not_take_all_memory(
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda found=version: found)
-        assert (cudnn.why_not(recipe) is None) == taken
+        assert (cudnn.why_not(recipe.model, recipe.compute) is None) == taken
         assert os.environ[limit] == left

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.probe import Library, relative
 from megatron_octo.model.fused.kernels import reference
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
-from megatron_octo.recipe.schema import Recipe
 
 LIBRARY = Library("quack-kernels", "flash4", "0.6.5")
 _ROWS = 300  # of the probe: no multiple of a tile's
@@ -41,16 +42,16 @@ def _epilogues() -> Any:
     return epilogues
 
 
-def why_not(recipe: Recipe) -> str | None:
-    """The reason why QuACK cannot be taken for a recipe on this GPU; None if it can."""
-    if recipe.train.precision != "bf16":
-        return f"it is used for bf16 alone, not {recipe.train.precision}"
+def why_not(model: ModelConfig, compute: Compute) -> str | None:
+    """The reason why QuACK cannot be taken on this GPU; None if it can."""
+    if compute.precision != "bf16":
+        return f"it is used for bf16 alone, not {compute.precision}"
 
     def obstacle() -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major == 9 else f"it is used on Hopper alone, not on sm_{major}{minor}"
 
-    return LIBRARY.examine(obstacle, lambda: relative_error(recipe))
+    return LIBRARY.examine(obstacle, lambda: relative_error(model, compute))
 
 
 def in_fp32(
@@ -63,10 +64,10 @@ def in_fp32(
 
 
 @torch.no_grad()
-def relative_error(recipe: Recipe) -> float:
-    """The largest of what both products give, beside the same in plain torch; or nan. With the recipe's widths."""
-    exact = recipe.model.activation == "gelu"
-    hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor
+def relative_error(model: ModelConfig, compute: Compute) -> float:
+    """The largest of what both products give, beside the same in plain torch; or nan. With the model's widths."""
+    exact = model.activation == "gelu"
+    hidden, inner = model.hidden_size, model.ffn_hidden_size // compute.layout.tensor
     generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
 
     def draw(*shape: int) -> Tensor:
