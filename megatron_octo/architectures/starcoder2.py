@@ -6,7 +6,7 @@ Hugging Face keeps query, key and value apart, each with its heads in order; our
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from megatron_octo.architectures.base import (
     LAYER_PREFIX,
@@ -18,16 +18,16 @@ from megatron_octo.architectures.base import (
     ParameterSpec,
     Rows,
 )
-
-if TYPE_CHECKING:
-    from megatron_octo.config.model import ModelConfig
+from megatron_octo.architectures.description import LayerDescription
+from megatron_octo.config.model import ModelConfig
 
 
 class Starcoder2(Architecture):
     name = "starcoder2"
     hf_class = "Starcoder2ForCausalLM"
     models = "StarCoder2"
-    learned_positions = False
+    description = LayerDescription(positions="rotary")
+    activations = ("gelu_tanh",)
     top: ClassVar[Mapping[str, str]] = {
         WORD_EMBEDDINGS: "model.embed_tokens.weight",
         "decoder.final_layernorm.weight": "model.norm.weight",
@@ -61,19 +61,6 @@ class Starcoder2(Architecture):
         "mlp_type": ("default",),  # these two are in the published files, transformers does not read them
         "norm_type": ("layer_norm",),
     }
-
-    def check(self, model: ModelConfig) -> None:
-        if model.activation != "gelu_tanh":
-            raise ValueError(f"starcoder2 has model.activation gelu_tanh, not {model.activation}")
-        if model.rotary_base is None:
-            raise ValueError(
-                "starcoder2 has rotary positions: model.rotary_base is missing (10000.0 is common; the published "
-                "models have 999999.4420358813, 1000000.0 and 100000.0)"
-            )
-        if model.head_dim % 2:
-            raise ValueError(
-                f"rotary positions turn pairs of numbers: head dimension {model.head_dim} is odd"
-            )
 
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
         return {

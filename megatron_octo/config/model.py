@@ -34,9 +34,8 @@ class ModelConfig(Section):
         None  # tokens that a position sees, itself included; None: all before it
     )
     tied_embeddings: bool = True  # the output layer is the word embeddings
-    activation: Literal["gelu_tanh", "gelu"] = (
-        "gelu_tanh"  # gelu: the exact one; the other its tanh approximation
-    )
+    # gelu: the exact one; gelu_tanh: its approximation. The architecture allows some of them.
+    activation: Literal["gelu_tanh", "gelu", "silu"] = "gelu_tanh"
     layernorm_epsilon: PositiveFloat = 1e-5
     hidden_dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
@@ -44,15 +43,22 @@ class ModelConfig(Section):
 
     @property
     def head_dim(self) -> int:
+        """Width of one head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def attention_size(self) -> int:
+        """Width of all queries together."""
+        return self.num_attention_heads * self.head_dim
 
     @property
     def qkv_size(self) -> int:
         """Rows of the fused projection to queries, keys and values."""
-        return self.hidden_size + 2 * self.num_query_groups * self.head_dim
+        return self.attention_size + 2 * self.num_query_groups * self.head_dim
 
     @property
     def padded_vocab_size(self) -> int:
+        """Rows of the embedding tables."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @model_validator(mode="after")
