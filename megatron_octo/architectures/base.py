@@ -93,7 +93,8 @@ class Architecture(ABC):
         models: published ones, for messages.
         description: what its layers consist of.
         activations: values of ``model.activation`` that it has.
-        top, layer: Hugging Face's names of our parameters; those of a layer as modules, with their number as ``{}``.
+        top, layer: Hugging Face's names of our parameters; those of a layer as modules, with their number as ``{}``,
+            several where one of ours is several there (see :meth:`split`).
         fields: our key of the model section -> Hugging Face's key and its default there; None: has to be given.
         fixed: Hugging Face's key -> the value written and all that are understood; the first is the default.
     """
@@ -104,7 +105,7 @@ class Architecture(ABC):
     description: ClassVar[LayerDescription]
     activations: ClassVar[tuple[str, ...]]
     top: ClassVar[Mapping[str, str]]
-    layer: ClassVar[Mapping[str, str]]
+    layer: ClassVar[Mapping[str, str | tuple[str, ...]]]
     fields: ClassVar[Mapping[str, tuple[str, Any]]]
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]]
 
@@ -184,18 +185,32 @@ class Architecture(ABC):
             specs.append(ParameterSpec(OUTPUT_LAYER, vocabulary, 0, "normal", model.vocab_size))
         return specs
 
-    def hf_name(self, parameter: str) -> str:
-        """Hugging Face's name of the tensor, or the first of the tensors, that holds one of our parameters."""
+    def hf_names(self, parameter: str) -> tuple[str, ...]:
+        """Return Hugging Face's names of the tensors that hold one of our parameters."""
         if parameter in self.top:
-            return self.top[parameter]
+            return (self.top[parameter],)
         number, _, rest = parameter.removeprefix(LAYER_PREFIX).partition(".")
         module, _, kind = rest.rpartition(".")
-        return f"{self.layer[module].format(number)}.{kind}"
+        names = self.layer[module]
+        return tuple(f"{n.format(number)}.{kind}" for n in ((names,) if isinstance(names, str) else names))
 
     def split(self, spec: ParameterSpec, model: ModelConfig) -> list[HfTensor]:
-        """The tensors that hold one of our parameters on Hugging Face's side; its padding is not among them."""
-        shape = (spec.rows, *spec.shape[1:])
-        return [HfTensor(self.hf_name(spec.name), shape, (Rows(spec.name, 0, spec.rows),))]
+        """Return the tensors that hold one of our parameters on Hugging Face's side, without its padding.
+
+        Three are queries, keys and values, each the same rows of every group; others share the rows evenly.
+        """
+        names, repeats = self.hf_names(spec.name), 1
+        sizes = [spec.rows // len(names)] * len(names)
+        if len(names) == 3:
+            repeats = model.num_query_groups
+            sizes = [model.attention_size // repeats, model.head_dim, model.head_dim]
+        period, first, tensors = sum(sizes), 0, []
+        for name, size in zip(names, sizes, strict=True):
+            starts = [number * period + first for number in range(repeats)]
+            rows = tuple(Rows(spec.name, start, start + size) for start in starts)
+            tensors.append(HfTensor(name, (repeats * size, *spec.shape[1:]), rows))
+            first += size
+        return tensors
 
     def linear_modules(self, model: ModelConfig) -> dict[str, tuple[str, ...]]:
         """The linear modules of a layer: our name (``mlp.linear_fc1``) and Hugging Face's, of the first layer."""

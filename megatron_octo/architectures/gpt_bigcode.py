@@ -33,7 +33,7 @@ class GPTBigCode(Architecture):
         "decoder.final_layernorm.bias": "transformer.ln_f.bias",
         OUTPUT_LAYER: "lm_head.weight",
     }
-    layer: ClassVar[Mapping[str, str]] = {
+    layer: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "input_layernorm": "transformer.h.{}.ln_1",
         "self_attention.linear_qkv": "transformer.h.{}.attn.c_attn",
         "self_attention.linear_proj": "transformer.h.{}.attn.c_proj",

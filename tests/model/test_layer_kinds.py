@@ -111,7 +111,7 @@ def parts_beside_torch(recipe: Recipe) -> None:
     torch.testing.assert_close(norm(x), expected)
     biased = {name.rpartition(".")[0] for name, _ in layer.named_parameters() if name.endswith("bias")}
     linear = ["self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2"]
-    assert biased.issuperset(linear) == (recipe.model.architecture != "llama_like")
+    assert biased.issuperset(linear) == (recipe.model.architecture != "llama")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
