@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.model.attention import cudnn, flash4
+from megatron_octo.model.attention import flash4
 from megatron_octo.model.attention.packed import DocumentAttention, FlashAttention, flash_available
 from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.model.platform.mcore import using_transformer_engine
@@ -87,17 +87,18 @@ def _without_flash4(recipe: Recipe, engine: bool) -> Backend:
 
 
 def _torch(recipe: Recipe) -> Backend:
-    """cuDNN's attention if it runs here, else torch's flash attention."""
+    """Return torch's flash attention.
+
+    Raises:
+        OctoError: it cannot run this recipe.
+    """
     problem = None
     if recipe.model.attention_dropout:
         problem = f"without Transformer Engine it has no dropout (attention_dropout {recipe.model.attention_dropout})"
     elif recipe.train.precision != "bf16":
         problem = f"without Transformer Engine it has no {recipe.train.precision}"
-    elif not (why_not := cudnn.why_not(recipe)):
-        return Backend("cudnn", cudnn.describe(), False, cudnn.CudnnAttention)
     elif not flash_available():
-        problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has); "
-        problem += f"cuDNN's: {why_not}"
+        problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has)"
     if problem:
         raise OctoError(
             f"no fused attention: {problem}",
@@ -105,8 +106,7 @@ def _torch(recipe: Recipe) -> Backend:
             hint="install Transformer Engine (pip install -e .[gpu]), change the recipe, "
             "or ask for the slow one with system.attention=unfused",
         )
-    found = Backend("flash", "torch variable-length flash attention", False, FlashAttention)
-    return found.noting(f"not cuDNN's, which is faster: {why_not}")
+    return Backend("flash", "torch variable-length flash attention", False, FlashAttention)
 
 
 def _transformer_engine(recipe: Recipe) -> Backend:

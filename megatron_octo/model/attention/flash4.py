@@ -9,10 +9,11 @@ import warnings
 from typing import Any
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_octo.model.attention import probe
-from megatron_octo.model.attention.packed import LibraryAttention
+from megatron_octo.model.attention.packed import PackedAttention
 from megatron_octo.recipe.schema import Recipe
 
 LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
@@ -49,10 +50,22 @@ def attend(
     return attended
 
 
-class Flash4Attention(LibraryAttention):
+class Flash4Attention(PackedAttention):
     """FlashAttention-4 of packed documents, or of rows that are one document each (CUDA, bf16)."""
 
-    attend = staticmethod(attend)
+    def _attend(
+        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
+    ) -> Tensor:
+        return attend(
+            query_THD,
+            key_TGD,
+            value_TGD,
+            packed.cu_seqlens_q,
+            packed.max_seqlen_q,
+            scale=self.scale,
+            window=self.window,
+            deterministic=self.config.deterministic_mode,
+        )
 
     def attend_rows(self, query_BSHD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor) -> Tensor:
         """Causal attention of whole rows: [rows, tokens, heads, head dim]."""

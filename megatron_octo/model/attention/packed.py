@@ -8,7 +8,6 @@ are those of the document, too.
 import importlib.util
 import inspect
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,26 +104,6 @@ class PackedAttention(MegatronModule):
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
     ) -> dict[str, Any]:
         return {}
-
-
-class LibraryAttention(PackedAttention):
-    """Attention of packed documents by a library's kernels. Subclasses name the function (see :mod:`.cudnn`)."""
-
-    attend: Callable[..., Tensor]
-
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
-        return type(self).attend(
-            query_THD,
-            key_TGD,
-            value_TGD,
-            packed.cu_seqlens_q,
-            packed.max_seqlen_q,
-            scale=self.scale,
-            window=self.window,
-            deterministic=self.config.deterministic_mode,
-        )
 
 
 class DocumentAttention(PackedAttention):
