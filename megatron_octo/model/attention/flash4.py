@@ -1,7 +1,7 @@
 """FlashAttention-4: Dao-AILab's ``flash-attn-4``, which compiles its kernels for the GPU at their first call.
 
-Query heads share keys and values as they are, windows are the kernel's, and its backward pass can be deterministic
-in memory of the document's length. It has no dropout.
+Query heads share keys and values without copies, the kernel applies the window, and the backward pass can be
+deterministic with memory linear in the document's length. It has no dropout. Shape suffixes as in :mod:`.packed`.
 """
 
 import functools
@@ -30,12 +30,17 @@ def attend(
     window: int | None,
     deterministic: bool,
 ) -> Tensor:
-    """Causal attention inside each document: [tokens, heads, head dim].
+    """Compute causal attention inside each document: [T, H, D], bf16.
 
     Args:
+        query_THD: bf16.
+        key_TGD: bf16.
+        value_TGD: bf16.
         boundaries: int32 [documents + 1], cumulative lengths.
-        longest: an upper bound of the lengths.
-        window: how many tokens a position sees, itself included.
+        longest: An upper bound of the lengths.
+        scale: Factor of the scores.
+        window: Tokens that a position sees, itself included; None: all before it.
+        deterministic: Sum gradients in a fixed order.
     """
     attended: Tensor = _library().flash_attn_varlen_func(
         query_THD,
@@ -68,7 +73,7 @@ class Flash4Attention(PackedAttention):
         )
 
     def attend_rows(self, query_BSHD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor) -> Tensor:
-        """Causal attention of whole rows: [rows, tokens, heads, head dim]."""
+        """Compute causal attention of B whole rows of S tokens: [B, S, H, D], bf16."""
         options = _options(self.scale, self.window, self.config.deterministic_mode)
         attended: Tensor = _library().flash_attn_func(query_BSHD, key_BSGD, value_BSGD, **options)[0]
         return attended
@@ -87,7 +92,7 @@ def _options(scale: float, window: int | None, deterministic: bool) -> dict[str,
 
 @functools.cache
 def _library() -> Any:
-    # Its compiler warns of arguments that the library itself leaves out.
+    # Its compiler warns about arguments that the library itself leaves out.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"cutlass\.")
     import flash_attn.cute
 
@@ -95,7 +100,7 @@ def _library() -> Any:
 
 
 def why_not(recipe: Recipe) -> str | None:
-    """The reason why FlashAttention-4 cannot be taken for a recipe on this GPU; None if it can."""
+    """Return why FlashAttention-4 cannot be used on this GPU, or None."""
     model = recipe.model
     if model.attention_dropout:
         return f"{LIBRARY.package} has no dropout (attention_dropout {model.attention_dropout})"
