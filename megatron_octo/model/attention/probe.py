@@ -124,4 +124,5 @@ def _attention(parts: list[Tensor], window: int | None) -> Tensor:
 
 def relative(found: Tensor, expected: Tensor) -> Tensor:
     """Return the norm of the difference divided by the norm of ``expected``, fp32 []."""
-    return (found.detach().float() - expected.detach()).norm() / expected.detach().norm()
+    error: Tensor = (found.detach().float() - expected.detach()).norm() / expected.detach().norm()
+    return error

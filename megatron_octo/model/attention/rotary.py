@@ -1,8 +1,8 @@
 """Rotary positions (RoFormer, arXiv 2104.09864) of packed documents: every document starts at position 0.
 
 Attention depends on distances only, but rounding on positions: starting at 0, a document gives the same numbers
-anywhere in its row. Transformer Engine's fused rotation does that, too. Megatron-core's unfused one waits for the device
-once per document, and does not restart positions where a row is as long as the longest document may be.
+anywhere in its row. Transformer Engine's fused rotation does that, too. Megatron-core's unfused one waits for the
+device once per document, and does not restart positions where a row is as long as the longest document may be.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Which arithmetic a recipe's linear layers get on a device."""
+"""Choice of the matrix products of a run: fp8, QuACK's or plain ones."""
 
 import torch
 
@@ -10,10 +10,10 @@ from megatron_octo.recipe.schema import Recipe
 
 
 def arithmetic_of(recipe: Recipe, device: torch.device) -> Arithmetic:
-    """What a recipe's linear layers compute in.
+    """Choose the matrix products of the linear layers.
 
     Raises:
-        OctoError: fp8, or the kernels that the recipe names, cannot be had on this device.
+        OctoError: fp8, or the kernels that the recipe names, do not run on this device.
     """
     exact = recipe.model.activation == "gelu"
     if recipe.train.fp8 == "none":
