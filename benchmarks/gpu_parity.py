@@ -97,7 +97,7 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
     loss = reduce_totals(part, batch, None, grid).loss
     gradients = {
         held.key: (held.spec.name, held.region, held.parameter.main_grad.float().clone())  # type: ignore[attr-defined]
-        for held in held_parameters(network.core, recipe, grid)
+        for held in held_parameters(network.core, recipe.model, recipe.compute, grid)
     }
     return {
         "loss": loss,
@@ -147,7 +147,7 @@ def main() -> int:
         for name, case in CASES.items()
         if arguments.architecture == "gpt_bigcode" or case[3] == "mcore"
     }
-    grid = Grid.build(recipes["fp32 unfused"].parallel, device, seed=1)
+    grid = Grid.build(recipes["fp32 unfused"].parallel.layout, device, seed=1)
     # Tensor ranks of the two kinds of layers hold other rows of queries and keys: each kind has its reference then.
     references = {
         recipe.system.layers: one_step(recipe, grid)["gradients"]
@@ -156,7 +156,7 @@ def main() -> int:
     }
     baseline = one_step(recipes["fp32 unfused"], grid)
     for name, recipe in recipes.items():
-        if CASES[name][1] == "flash4" and (reason := flash4.why_not(recipe)):
+        if CASES[name][1] == "flash4" and (reason := flash4.why_not(recipe.model, recipe.compute)):
             if dist.get_rank() == 0:
                 print(f"{name} is left out: {reason}")
             continue

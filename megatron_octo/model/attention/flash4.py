@@ -12,9 +12,10 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention import probe
 from megatron_octo.model.attention.packed import PackedAttention
-from megatron_octo.recipe.schema import Recipe
 
 LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
 
@@ -99,16 +100,15 @@ def _library() -> Any:
     return flash_attn.cute
 
 
-def why_not(recipe: Recipe) -> str | None:
+def why_not(model: ModelConfig, compute: Compute) -> str | None:
     """Return why FlashAttention-4 cannot be used on this GPU, or None."""
-    model = recipe.model
     if model.attention_dropout:
         return f"{LIBRARY.package} has no dropout (attention_dropout {model.attention_dropout})"
-    if recipe.train.precision != "bf16":
-        return f"{LIBRARY.package} has no {recipe.train.precision}"
+    if compute.precision != "bf16":
+        return f"{LIBRARY.package} has no {compute.precision}"
 
     def obstacle() -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
 
-    return LIBRARY.why_not(recipe, attend, obstacle)
+    return LIBRARY.why_not(model, compute, attend, obstacle)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_octo.recipe.schema import Recipe
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 
 TOLERANCE = 0.02  # relative; bf16 rounds by 0.4 %
 _SHORT = 300  # tokens: not a multiple of any kernel's tile
@@ -38,18 +39,23 @@ class Library:
         return True
 
     def why_not(
-        self, recipe: Recipe, attend: Callable[..., Tensor], obstacle: Callable[[], str | None]
+        self,
+        model: ModelConfig,
+        compute: Compute,
+        attend: Callable[..., Tensor],
+        obstacle: Callable[[], str | None],
     ) -> str | None:
         """Return why its attention cannot be used on this GPU, or None, after one small forward and backward pass.
 
         Args:
-            recipe: Gives shapes, window and determinism.
+            model: Gives shapes and window.
+            compute: Gives the layout, row length and determinism.
             attend: An :data:`Attend` that also takes ``scale``, ``window`` and ``deterministic`` by name.
             obstacle: See :meth:`examine`.
         """
-        options = {"window": recipe.model.sliding_window, "deterministic": recipe.system.deterministic}
-        attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
-        return self.examine(obstacle, lambda: relative_error(recipe, attention))
+        options = {"window": model.sliding_window, "deterministic": compute.deterministic}
+        attention = functools.partial(attend, scale=model.head_dim**-0.5, **options)
+        return self.examine(obstacle, lambda: relative_error(model, compute, attention))
 
     def examine(self, obstacle: Callable[[], str | None], measure: Callable[[], float]) -> str | None:
         """Return why the library cannot be used on this GPU, or None.
@@ -74,15 +80,15 @@ class Library:
 
 
 @torch.enable_grad()
-def relative_error(recipe: Recipe, attend: Attend) -> float:
+def relative_error(model: ModelConfig, compute: Compute, attend: Attend) -> float:
     """Return the largest relative error of ``attend`` beside attention written out in fp32, or nan.
 
     Compared are the output and gradients of a short document, and the last position of a long one, which fills the rest
     of the row.
     """
-    model, tokens = recipe.model, recipe.data.seq_length
-    heads = model.num_attention_heads // recipe.parallel.tensor
-    groups = max(1, model.num_query_groups // recipe.parallel.tensor)
+    tokens, tensor = compute.seq_length, compute.layout.tensor
+    heads = model.num_attention_heads // tensor
+    groups = max(1, model.num_query_groups // tensor)
     generator = torch.Generator("cuda").manual_seed(0)  # leaves the run's own random numbers alone
 
     def draw(count: int) -> Tensor:

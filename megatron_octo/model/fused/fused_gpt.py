@@ -13,6 +13,8 @@ from megatron.core.models.common.language_module.language_module import Language
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.backend import Backend
 from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.comm.tensor_ranks import tensor_group
@@ -25,7 +27,6 @@ from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.fused.matmul.matmul_choice import arithmetic_of
 from megatron_octo.model.mcore_gpt import transformer_config, valid_vocabulary
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 
 class Affine(torch.nn.Module):
@@ -135,7 +136,7 @@ class Layer(torch.nn.Module):
 
     def __init__(
         self,
-        recipe: Recipe,
+        compute: Compute,
         config: TransformerConfig,
         number: int,
         backend: Backend,
@@ -144,11 +145,11 @@ class Layer(torch.nn.Module):
     ):
         super().__init__()
         self.layer_number = number  # from 1, through all stages
-        self.recompute = recipe.train.recompute == "full"
+        self.recompute = compute.recompute == "full"
         self.input_layernorm = Norm(config, tensor, arithmetic.measured)
         self.self_attention = Attention(config, number, backend, tensor, arithmetic)
         self.pre_mlp_layernorm = Norm(config, tensor, arithmetic.measured)
-        self.mlp = FeedForward(config, tensor, recipe.train.recompute == "mlp", arithmetic)
+        self.mlp = FeedForward(config, tensor, compute.recompute == "mlp", arithmetic)
 
     def _run(self, stream: Stream, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
         residual, x = self.input_layernorm(*stream)
@@ -177,7 +178,7 @@ class Decoder(torch.nn.Module):
 
     def __init__(
         self,
-        recipe: Recipe,
+        compute: Compute,
         config: TransformerConfig,
         backend: Backend,
         tensor: TensorGroup,
@@ -185,11 +186,9 @@ class Decoder(torch.nn.Module):
         grid: Grid,
     ):
         super().__init__()
-        count = recipe.model.num_layers // grid.pipeline_size
-        first = 1 + grid.pipeline_rank * count
         self.layers = torch.nn.ModuleList(
-            Layer(recipe, config, number, backend, tensor, arithmetic)
-            for number in range(first, first + count)
+            Layer(compute, config, number + 1, backend, tensor, arithmetic)
+            for number in grid.layout.layers_of(grid.pipeline_rank, config.num_layers)
         )
         self.dropout = config.hidden_dropout
         self.tensor = tensor
@@ -211,21 +210,20 @@ class Decoder(torch.nn.Module):
 class FusedGPT(LanguageModule):
     """GPTBigCode from tokens to the loss of each token, or one pipeline stage of it."""
 
-    def __init__(self, recipe: Recipe, grid: Grid, backend: Backend):
-        config = transformer_config(recipe, backend, grid.device)
+    def __init__(self, model: ModelConfig, compute: Compute, grid: Grid, backend: Backend):
+        config = transformer_config(model, compute, backend, grid.device)
         super().__init__(config=config)
-        tensor = tensor_group(recipe, grid)
-        self.tensor, self.valid = tensor, valid_vocabulary(recipe, grid)
-        self.arithmetic = arithmetic_of(recipe, grid.device)
+        tensor = tensor_group(model, compute, grid)
+        self.tensor, self.valid = tensor, valid_vocabulary(model, grid)
+        self.arithmetic = arithmetic_of(model, compute, grid.device)
         self.pre_process, self.post_process = grid.is_first_stage, grid.is_last_stage
         self.share_embeddings_and_output_weights = True
         self.model_type = ModelType.encoder_or_decoder
         self.vp_stage = None
         self.input_tensor: Tensor | None = None
-        model = recipe.model
         if self.pre_process:
             self.embedding = Embedding(config, model.padded_vocab_size, model.max_position_embeddings, tensor)
-        self.decoder = Decoder(recipe, config, backend, tensor, self.arithmetic, grid)
+        self.decoder = Decoder(compute, config, backend, tensor, self.arithmetic, grid)
         if self.post_process and not self.pre_process:
             # A copy of the word embeddings, since the first stage is another rank.
             self.output_layer = Table(model.padded_vocab_size // tensor.size, model.hidden_size, cut=True)

@@ -4,16 +4,17 @@ import torch
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.comm.peer_memory import PeerMemory
 from megatron_octo.model.mcore_gpt import DTYPES
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 
 def sum_shared_gradients(model: torch.nn.Module, grid: Grid) -> None:
     """Sum over the tensor ranks the gradients of which each has the part of its own heads. Collective."""
-    if grid.tensor_size == 1:
+    if grid.layout.tensor == 1:
         return
     gradients: list[Tensor] = [
         parameter.main_grad  # type: ignore[attr-defined]
@@ -32,26 +33,26 @@ def sum_shared_gradients(model: torch.nn.Module, grid: Grid) -> None:
 
 def _any_problem(problem: str | None, grid: Grid) -> str | None:
     """Return the first problem of any tensor rank, or None. Collective."""
-    if grid.tensor_size == 1:
+    if grid.layout.tensor == 1:
         return problem
-    answers: list[str | None] = [None] * grid.tensor_size
+    answers: list[str | None] = [None] * grid.layout.tensor
     torch.distributed.all_gather_object(answers, problem, group=grid.tensor_group)
     return next((answer for answer in answers if answer), None)
 
 
-def tensor_group(recipe: Recipe, grid: Grid) -> TensorGroup:
+def tensor_group(model: ModelConfig, compute: Compute, grid: Grid) -> TensorGroup:
     """Return the tensor ranks, with shared memory where GPUs of one machine support it. Collective.
 
     Raises:
         OctoError: The recipe requires shared memory, and the GPUs cannot reach each other's.
     """
-    sequence, wanted = recipe.parallel.sequence, recipe.system.tensor_transport
+    sequence, wanted = compute.layout.sequence, compute.tensor_transport
     peer, problem = None, None
     if sequence and wanted != "collective" and grid.device.type == "cuda":
-        rows = recipe.batch.micro_size * recipe.data.seq_length // grid.tensor_size
-        shape = (rows, recipe.model.hidden_size)
+        rows = compute.micro_tokens // grid.layout.tensor
+        shape = (rows, model.hidden_size)
         try:
-            peer = PeerMemory(grid.tensor_group, shape, DTYPES[recipe.train.precision], grid.device)
+            peer = PeerMemory(grid.tensor_group, shape, DTYPES[compute.precision], grid.device)
         except RuntimeError as error:
             problem = str(error).splitlines()[0]
     elif wanted == "peer":
@@ -66,5 +67,5 @@ def tensor_group(recipe: Recipe, grid: Grid) -> TensorGroup:
     if problem and wanted == "peer":
         raise OctoError(f"no shared memory: {problem}", where="system.tensor_transport", hint="use auto")
     return TensorGroup(
-        grid.tensor_group, grid.tensor_size, grid.tensor_rank, sequence, None if problem else peer
+        grid.tensor_group, grid.layout.tensor, grid.tensor_rank, sequence, None if problem else peer
     )

@@ -8,10 +8,11 @@ from typing import Any, override
 import torch
 from torch import Tensor
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.probe import Library, relative
 from megatron_octo.model.fused.kernels import reference
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
-from megatron_octo.recipe.schema import Recipe
 
 LIBRARY = Library("quack-kernels", "flash4", "0.6.5")
 _ROWS = 300  # of the probe: not a multiple of a tile's
@@ -48,16 +49,16 @@ def _epilogues() -> Any:
     return epilogues
 
 
-def why_not(recipe: Recipe) -> str | None:
+def why_not(model: ModelConfig, compute: Compute) -> str | None:
     """Return why QuACK cannot be used on this GPU, or None."""
-    if recipe.train.precision != "bf16":
-        return f"it is used for bf16 alone, not {recipe.train.precision}"
+    if compute.precision != "bf16":
+        return f"it is used for bf16 alone, not {compute.precision}"
 
     def obstacle() -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major == 9 else f"it is used on Hopper alone, not on sm_{major}{minor}"
 
-    return LIBRARY.examine(obstacle, lambda: relative_error(recipe))
+    return LIBRARY.examine(obstacle, lambda: relative_error(model, compute))
 
 
 def in_fp32(
@@ -74,10 +75,10 @@ def in_fp32(
 
 
 @torch.no_grad()
-def relative_error(recipe: Recipe) -> float:
+def relative_error(model: ModelConfig, compute: Compute) -> float:
     """Return the largest relative error of both products beside plain torch, with the model's widths; or nan."""
-    exact = recipe.model.activation == "gelu"
-    hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor
+    exact = model.activation == "gelu"
+    hidden, inner = model.hidden_size, model.ffn_hidden_size // compute.layout.tensor
     generator = torch.Generator("cuda").manual_seed(0)  # leaves the run's own random numbers alone
 
     def draw(*shape: int) -> Tensor:
