@@ -4,6 +4,7 @@ import functools
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from megatron_octo.data.planning.planner import AHEAD, Planner
 from megatron_octo.data.planning.row_plan import Plan
 from megatron_octo.data.planning.settings import RowSettings
 from megatron_octo.data.planning.windows import source_tokens
+from megatron_octo.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class RowStream:
     def __init__(self, group: Group, settings: RowSettings):
         self.group, self.seed = group, settings.seed
         self._planner = Planner(group, settings)
-        self._rules, self._corpora = self._planner.rules, self._planner.corpora
+        self._settings, self._corpora = settings, self._planner.corpora
         self.vocab_size, self.tokenizer_digest = self._planner.vocab_size, self._planner.tokenizer_digest
         self.corpora_digest, self.fim_tokens = self._planner.corpora_digest, self._planner.fim_tokens
         self._begin = [
@@ -172,11 +174,11 @@ class RowStream:
             reordered, tokens = True, fim.apply(tokens, document)
             learned = np.ones(len(tokens), bool)
         inputs = int(np.argmax(learned)) if piece is not None and piece["context"] else 0
-        learned = learned | (self._rules.loss_on == "all")
+        learned = learned | (self._settings.loss_on == "all")
         divisor, context = 1, 0
         if piece is None:
             learned = learned[1:]
-            if self._rules.norm_target_loss:
+            if self._settings.norm_target_loss:
                 divisor = int(np.count_nonzero(learned))
         else:
             chosen, context, divisor = (
@@ -192,7 +194,7 @@ class RowStream:
 
     def batch(self, rows: Sequence[tuple[int, int]]) -> Batch:
         """Read rows."""
-        width = self._rules.seq_length
+        width = self._settings.seq_length
         size = len(rows) * width
         tokens, labels = (
             np.full(size, self._planner.pad, np.int64),
@@ -226,3 +228,8 @@ class RowStream:
             int(np.count_nonzero(weights)),
             used,
         )
+
+
+def open_rows(recipe: Recipe, group: Group, fim_rate: float, cache: Path) -> RowStream:
+    """Open the rows of a group of data sets, as every rank of a run reads them."""
+    return RowStream(group, RowSettings.from_recipe(recipe, cache, fim_rate))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_bytes, digest_file
+from megatron_octo.common.ragged import running_sum
 
 MAGIC = b"MMIDIDX\0\0"
 VERSION = 1
@@ -150,7 +151,7 @@ class IndexedDataset:
 
     def document_lengths(self) -> NDArray[np.int64]:
         """Tokens of each document, int64 [D]."""
-        return np.diff(_running_sum(self.lengths)[self.document_index])
+        return np.diff(running_sum(self.lengths)[self.document_index])
 
     def document_targets(self) -> NDArray[np.int64]:
         """Target tokens of each document, int64 [D]."""
@@ -158,13 +159,13 @@ class IndexedDataset:
 
     def _targets_before(self) -> NDArray[np.int64]:
         """Target tokens before each sequence, int64 [S+1]."""
-        return _running_sum(self.lengths if self.modes is None else self.lengths * (self.modes != CONTEXT))
+        return running_sum(self.lengths if self.modes is None else self.lengths * (self.modes != CONTEXT))
 
     def target_labels(
         self, documents: NDArray[np.int64], first: NDArray[np.int64], length: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Target labels of pieces, int64 [P]: the targets among tokens first+1 .. first+length."""
-        starts, targets = _running_sum(self.lengths), self._targets_before()
+        starts, targets = running_sum(self.lengths), self._targets_before()
         begin = starts[self.document_index[documents]] + first + 1
 
         def before(token: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -183,7 +184,7 @@ class IndexedDataset:
 
     def problems(self, vocab_size: int | None = None) -> Iterator[str]:
         """Look at every byte; yields what is wrong with pointers, modes and token ids (>= ``vocab_size``)."""
-        expected = _running_sum(self.lengths)[:-1] * self.dtype.itemsize
+        expected = running_sum(self.lengths)[:-1] * self.dtype.itemsize
         if wrong := int(np.count_nonzero(self.pointers != expected)):
             yield f"{wrong} byte pointers do not match the lengths"
         if self.modes is not None and (wrong := int(np.count_nonzero((self.modes != 0) & (self.modes != 1)))):
@@ -249,13 +250,6 @@ class PairedDataset:
         for part in (self.inputs, self.targets):
             for problem in part.problems(vocab_size):
                 yield f"{part.prefix}: {problem}"
-
-
-def _running_sum(values: np.ndarray) -> NDArray[np.int64]:
-    """Sum of the values before each place, int64 [n+1]."""
-    total = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=total[1:])
-    return total
 
 
 def open_corpus(prefix: str | Path) -> IndexedDataset | PairedDataset:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +14,8 @@ from megatron_octo.data.planning.document_stats import BLOCK, lengths_and_labels
 from megatron_octo.data.planning.fim import GROWTH, Fim
 from megatron_octo.data.planning.packing import permutation
 from megatron_octo.data.planning.paths import Source
-from megatron_octo.data.planning.windows import INPUT, PIECE, Overlong, cut_back, cut_windows, size_of
-
-LossOn = Literal["targets", "all"]
-
-
-@dataclass(frozen=True)
-class PlanRules:
-    """What decides the pieces, next to the data."""
-
-    seq_length: int
-    overlong: Overlong
-    loss_on: LossOn
-    norm_target_loss: bool
+from megatron_octo.data.planning.settings import RowSettings
+from megatron_octo.data.planning.windows import INPUT, PIECE, cut_back, cut_windows, size_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Survey:
         return int(self.sizes.sum(dtype=np.int64) + size_of(self.cuts).sum())
 
 
-def survey(corpus: Corpus, number: int, source: Source, rules: PlanRules, fim: Fim | None = None) -> Survey:
+def survey(corpus: Corpus, number: int, source: Source, rules: RowSettings, fim: Fim | None = None) -> Survey:
     """Cut the documents of a range into pieces.
 
     Args:
@@ -125,7 +113,7 @@ def _joined(found: list[tuple[np.ndarray, NDArray[np.int32]]]) -> tuple[np.ndarr
     return cuts, inputs
 
 
-def _refuse_overlong(sizes: NDArray[np.int32], begin: int, source: Source, rules: PlanRules) -> None:
+def _refuse_overlong(sizes: NDArray[np.int32], begin: int, source: Source, rules: RowSettings) -> None:
     overlong = sizes > rules.seq_length
     if overlong.any():
         first = int(np.argmax(overlong))
@@ -144,7 +132,7 @@ def _cut(
     overlong: NDArray[np.int64],
     sizes: NDArray[np.int32],
     reordered: NDArray[np.bool_],
-    rules: PlanRules,
+    rules: RowSettings,
     counts: Counter[str],
 ) -> tuple[np.ndarray, NDArray[np.int32]]:
     """Pieces (PIECE [P]) of documents that are longer than a row, and the input tokens that each repeats."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_octo.common.ragged import running_sum
 from megatron_octo.data.dataset.indexed import CONTEXT, Corpus, IndexedDataset, PairedDataset
 
 BLOCK = 1 << 20  # documents looked at in one go
@@ -32,7 +33,7 @@ class Sequences:
 
     def starts(self) -> NDArray[np.int64]:
         """Tokens before each sequence, and all of them, int64 [S+1]."""
-        return _running(self.lengths)
+        return running_sum(self.lengths)
 
     def tokens(self) -> NDArray[np.int64]:
         """Tokens of each document, int64 [D]."""
@@ -40,7 +41,7 @@ class Sequences:
 
     def targets(self) -> NDArray[np.int64]:
         """Target tokens of each document, int64 [D]."""
-        return np.diff(_running(self.lengths * self.learned)[self.edges])
+        return np.diff(running_sum(self.lengths * self.learned)[self.edges])
 
     def inputs(self) -> NDArray[np.int64]:
         """Context tokens before the first target of each document, int64 [D]; all tokens if there is none."""
@@ -64,7 +65,7 @@ class Sequences:
         self, owner: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Target tokens among tokens first .. last-1 of document ``owner[i]``, int64 [P]."""
-        starts, targets = self.starts(), _running(self.lengths * self.learned)
+        starts, targets = self.starts(), running_sum(self.lengths * self.learned)
         begin = starts[self.edges[owner]]
         learned = np.append(self.learned, False)  # one past the last token lies in no sequence
 
@@ -85,7 +86,7 @@ def sequences(corpus: Corpus, documents: NDArray[np.int64]) -> Sequences:
     assert isinstance(corpus, IndexedDataset)
     index = corpus.document_index
     begin = index[documents]
-    edges = _running(index[documents + 1] - begin)
+    edges = running_sum(index[documents + 1] - begin)
     chosen = np.repeat(begin - edges[:-1], np.diff(edges)) + np.arange(edges[-1])
     found = Sequences(corpus.lengths[chosen].astype(np.int64), _learned(corpus, chosen), edges)
     _release(corpus)
@@ -120,12 +121,6 @@ def _learned(corpus: IndexedDataset, where: slice | NDArray[np.int64]) -> NDArra
         return np.ones(len(corpus.lengths[where]), bool)
     learned: NDArray[np.bool_] = corpus.modes[where] != CONTEXT
     return learned
-
-
-def _running(values: np.ndarray) -> NDArray[np.int64]:
-    total = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=total[1:])
-    return total
 
 
 def lengths_and_labels(

@@ -18,6 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.splitmix import GOLDEN, finalize
 
 GROWTH = 3  # control tokens in a document
 # Prefix, suffix, middle as known tokenizers spell them.
@@ -31,7 +32,6 @@ SPELLINGS = (
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # Code Llama
     ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Codestral
 )
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,6 @@ def control_tokens(path: str | Path) -> dict[str, int]:
         raise OctoError("not a tokenizer.json of Hugging Face", where=path) from None
 
 
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
 @dataclass(frozen=True)
 class Fim:
     """Fill in the middle for the documents of one data set in one epoch.
@@ -100,8 +93,8 @@ class Fim:
     def _words(self, documents: NDArray[np.int64], draw: int) -> NDArray[np.uint64]:
         """A random word for each document, uint64 [D]; another one for each draw."""
         name = xxhash.xxh3_64("/".join(map(str, (*self.key, "fim", draw))).encode()).intdigest()
-        return _mix(
-            _mix(documents.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(name)) ^ np.uint64(name)
+        return finalize(
+            finalize(documents.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(name)) ^ np.uint64(name)
         )
 
     def chosen(self, documents: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.ragged import running_sum
 
 ALGORITHM = 2  # part of every plan's key: raise it when the rows of the same input change
 STEP = 1 << 20  # words that are computed in one go: small enough for malloc to use the same memory again
@@ -205,6 +206,4 @@ class Packing:
             first = int(rows[0])
             found = np.bincount(rows - first)
             pieces[first : first + len(found)] += found
-        offsets = np.zeros(count + 1, np.int64)
-        np.cumsum(pieces, out=offsets[1:])
-        return order, offsets
+        return order, running_sum(pieces)

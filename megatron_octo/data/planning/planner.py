@@ -33,7 +33,7 @@ class Planner:
     """
 
     def __init__(self, group: Group, settings: RowSettings):
-        self.group, self.seed, self.rules = group, settings.seed, settings.rules
+        self.group, self.seed, self.settings = group, settings.seed, settings
         self.cache = Path(settings.cache_dir)
         opened = {source.prefix: open_corpus(source.prefix) for source in group.sources}
         self._digests = {prefix: corpus.digest() for prefix, corpus in opened.items()}
@@ -53,7 +53,7 @@ class Planner:
         self.key: dict[str, Any] = {
             "algorithm": ALGORITHM,
             "seed": self.seed,
-            "rules": asdict(self.rules),
+            "rules": settings.rules(),
             "sources": [
                 [str(source.weight), str(source.start), str(source.end), self._digests[source.prefix]]
                 for source in group.sources
@@ -157,7 +157,7 @@ class Planner:
                 surveys.clear()
                 surveys = self._surveys(epoch)
         counts = sum_counts(surveys, times)
-        return build_plan(surveys, times, self.rules, counts, self.seed, epoch)
+        return build_plan(surveys, times, self.settings, counts, self.seed, epoch)
 
     def _surveys(self, epoch: int | None) -> list[Survey]:
         """Documents and pieces of each source, in the order of an epoch or, for None, as they are on disk."""
@@ -166,7 +166,7 @@ class Planner:
                 self.corpora[number],
                 number,
                 source,
-                self.rules,
+                self.settings,
                 None if epoch is None else self.fim(number, epoch),
             )
             for number, source in enumerate(self.group.sources)

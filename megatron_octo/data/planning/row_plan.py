@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_octo.data.planning.blend import PlanRules, Survey
+from megatron_octo.data.planning.blend import Survey
 from megatron_octo.data.planning.fill_gaps import Poured, pour
 from megatron_octo.data.planning.packing import STEP, Packing
+from megatron_octo.data.planning.settings import RowSettings
 from megatron_octo.data.planning.windows import PIECE, size_of
 
 
@@ -43,7 +44,7 @@ class Plan:
 def build_plan(
     surveys: list[Survey],
     times: Sequence[NDArray[np.uint8] | None],
-    rules: PlanRules,
+    rules: RowSettings,
     counts: dict[str, int],
     *key: str | int,
 ) -> Plan:
@@ -149,7 +150,7 @@ def _weights(
     offsets: NDArray[np.int64],
     labels: NDArray[np.int32],
     cuts: np.ndarray,
-    rules: PlanRules,
+    rules: RowSettings,
 ) -> tuple[NDArray[np.float64], int]:
     """Sum of the label weights of each row, and labels in all."""
     weights, targets = np.zeros(len(offsets) - 1, np.float64), 0

@@ -11,13 +11,8 @@ input takes at most half of a window, the overlap an eighth. An input that is to
 what stands at its ends (a file's head, the message before the output) stays.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
-
-Overlong = Literal["split", "window", "truncate", "skip", "error"]
-OVERLONG: tuple[Overlong, ...] = ("split", "window", "truncate", "skip", "error")
 
 PIECE = np.dtype(
     [

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
+from megatron_octo.common.ragged import interleave, row_sums
+from megatron_octo.common.splitmix import mix
 from megatron_octo.data.dataset.indexed import token_dtype
 from megatron_octo.data.preprocessing.input_rows import INPUT_BITS, Rows
 from megatron_octo.data.text.formats import Draft, FormatName, Keys, RowError, draft_maker
-from megatron_octo.data.text.ragged import interleave, row_sums
 from megatron_octo.data.text.tokenizer import Backend, Tokenizer
 
 SPELLED = "documents that spell a control token"
@@ -195,14 +196,6 @@ def _content_hash(draft: Draft) -> bytes:
         for part in parts:
             state.update(b"\xff" + part.encode() if isinstance(part, str) else b"\xfd%d" % part)
     return state.digest()
-
-
-def mix(numbers: NDArray[np.uint64], seed: int = 0) -> NDArray[np.uint64]:
-    """Numbers that look random: the finaliser of SplitMix64. A permutation of the 64-bit numbers."""
-    values = numbers + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) & (2**64 - 1))
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def parse_row(line: bytes) -> Mapping[str, Any]:

@@ -10,10 +10,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_octo.common.ragged import row_sums, take_rows
+from megatron_octo.common.splitmix import mix
 from megatron_octo.data.dataset.writer import IndexedWriter
-from megatron_octo.data.preprocessing.encode import mix
 from megatron_octo.data.preprocessing.shards import Shard
-from megatron_octo.data.text.ragged import row_sums, take_rows
 
 _BUCKET = 2_000_000  # hashes that are sorted in memory
 _PART = 96 << 20  # bytes of tokens that are shuffled in memory
@@ -22,7 +22,7 @@ _CHUNK = 1 << 20  # tokens that are gathered in one go
 
 
 @dataclass
-class Part:
+class Documents:
     """Documents in memory: tokens [N], lengths [S], sequences of each document [D], modes [S]."""
 
     tokens: NDArray[np.integer]
@@ -30,7 +30,7 @@ class Part:
     counts: NDArray[np.int32]
     modes: NDArray[np.int8]
 
-    def take(self, rows: NDArray[np.int64]) -> "Part":
+    def take(self, rows: NDArray[np.int64]) -> "Documents":
         """The documents ``rows``, in that order."""
         sizes = row_sums(self.lengths, self.counts)
         ends = np.cumsum(sizes[rows])
@@ -42,7 +42,7 @@ class Part:
             found = take_rows(self.tokens, sizes, rows[first:last])
             tokens[done : done + len(found)] = found
             done += len(found)
-        return Part(
+        return Documents(
             tokens,
             take_rows(self.lengths, self.counts, rows),
             self.counts[rows],
@@ -86,12 +86,12 @@ def merge(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _load(shard: Shard, dtype: np.dtype) -> Part:
+def _load(shard: Shard, dtype: np.dtype) -> Documents:
     lengths, counts, modes, _ = shard.arrays()
     data = bytearray()
     for chunk in shard.token_chunks():
         data += chunk
-    return Part(np.frombuffer(data, dtype), lengths, counts, modes)
+    return Documents(np.frombuffer(data, dtype), lengths, counts, modes)
 
 
 def _first_ones(shards: Sequence[Shard], folder: Path) -> NDArray[np.bool_]:
@@ -136,7 +136,7 @@ def _by_bucket(keys: NDArray[np.uint64], count: int) -> Iterator[tuple[int, NDAr
         yield bucket, order[bounds[bucket] : bounds[bucket + 1]]
 
 
-Keyed = tuple[NDArray[np.uint64], Part]
+Keyed = tuple[NDArray[np.uint64], Documents]
 
 
 def _keyed(
@@ -154,7 +154,9 @@ def _keyed(
         yield mix(mix(numbers, seed), seed), part
 
 
-def _shuffled(source: Iterable[Keyed], total: int, documents: int, bits: int, folder: Path) -> Iterator[Part]:
+def _shuffled(
+    source: Iterable[Keyed], total: int, documents: int, bits: int, folder: Path
+) -> Iterator[Documents]:
     """Documents in the order of their keys. ``total``: bytes of tokens; ``bits``: of the keys that still differ."""
     if total <= _PART or documents <= 1 or bits <= 8:
         found = list(source)
@@ -205,11 +207,11 @@ def _stored(path: Path, dtype: np.dtype) -> Iterator[Keyed]:
             keys, counts, lengths, modes, tokens = (
                 np.frombuffer(file.read(size), kind) for size, kind in zip(sizes, kinds)
             )
-            yield keys, Part(tokens, lengths, counts, modes)
+            yield keys, Documents(tokens, lengths, counts, modes)
 
 
-def _join(parts: Sequence[Part]) -> Part:
-    return Part(
+def _join(parts: Sequence[Documents]) -> Documents:
+    return Documents(
         np.concatenate([part.tokens for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         np.concatenate([part.counts for part in parts]),

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
+from megatron_octo.common.ragged import interleave
 from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath, unfit
 from megatron_octo.data.text.inexpressible import LossFinder
-from megatron_octo.data.text.ragged import interleave
 from megatron_octo.data.text.sentencepiece_model import SentencePiece
 
 # Rows are spread over processes: threads inside each would only fight for the same cores.

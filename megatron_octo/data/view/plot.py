@@ -8,7 +8,8 @@ import numpy as np
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import atomic_write
 from megatron_octo.data.dataset.indexed import open_corpus
-from megatron_octo.data.view.row_view import RowOptions, open_rows
+from megatron_octo.data.planning.settings import RowSettings
+from megatron_octo.data.view.row_view import open_data_set
 
 SEQ_LENGTHS = (1024, 2048, 4096, 8192, 16384)
 
@@ -57,7 +58,7 @@ def _fill(prefix: str, seq_length: int, overlong: str) -> float:
     """Fill of a row in percent; nan if nothing fits."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            options = RowOptions(row=0, seq_length=seq_length, overlong=overlong)
-            return 100 * open_rows(prefix, options, None, folder).fill(0)
+            settings = RowSettings(seq_length, 1234, folder, overlong)
+            return 100 * open_data_set(prefix, settings).fill(0)
         except OctoError:
             return float("nan")
