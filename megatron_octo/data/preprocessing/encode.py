@@ -119,7 +119,7 @@ class Encoder:
         return block
 
     def _sample(self, base: int, places: list[int], first: int) -> list[int]:
-        """Which documents are compared with the reference: the first, and some by a hash of their numbers."""
+        """Choose the documents to compare with the reference: the first ones, and some by a hash of their numbers."""
         if self.tokenizer.fast is None:
             return []
         numbers = np.array(places, np.uint64) | np.uint64(base)

@@ -67,7 +67,7 @@ class Meter:
         self.tokens += tokens
         if self._bar is not None:
             self._bar.update(self._task, completed=self.position, rates=self.rates)
-        elif (now := time.monotonic()) - self._last >= _INTERVAL:
+        elif (now := time.monotonic()) - self._last >= _INTERVAL and 0 < self.position < self.total:
             self._last = now
             left = self.seconds * (self.total - self.position) / max(self.position - self._skipped, 1)
             share = 100 * self.position / max(self.total, 1)

@@ -142,7 +142,7 @@ class ShardMaker:
         kept: list[Block] = []
         is_first = piece.input == piece.start == 0
         for rows in piece.rows():
-            block = self._encoder(rows, FIRST_CHECKED - documents if is_first else 0)
+            block = self._encoder(rows, max(FIRST_CHECKED - documents, 0) if is_first else 0)
             _write_all(write, block.tokens)
             state.update(block.tokens)
             written += len(block.tokens)

@@ -4,7 +4,7 @@ Where the cuts lie follows from the inputs only, so that the pieces of a run tha
 task of the same job, fit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,10 @@ class Input:
 class Piece:
     """Rows ``start`` .. ``end`` of an input, in byte offsets (unpacked) or row numbers.
 
-    ``data`` and ``line`` are there for packed files only, ``disk`` is its share of the bytes on disk.
+    Attributes:
+        disk: its share of the bytes on disk.
+        data: the unpacked lines of a packed file, None for other inputs, which :meth:`rows` reads itself.
+        line: number of the first of these lines.
     """
 
     input: int
@@ -101,15 +104,8 @@ def piece_size(inputs: Sequence[Input]) -> int:
     return max(min(max(total // _PIECES, _SMALLEST), _LARGEST), total // (_PIECES * _PIECES))
 
 
-def pieces(inputs: Sequence[Input], size: int, wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
-    """All pieces of all inputs in order.
-
-    Args:
-        inputs: what to cut.
-        size: bytes of a piece.
-        wanted: whether the piece of this input and start is needed; packed files are unpacked all the
-            same, but the others keep no data.
-    """
+def pieces(inputs: Sequence[Input], size: int) -> Iterator[Piece]:
+    """Cut all inputs into pieces of about ``size`` bytes, in order. Packed files are unpacked on the way."""
     for number, source in enumerate(inputs):
         if source.kind == "lines":
             for start in range(0, max(source.size, 1), size):
@@ -125,7 +121,7 @@ def pieces(inputs: Sequence[Input], size: int, wanted: Callable[[int, int], bool
             ]
             yield from _groups(number, source, steps, 0)
         else:
-            yield from _packed(number, source, min(size, _PACKED_LARGEST), wanted)
+            yield from _packed(number, source, min(size, _PACKED_LARGEST))
 
 
 def _groups(number: int, source: Input, groups: Sequence[tuple[int, int]], size: int) -> Iterator[Piece]:
@@ -141,14 +137,14 @@ def _groups(number: int, source: Input, groups: Sequence[tuple[int, int]], size:
         yield Piece(number, source, 0, 0, True, source.size)
 
 
-def _packed(number: int, source: Input, size: int, wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
-    """Pieces of a packed file. One is held back until it is known whether it is the last."""
+def _packed(number: int, source: Input, size: int) -> Iterator[Piece]:
+    """Cut a packed file. A piece is held back until it is known whether it is the last."""
     start, held, line, lines, on_disk = 0, 0, 1, 0, 0
     parts: list[bytes] = []
 
     def piece(last: bool) -> Piece:
-        data = b"\n".join(parts) if wanted(number, start) else b""
-        return Piece(number, source, start, start + held, last, position - on_disk, data, line)
+        share = position - on_disk
+        return Piece(number, source, start, start + held, last, share, b"\n".join(parts), line)
 
     position = 0
     ready = False

@@ -85,10 +85,10 @@ def ordered_map[A, B](make: Callable[[], Callable[[A], B]], items: Iterable[A], 
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[B]] = deque()
         try:
-            for _ in range(workers):
-                crew.append(_Worker(make))
-                idle.put(crew[-1])
             for item in items:
+                if len(crew) < workers:
+                    crew.append(_Worker(make))
+                    idle.put(crew[-1])
                 pending.append(pool.submit(call, item))
                 if len(pending) >= 2 * workers:
                     yield pending.popleft().result()
