@@ -79,6 +79,7 @@ def _inspect_run(args: argparse.Namespace, console: "Console") -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     args = _parser().parse_args(argv)
     from rich.console import Console
 

@@ -1,9 +1,11 @@
 """Rows of different lengths that lie end to end in one array."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Ragged = tuple[NDArray, NDArray[np.int64]]  # values end to end, and the length of each row
+Ragged = tuple[NDArray[Any], NDArray[np.int64]]  # values end to end, and the length of each row
 
 
 def interleave(choice: NDArray[np.bool_], chosen: Ragged, others: Ragged) -> Ragged:
@@ -11,7 +13,8 @@ def interleave(choice: NDArray[np.bool_], chosen: Ragged, others: Ragged) -> Rag
 
     Args:
         choice: bool [R]: whether row r of the result is the next one of ``chosen`` or of ``others``.
-        chosen, others: values and lengths.
+        chosen: values and lengths of one set.
+        others: values and lengths of the other.
     """
     lengths = np.empty(len(choice), np.int64)
     lengths[choice], lengths[~choice] = chosen[1], others[1]
@@ -34,10 +37,13 @@ def row_sums(values: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArr
     return np.diff(running_sum(values)[running_sum(lengths)])
 
 
-def take_rows(values: NDArray, lengths: NDArray[np.integer], rows: NDArray[np.integer]) -> NDArray:
+def take_rows[T: np.generic](
+    values: NDArray[T], lengths: NDArray[np.integer], rows: NDArray[np.integer]
+) -> NDArray[T]:
     """Gather the values of the rows ``rows``, end to end in that order."""
     picked = lengths[rows].astype(np.int64)
     into = running_sum(picked)
     where = np.repeat(running_sum(lengths)[rows] - into[:-1], picked)
     where += np.arange(into[-1])
-    return values[where]
+    taken: NDArray[T] = values[where]
+    return taken

@@ -1,4 +1,4 @@
-"""Rows to a block of tokens: the work of one process of preprocess."""
+"""Encoder of rows into blocks of tokens: the work of one process of preprocess."""
 
 import inspect
 from collections import Counter
@@ -31,7 +31,7 @@ CHECKED_TOKENS = 1 << 18  # longer ones are not: the reference needs some 150 by
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How rows become tokens; all of it stands in the manifest."""
+    """Options of the encoding, all of which are recorded in the manifest."""
 
     tokenizer: str
     format: FormatName = "finetune"
@@ -44,7 +44,7 @@ class EncodeOptions:
     shuffle: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What the tokens depend on: the options, with files by their content."""
+        """Return what the tokens depend on: the options, with files by their content."""
         values = {key: value for key, value in asdict(self).items() if key != "shuffle"}
         values["tokenizer"] = digest_file(self.tokenizer)
         if Path(self.format).is_file():
@@ -71,7 +71,7 @@ class Block:
 
 
 class Encoder:
-    """Turn rows into a block.
+    """Turns rows into a block.
 
     Raises:
         OctoError: the tokenizer does not fit the format; when called: a bad row with
@@ -183,7 +183,7 @@ class Encoder:
 
 
 def _numbered(make: Callable[..., Draft]) -> Callable[[Mapping[str, Any], int], Draft]:
-    """A format that takes the row and the document's number; one that takes the row alone ignores it."""
+    """Adapt a format that takes the row alone to one that also takes the document's number."""
     if len(inspect.signature(make).parameters) >= 2:
         return make
     return lambda row, number: make(row)
@@ -199,7 +199,7 @@ def _content_hash(draft: Draft) -> bytes:
 
 
 def parse_row(line: bytes) -> Mapping[str, Any]:
-    """A line as a JSON object.
+    """Parse a line as a JSON object.
 
     Raises:
         RowError: it is none.

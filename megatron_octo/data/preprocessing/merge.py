@@ -1,4 +1,4 @@
-"""Shards to one data set: in order, without duplicates, or shuffled; in memory that does not grow with the data."""
+"""Merge of shards into one data set: in order, without duplicates, or shuffled; in bounded memory."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,11 +31,11 @@ class Documents:
     modes: NDArray[np.int8]
 
     def take(self, rows: NDArray[np.int64]) -> "Documents":
-        """The documents ``rows``, in that order."""
+        """Return the documents ``rows``, in that order."""
         sizes = row_sums(self.lengths, self.counts)
         ends = np.cumsum(sizes[rows])
         tokens = np.empty(int(ends[-1]) if len(rows) else 0, self.tokens.dtype)
-        # Gathering needs eight bytes a token for a moment.
+        # Gathering takes eight bytes per token at its peak.
         cuts = [0, *np.searchsorted(ends, np.arange(_CHUNK, len(tokens), _CHUNK)).tolist(), len(rows)]
         done = 0
         for first, last in pairwise(cuts):
@@ -95,7 +95,7 @@ def _load(shard: Shard, dtype: np.dtype) -> Documents:
 
 
 def _first_ones(shards: Sequence[Shard], folder: Path) -> NDArray[np.bool_]:
-    """Whether each document is the first of its content; the hashes are sorted in buckets."""
+    """Return whether each document is the first of its content, bool [D]; hashes are sorted in buckets."""
     total = sum(shard.documents for shard in shards)
     folder.mkdir(parents=True, exist_ok=True)
     count = min(max(total // _BUCKET, 1), _FILES)
@@ -114,7 +114,7 @@ def _first_ones(shards: Sequence[Shard], folder: Path) -> NDArray[np.bool_]:
     finally:
         for file in files:
             file.close()
-    # A byte a document, in a file: the kernel writes it back when memory is short.
+    # One byte per document, in a file: the kernel writes it back when memory is short.
     kept = np.memmap(folder / "kept", np.bool_, "w+", shape=(max(total, 1),))
     kept[:] = True
     for bucket in range(count):
@@ -127,7 +127,7 @@ def _first_ones(shards: Sequence[Shard], folder: Path) -> NDArray[np.bool_]:
 
 
 def _by_bucket(keys: NDArray[np.uint64], count: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Rows of each bucket, in order; the buckets are equal ranges of the keys."""
+    """Yield the rows of each bucket, in order; the buckets are equal ranges of the keys."""
     width = np.uint64(-(-(2**64) // count)) if count > 1 else None
     buckets = np.zeros(len(keys), np.int64) if width is None else (keys // width).astype(np.int64)
     order = np.argsort(buckets, kind="stable")
@@ -142,7 +142,7 @@ Keyed = tuple[NDArray[np.uint64], Documents]
 def _keyed(
     shards: Iterable[Shard], dtype: np.dtype, kept: NDArray[np.bool_] | None, seed: int
 ) -> Iterator[Keyed]:
-    """Documents and their sort keys: a random permutation of the 64-bit numbers, at the document's number."""
+    """Yield documents with sort keys: a random permutation of the 64-bit numbers, at the document's number."""
     done = 0
     for shard in shards:
         part = _load(shard, dtype)
@@ -157,7 +157,7 @@ def _keyed(
 def _shuffled(
     source: Iterable[Keyed], total: int, documents: int, bits: int, folder: Path
 ) -> Iterator[Documents]:
-    """Documents in the order of their keys. ``total``: bytes of tokens; ``bits``: of the keys that still differ."""
+    """Yield documents in the order of their keys. ``total``: bytes of tokens; ``bits``: of the keys still unsorted."""
     if total <= _PART or documents <= 1 or bits <= 8:
         found = list(source)
         order = np.argsort(np.concatenate([keys for keys, _ in found]))

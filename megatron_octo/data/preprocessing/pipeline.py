@@ -1,4 +1,4 @@
-"""Inputs to an indexed dataset with a manifest: everything appears at the end, or nothing does.
+"""Pipeline from inputs to an indexed dataset with a manifest: everything appears at the end, or nothing.
 
 Processes, or tasks of a cluster, turn pieces of the input into shards (``workdir``); one process merges them.
 A run that was killed goes on from the shards that it had finished.
@@ -32,7 +32,7 @@ DUPLICATES = "duplicate"
 
 @dataclass(frozen=True)
 class Stage:
-    """The part of the job that this process does: all of it, one task of an array, or the merge behind them."""
+    """Part of the job that this process does: all of it, one task of an array, or the merge after them."""
 
     task: int = 0
     tasks: int = 1
@@ -82,7 +82,7 @@ def preprocess(
     """
     prefix = Path(prefix)
     inputs = _open_inputs(paths, prefix)
-    tokenizer = Encoder(options).tokenizer  # bad options are an error here, not in every worker
+    tokenizer = Encoder(options).tokenizer  # bad options fail here, not in every worker
     if options.backend == "auto" and tokenizer.fast is None:
         _say(f"no fast path, {tokenizer.backend} encodes: {tokenizer.why_not}")
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def _make(work: WorkDir, options: EncodeOptions, workers: int, stage: Stage, met
 
 
 class _Digests:
-    """Digests of the input files, computed beside the work: it is waiting for the disk that takes long."""
+    """Digests of the input files, computed in a thread: most of their time is waiting for the disk."""
 
     def __init__(self, inputs: Sequence[Input]):
         self._inputs, self._found = inputs, dict[str, str]()

@@ -1,4 +1,4 @@
-"""Inputs of preprocess, cut into pieces that processes or nodes work on alone.
+"""Inputs of preprocess, cut into independent pieces for processes or nodes.
 
 Where the cuts lie follows from the inputs only, so that the pieces of a run that was killed, or of another
 task of the same job, fit.
@@ -43,6 +43,7 @@ class Input:
 
     @property
     def is_file(self) -> bool:
+        """Whether the input is one file."""
         return self.kind != "dataset"
 
 
@@ -66,6 +67,7 @@ class Piece:
     line: int | None = None
 
     def rows(self) -> Iterator[Rows]:
+        """Read the rows of the piece, in blocks."""
         path = self.source.path
         if self.data is not None:
             yield from _blocks(Lines(path, self.input, self.start, self.data, self.line))
@@ -99,7 +101,7 @@ def open_input(path: str) -> Input:
 
 
 def piece_size(inputs: Sequence[Input]) -> int:
-    """Bytes of a piece: enough pieces to share out, not too many for a directory."""
+    """Choose the bytes of a piece: enough pieces to distribute, not too many for a directory."""
     total = sum(source.size for source in inputs)
     return max(min(max(total // _PIECES, _SMALLEST), _LARGEST), total // (_PIECES * _PIECES))
 
@@ -125,7 +127,7 @@ def pieces(inputs: Sequence[Input], size: int) -> Iterator[Piece]:
 
 
 def _groups(number: int, source: Input, groups: Sequence[tuple[int, int]], size: int) -> Iterator[Piece]:
-    """Pieces of at least ``size`` bytes out of groups of rows."""
+    """Join groups of rows into pieces of at least ``size`` bytes."""
     start = end = amount = 0
     for place, (rows, held) in enumerate(groups, 1):
         end, amount = end + rows, amount + held
@@ -162,7 +164,7 @@ def _packed(number: int, source: Input, size: int) -> Iterator[Piece]:
 
 
 def _blocks(lines: Lines) -> Iterator[Lines]:
-    """Lines in blocks of about a megabyte."""
+    """Split lines into blocks of about a megabyte."""
     begin, number = 0, lines.first or 1
     while begin < len(lines.data):
         newline = lines.data.find(b"\n", min(begin + BLOCK, len(lines.data)) - 1)

@@ -1,4 +1,4 @@
-"""Lengths of documents, and how full rows of several lengths get, as a PNG. Needs matplotlib, the extra ``plot``."""
+"""Charts of document lengths and of the fill of rows, as a PNG. Needs matplotlib, the extra ``plot``."""
 
 import tempfile
 from pathlib import Path
@@ -55,7 +55,7 @@ def plot(prefix: str, path: str | Path) -> None:
 
 
 def _fill(prefix: str, seq_length: int, overlong: str) -> float:
-    """Fill of a row in percent; nan if nothing fits."""
+    """Return the fill of rows in percent; nan if nothing fits."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             settings = RowSettings(seq_length, 1234, folder, overlong)

@@ -1,4 +1,4 @@
-"""What is in a data set, for people: counts, histogram, checks, a document with its targets marked."""
+"""Printed report of a data set: counts, histogram, checks, a document with its targets marked."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,7 +46,8 @@ def report(
         full: read every byte and compare all digests.
         console: where to print.
         against: another data set, to compare with; None for none.
-        row: which packed row of ``epoch`` to show; None for none.
+        row: which packed row to show; None for none.
+        epoch: the epoch of that row.
         settings: how rows are made; needed for ``row``.
 
     Returns:
@@ -168,7 +169,7 @@ def _tokenizer(manifest: Manifest | None, path: str | None, prefix: str) -> Toke
 def _print_document(
     corpus: IndexedDataset | PairedDataset, index: int, tokenizer: Tokenizer | None, console: Console
 ) -> None:
-    """One document; targets in colour on a terminal, and under a heading of their own anywhere."""
+    """Print a document; targets are green on a terminal, and each run has a heading."""
     tokens, is_target = corpus.document(index)
     console.print(
         f"document {index}: {len(tokens):,} tokens, {int(is_target.sum()):,} targets", highlight=False

@@ -1,4 +1,4 @@
-"""A packed row for people: its documents, what of them is learned, positions, windows and fill in the middle."""
+"""Printed view of a packed row: documents, learned tokens, positions, windows and fill in the middle."""
 
 import tempfile
 from dataclasses import replace
