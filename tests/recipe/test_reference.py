@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.strict_yaml import parse_yaml, section_class
 from megatron_octo.recipe import reference
-from megatron_octo.recipe.loading import _parse_yaml, section_class
 from megatron_octo.recipe.schema import Recipe
 from tests.places import PROJECT, RECIPES
 
@@ -51,7 +51,7 @@ def test_defaults_are_yaml_of_the_real_ones() -> None:
             if field.is_required():
                 assert key.default == "-"
             else:
-                value = _parse_yaml(key.default, "test")
+                value = parse_yaml(key.default, "test")
                 assert (tuple(value) if isinstance(field.default, tuple) else value) == field.default
                 assert type(value) is type(field.default) or isinstance(value, list)
 
@@ -60,7 +60,7 @@ def test_defaults_are_yaml_of_the_real_ones() -> None:
 def test_recipes_fit_the_schema_that_they_name(path: Path) -> None:
     first = path.read_text().splitlines()[0]
     assert first == f"# yaml-language-server: $schema={SCHEMA.name}"
-    jsonschema.validate(_parse_yaml(path.read_text(), str(path)), json.loads(SCHEMA.read_text()))
+    jsonschema.validate(parse_yaml(path.read_text(), str(path)), json.loads(SCHEMA.read_text()))
 
 
 @pytest.mark.parametrize(
