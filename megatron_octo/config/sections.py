@@ -25,8 +25,11 @@ class ParallelConfig(Section):
 
 
 class DataConfig(Section):
-    """Data paths have the form `NAME: WEIGHT START:END PREFIX, WEIGHT START:END PREFIX, ...`: data sets with their
-    weights, and from each the documents between START and END (fractions). Give them here, or name a file of them."""
+    """Data sets and rows.
+
+    Data paths have the form `NAME: WEIGHT START:END PREFIX, WEIGHT START:END PREFIX, ...`: data sets with their
+    weights, and from each the documents between START and END (fractions). Give them here, or name a file of them.
+    """
 
     train: str
     """Data paths for training."""
