@@ -16,7 +16,6 @@ import math
 import os
 import platform
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 
+from benchmarks.support.tensor_digests import model_digests
 from megatron_octo.architectures import find_architecture
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
@@ -67,27 +66,6 @@ def make_model(directory: Path, model: ModelConfig, seed: int) -> None:
             sink.close()
     index = {"metadata": {"total_size": sum(each.size for each in tensors)}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def tensor_digests(directory: Path) -> dict[str, str]:
-    """Return the digest of every tensor's bytes, read from the files directly."""
-    found = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            for name, item in header.items():
-                start, end = item["data_offsets"]
-                file.seek(8 + length + start)
-                state, left = xxhash.xxh3_128(), end - start
-                while left:
-                    data = file.read(min(left, _BLOCK))
-                    state.update(data)
-                    left -= len(data)
-                found[name] = f"{item['dtype']} {item['shape']} {state.hexdigest()}"
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return found
 
 
 def size_of(directory: Path) -> int:
@@ -172,7 +150,7 @@ def measure(folder: Path, model: ModelConfig, args: argparse.Namespace) -> dict[
     steps.append(("to-hf", []))
     source = folder / "hf"
     make_model(source, model, args.seed)
-    before, size = tensor_digests(source), size_of(source)
+    before, size = model_digests(source), size_of(source)
     largest = max(
         math.prod(tensor.shape) for tensor in find_architecture("gpt_bigcode").hf_tensors(model).values()
     )
@@ -193,7 +171,7 @@ def measure(folder: Path, model: ModelConfig, args: argparse.Namespace) -> dict[
         if args.delete or source.name != "hf":
             shutil.rmtree(source)
         source = target
-    same = tensor_digests(source) == before
+    same = model_digests(source) == before
     print(f"every tensor as at the beginning: {'yes' if same else 'NO'}", flush=True)
     if args.verify:
         seconds, memory = run_command("verify", folder / "hf", source)

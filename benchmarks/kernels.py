@@ -116,12 +116,10 @@ def profile(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
 def report(profiler: Any, arguments: argparse.Namespace) -> None:
     """Print kinds, pauses and the longest kernels."""
-    from torch.autograd import DeviceType
-
     events = [
         event
         for event in profiler.events()
-        if event.device_type == DeviceType.CUDA
+        if event.device_type.name == "CUDA"
         and not event.name.startswith("Optimizer.")  # annotations cover kernels
     ]
     kernels: dict[str, tuple[float, int]] = {}

@@ -29,13 +29,13 @@ _CALLS, _ROUNDS = 30, 7
 
 def microseconds(function: Callable[[], Any]) -> float:
     """Return the mean time of a call on the GPU."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     for _ in range(_CALLS):
         function()
     end.record()
     torch.cuda.synchronize()
-    return 1e3 * start.elapsed_time(end) / _CALLS
+    return 1e3 * float(start.elapsed_time(end)) / _CALLS
 
 
 def error(found: list[Tensor], expected: list[Tensor]) -> float:

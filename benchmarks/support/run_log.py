@@ -49,8 +49,8 @@ def cost_of_saves(lines: Lines) -> dict[str, Any]:
         if match := _STEP.match(line):
             ends[int(match[1])] = seconds
         elif match := SAVED.match(line):
-            save = {"step": int(match[1]), "seconds": float(match[2]), "copy_s": float(match[3])}
-            saves.append({**save, "end": max(ends)})
+            seconds_and_copy: dict[str, Any] = {"seconds": float(match[2]), "copy_s": float(match[3])}
+            saves.append({"step": int(match[1]), **seconds_and_copy, "end": max(ends)})
     first, last = min(ends), max(ends)
     lengths = {step: ends[step] - ends[step - 1] for step in range(first + 1, last + 1)}
     busy = {step for save in saves for step in range(save["step"] + 1, save["end"] + 2)}
