@@ -1,6 +1,6 @@
 """Memory of one GPU by part, from the bytes of every tensor that a training step keeps. No torch, no measuring.
 
-The formula is held against ``torch.cuda.max_memory_allocated`` in benchmarks/plan.py.
+The formula is held against ``torch.cuda.max_memory_allocated`` in benchmarks/estimates.py.
 """
 
 import math

@@ -221,7 +221,7 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
 
 def _attention(recipe: Recipe) -> str:
     """The kernels that a recipe is planned with: what is installed there is not known, so the usual ones."""
-    return {"auto": "te", "torch": "cudnn"}.get(recipe.system.attention, recipe.system.attention)
+    return {"auto": "te", "torch": "flash"}.get(recipe.system.attention, recipe.system.attention)
 
 
 def _mlp(recipe: Recipe, attention: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.rows import ROWS, rearranged
+from benchmarks.support.rows import ROWS, rearranged
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 from tests.conftest import recipe_tree

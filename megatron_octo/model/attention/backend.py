@@ -1,4 +1,4 @@
-"""Which layers and which attention a run uses. The choice is made once, said aloud, and never falls back in silence."""
+"""Choice of a run's attention back end: made once at the start, and logged with the reason against a faster one."""
 
 import os
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import torch
 from megatron_octo.common.errors import OctoError
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.model.attention import cudnn, flash4
+from megatron_octo.model.attention import flash4
 from megatron_octo.model.attention.packed import DocumentAttention, FlashAttention, flash_available
 from megatron_octo.model.platform.mcore import using_transformer_engine
 
@@ -17,31 +17,39 @@ _NEED_A_GPU = {"te": "Transformer Engine", "flash4": "FlashAttention-4"}
 
 @dataclass(frozen=True)
 class Backend:
-    """Attributes: name (te, flash4, cudnn, flash, unfused), description, Transformer Engine or not, and a remark: why
-    it is not another."""
+    """An attention back end.
+
+    Attributes:
+        name: te, flash4, flash or unfused.
+        description: For log lines.
+        transformer_engine: Whether it is Transformer Engine's.
+        core_attention: Its module; None for Transformer Engine's.
+        remark: Why it is not another one.
+    """
 
     name: str
     description: str
     transformer_engine: bool
-    core_attention: type | None  # None: Transformer Engine's
+    core_attention: type | None
     remark: str = ""
 
     def __str__(self) -> str:
         return f"{self.description}; {self.remark}" if self.remark else self.description
 
     def noting(self, remark: str) -> "Backend":
+        """Return the same back end with a further remark."""
         return replace(self, remark=f"{self.remark}; {remark}" if self.remark else remark)
 
 
 class NoFusedAttentionError(OctoError):
-    """Transformer Engine is there, and has no fused attention for this model and machine."""
+    """Raised if Transformer Engine is installed but has no fused attention for this model and machine."""
 
 
 def choose_backend(model: ModelConfig, compute: Compute, device: torch.device) -> Backend:
-    """The back end for this machine.
+    """Choose the back end for this machine.
 
     Raises:
-        OctoError: what the recipe asks for cannot run here, or only unfused on a GPU.
+        OctoError: The requested one cannot run here, or ``auto`` finds only unfused attention on a GPU.
     """
     wanted = compute.attention
     if device.type == "cpu":
@@ -59,7 +67,7 @@ def choose_backend(model: ModelConfig, compute: Compute, device: torch.device) -
     if wanted == "torch":
         return _torch(model, compute)
     engine = using_transformer_engine()
-    # In megatron-core's layers Transformer Engine's attention comes with its other modules, which are worth more.
+    # In megatron-core's layers Transformer Engine's attention comes with its other modules, which save more time.
     if wanted == "auto" and not (flash4.LIBRARY.installed and (compute.fused or not engine)):
         return _without_flash4(model, compute, engine)
     why_not = flash4.why_not(model, compute)
@@ -71,7 +79,7 @@ def choose_backend(model: ModelConfig, compute: Compute, device: torch.device) -
 
 
 def _without_flash4(model: ModelConfig, compute: Compute, engine: bool) -> Backend:
-    """Transformer Engine's attention if that is there, else torch's."""
+    """Return Transformer Engine's attention if it is installed, else torch's."""
     if not engine:
         return _torch(model, compute)
     try:
@@ -80,14 +88,18 @@ def _without_flash4(model: ModelConfig, compute: Compute, engine: bool) -> Backe
         torch_can = compute.precision == "bf16" and not model.attention_dropout
         if not (compute.deterministic and torch_can):
             raise
-        # On Hopper cuDNN's deterministic gradients of long documents take memory of length squared.
+        # On Hopper cuDNN's deterministic gradients of long documents take memory quadratic in the length.
         return _torch(model, compute).noting(
             f"not Transformer Engine's, which does not run deterministically here ({error})"
         )
 
 
 def _torch(model: ModelConfig, compute: Compute) -> Backend:
-    """cuDNN's attention if it runs here, else torch's flash attention."""
+    """Return torch's flash attention.
+
+    Raises:
+        OctoError: It cannot run this model.
+    """
     problem = None
     if model.attention_dropout:
         problem = (
@@ -95,11 +107,8 @@ def _torch(model: ModelConfig, compute: Compute) -> Backend:
         )
     elif compute.precision != "bf16":
         problem = f"without Transformer Engine it has no {compute.precision}"
-    elif not (why_not := cudnn.why_not(model, compute)):
-        return Backend("cudnn", cudnn.describe(), False, cudnn.CudnnAttention)
     elif not flash_available():
-        problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has); "
-        problem += f"cuDNN's: {why_not}"
+        problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has)"
     if problem:
         raise OctoError(
             f"no fused attention: {problem}",
@@ -107,8 +116,7 @@ def _torch(model: ModelConfig, compute: Compute) -> Backend:
             hint="install Transformer Engine (pip install -e .[gpu]), change the recipe, "
             "or ask for the slow one with system.attention=unfused",
         )
-    found = Backend("flash", "torch variable-length flash attention", False, FlashAttention)
-    return found.noting(f"not cuDNN's, which is faster: {why_not}")
+    return Backend("flash", "torch variable-length flash attention", False, FlashAttention)
 
 
 def _transformer_engine(model: ModelConfig, compute: Compute) -> Backend:
@@ -118,7 +126,7 @@ def _transformer_engine(model: ModelConfig, compute: Compute) -> Backend:
             where="system.attention",
             hint="set model.attention_dropout=0.0, or ask for the slow one with system.attention=unfused",
         )
-    # Without this Transformer Engine answers a failing kernel with an s x s softmax that runs out of memory.
+    # Without this Transformer Engine replaces a failing kernel by an s x s softmax that runs out of memory.
     # Megatron-core sets the same three for AttnBackend.fused (gpt.py) and refuses other values.
     os.environ.update(NVTE_FLASH_ATTN="0", NVTE_FUSED_ATTN="1", NVTE_UNFUSED_ATTN="0")
     try:
@@ -134,7 +142,7 @@ def _transformer_engine(model: ModelConfig, compute: Compute) -> Backend:
 
 
 def _probe_transformer_engine(model: ModelConfig, compute: Compute) -> str:
-    """Run one small attention as the model will, and name the kernel that Transformer Engine took."""
+    """Run one small attention with the model's shapes, and return the name of the kernel Transformer Engine chose."""
     seq_length, tensor = compute.seq_length, compute.layout.tensor
     from transformer_engine.pytorch import DotProductAttention
     from transformer_engine.pytorch.attention.dot_product_attention import dot_product_attention as module
@@ -153,7 +161,7 @@ def _probe_transformer_engine(model: ModelConfig, compute: Compute) -> str:
     )
     query = torch.randn(seq_length, heads, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
     key = torch.randn(seq_length, groups, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
-    # What is deterministic with few documents may not be with many: its memory grows with them.
+    # The deterministic kernel's memory grows with the number of documents, so it may fail with many only.
     documents = min(64, seq_length) if compute.deterministic else 2
     boundaries = torch.linspace(0, seq_length, documents + 1, device="cuda").to(torch.int32)
     try:

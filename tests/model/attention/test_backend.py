@@ -59,6 +59,22 @@ def test_deterministic_without_transformer_engine(
             backend.choose_backend(recipe.model, recipe.compute, torch.device("cuda"))
 
 
+def test_without_any_library(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's variable-length flash attention is the fallback; a torch without it ends the run."""
+    load_mcore()
+    from megatron_octo.model.attention import backend
+    from megatron_octo.model.attention.packed import FlashAttention
+
+    recipe = make_recipe(train={"precision": "bf16"}, system={"attention": "torch"})
+    monkeypatch.setattr(backend, "flash_available", lambda: True)
+    chosen = backend.choose_backend(*given(recipe), torch.device("cuda"))
+    assert (chosen.name, chosen.core_attention) == ("flash", FlashAttention)
+    assert str(chosen) == "torch variable-length flash attention" and not chosen.transformer_engine
+    monkeypatch.setattr(backend, "flash_available", lambda: False)
+    with pytest.raises(OctoError, match="no variable-length flash attention"):
+        backend.choose_backend(*given(recipe), torch.device("cuda"))
+
+
 def test_what_a_cpu_takes(make_recipe: Callable[..., Recipe]) -> None:
     load_mcore()
     from megatron_octo.model.attention.backend import choose_backend

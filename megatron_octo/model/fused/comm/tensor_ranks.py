@@ -1,4 +1,4 @@
-"""How the tensor ranks of a run reach each other, and what they have to sum once a step."""
+"""Set-up of the tensor ranks' communication, and the gradients that they sum once per step."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from megatron_octo.model.platform.grid import Grid
 
 
 def sum_shared_gradients(model: torch.nn.Module, grid: Grid) -> None:
-    """Sum over the tensor ranks the gradients to which each of them gave the part of its own heads. Collective."""
+    """Sum over the tensor ranks the gradients of which each has the part of its own heads. Collective."""
     if grid.layout.tensor == 1:
         return
     gradients: list[Tensor] = [
@@ -25,12 +25,14 @@ def sum_shared_gradients(model: torch.nn.Module, grid: Grid) -> None:
         return
     together = torch.cat([gradient.view(-1) for gradient in gradients])
     torch.distributed.all_reduce(together, group=grid.tensor_group)
-    for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
-        gradient.copy_(summed.view_as(gradient))
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(together[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
 
 
-def _anybodys(problem: str | None, grid: Grid) -> str | None:
-    """The first problem that a tensor rank has. Collective."""
+def _any_problem(problem: str | None, grid: Grid) -> str | None:
+    """Return the first problem of any tensor rank, or None. Collective."""
     if grid.layout.tensor == 1:
         return problem
     answers: list[str | None] = [None] * grid.layout.tensor
@@ -39,10 +41,10 @@ def _anybodys(problem: str | None, grid: Grid) -> str | None:
 
 
 def tensor_group(model: ModelConfig, compute: Compute, grid: Grid) -> TensorGroup:
-    """The tensor ranks, with memory in common where GPUs of one machine can have it. Collective.
+    """Return the tensor ranks, with shared memory where GPUs of one machine support it. Collective.
 
     Raises:
-        OctoError: the recipe asks for common memory and the GPUs cannot reach each other's.
+        OctoError: The recipe requires shared memory, and the GPUs cannot reach each other's.
     """
     sequence, wanted = compute.layout.sequence, compute.tensor_transport
     peer, problem = None, None
@@ -55,15 +57,15 @@ def tensor_group(model: ModelConfig, compute: Compute, grid: Grid) -> TensorGrou
             problem = str(error).splitlines()[0]
     elif wanted == "peer":
         problem = "it needs GPUs and parallel.sequence"
-    problem = _anybodys(problem, grid)
-    if peer and not problem:  # all have theirs: nobody waits in vain for a rank that has none
+    problem = _any_problem(problem, grid)
+    if peer and not problem:  # every rank has allocated its own, so none waits in vain
         try:
             peer.connect()
         except RuntimeError as error:
             problem = str(error).splitlines()[0]
-        problem = _anybodys(problem, grid)
+        problem = _any_problem(problem, grid)
     if problem and wanted == "peer":
-        raise OctoError(f"no common memory: {problem}", where="system.tensor_transport", hint="use auto")
+        raise OctoError(f"no shared memory: {problem}", where="system.tensor_transport", hint="use auto")
     return TensorGroup(
         grid.tensor_group, grid.layout.tensor, grid.tensor_rank, sequence, None if problem else peer
     )

@@ -1,4 +1,4 @@
-"""Which arithmetic a recipe's linear layers get on a device."""
+"""Choice of the matrix products of a run: fp8, QuACK's or plain ones."""
 
 import torch
 
@@ -11,10 +11,10 @@ from megatron_octo.model.platform.mcore import using_transformer_engine
 
 
 def arithmetic_of(model: ModelConfig, compute: Compute, device: torch.device) -> Arithmetic:
-    """What a recipe's linear layers compute in.
+    """Choose the matrix products of the linear layers.
 
     Raises:
-        OctoError: fp8, or the kernels that the recipe names, cannot be had on this device.
+        OctoError: fp8, or the kernels that the recipe names, do not run on this device.
     """
     exact = model.activation == "gelu"
     if compute.fp8 == "none":

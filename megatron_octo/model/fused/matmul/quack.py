@@ -1,7 +1,9 @@
-"""The MLP's two products that gelu goes with, on QuACK's kernels: gelu, its gradient and the bias' sum take no pass of
-their own there. What that brings is shown by benchmarks/mlp.py."""
+"""The MLP's two products next to gelu on QuACK's kernels, which compute gelu, its gradient and the bias' sum, too.
 
-from typing import Any
+benchmarks/mlp.py measures the gain.
+"""
+
+from typing import Any, override
 
 import torch
 from torch import Tensor
@@ -13,11 +15,11 @@ from megatron_octo.model.fused.kernels import reference
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
 
 LIBRARY = Library("quack-kernels", "flash4", "0.6.5")
-_ROWS = 300  # of the probe: no multiple of a tile's
+_ROWS = 300  # of the probe: not a multiple of a tile's
 
 
 class QuackArithmetic(Arithmetic):
-    """Matrix products of bf16 tensors on Hopper."""
+    """Matrix products of bf16 tensors on Hopper, with gelu in the epilogues."""
 
     name = "quack"
 
@@ -26,14 +28,19 @@ class QuackArithmetic(Arithmetic):
         self._epilogues = _epilogues()
 
     @property
+    @override
     def description(self) -> str:
         return f"QuACK ({LIBRARY})"
 
+    @override
     def linear_gelu(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor) -> tuple[Tensor, Operand]:
-        return self._epilogues.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
+        found: tuple[Tensor, Tensor] = self._epilogues.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
+        return found
 
+    @override
     def gelu_gradient(self, d_MK: Operand, weight_KN: Operand, before_MN: Tensor) -> tuple[Operand, Tensor]:
-        return self._epilogues.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
+        found: tuple[Tensor, Tensor] = self._epilogues.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
+        return found
 
 
 def _epilogues() -> Any:
@@ -43,7 +50,7 @@ def _epilogues() -> Any:
 
 
 def why_not(model: ModelConfig, compute: Compute) -> str | None:
-    """The reason why QuACK cannot be taken on this GPU; None if it can."""
+    """Return why QuACK cannot be used on this GPU, or None."""
     if compute.precision != "bf16":
         return f"it is used for bf16 alone, not {compute.precision}"
 
@@ -57,7 +64,11 @@ def why_not(model: ModelConfig, compute: Compute) -> str | None:
 def in_fp32(
     x: Tensor, up: Tensor, bias: Tensor, d: Tensor, down: Tensor, before: Tensor, exact: bool
 ) -> list[Tensor]:
-    """What the two products give, in plain torch and fp32: before and after gelu; its gradient, and the sum of that."""
+    """Compute the two products in plain torch and fp32.
+
+    Returns:
+        Before and after gelu, [M, N]; the gradient before gelu, [M, N], and its sum, [N].
+    """
     product = x.float() @ up.float().t() + bias.float()
     gradient, total = reference.gelu_backward(d.float() @ down.float(), before.float(), exact)
     return [product, reference.gelu_forward(product, exact), gradient, total]
@@ -65,10 +76,10 @@ def in_fp32(
 
 @torch.no_grad()
 def relative_error(model: ModelConfig, compute: Compute) -> float:
-    """The largest of what both products give, beside the same in plain torch; or nan. With the model's widths."""
+    """Return the largest relative error of both products beside plain torch, with the model's widths; or nan."""
     exact = model.activation == "gelu"
     hidden, inner = model.hidden_size, model.ffn_hidden_size // compute.layout.tensor
-    generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
+    generator = torch.Generator("cuda").manual_seed(0)  # leaves the run's own random numbers alone
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device="cuda", generator=generator)

@@ -1,10 +1,10 @@
-"""The planner beside what was measured: memory and time of every GPU row of ``results/throughput.jsonl``.
+"""Compare the planner with measurements: memory and time of every GPU row of ``results/throughput.jsonl``.
 
-    python -m benchmarks.plan [--results FILE]
+    python -m benchmarks.estimates [--results FILE]
 
 Prints plan / measured for each row. A row's time is planned twice: from all rows (its own among them, as ``plan`` does
-for a shape that was measured), and from all others of other shapes, which shows how well a time is carried over.
-Needs no GPU.
+for a shape that was measured), and from the rows of other shapes, which shows how well a time is carried over. Needs no
+GPU.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def compare(row: Measurement, rows: list[Measurement]) -> dict[str, object]:
 
 
 def main() -> int:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
