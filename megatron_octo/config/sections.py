@@ -215,8 +215,8 @@ class SystemConfig(Section):
     attention: Literal["auto", "flash4", "te", "torch", "unfused"] = "auto"
     """`te` (Transformer Engine), `flash4` (FlashAttention-4 with `.[flash4]`: Hopper and newer, bf16, no dropout;
     bitwise repeatable with `system.deterministic` alone), `torch` (torch's flash attention: bf16
-    without dropout), or `unfused`. `auto` takes the fastest available one and logs its name: with the fused layers FlashAttention-4, then
-    Transformer Engine's, then torch's. On a GPU, unfused attention runs only when set explicitly."""
+    without dropout), or `unfused`. `auto` takes the fastest available one and logs its name: with the fused layers
+    FlashAttention-4, then Transformer Engine's, then torch's. On a GPU, unfused attention runs only when set explicitly."""
     mlp: Literal["auto", "quack", "plain"] = "auto"
     """Matrix products of the fused layers' MLP, together with gelu: `quack` (QuACK's kernels with `.[flash4]`: Hopper,
     bf16), `plain` (cuBLAS through Transformer Engine or torch), or `auto`: QuACK's if a check at the start passes."""

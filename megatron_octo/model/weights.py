@@ -1,4 +1,4 @@
-"""The values of a network's parameters: which ones a rank holds, how they start, how they come from a checkpoint."""
+"""Values of a network's parameters: which ones a rank holds, their initialisation, and loading them."""
 
 import hashlib
 import math
@@ -41,7 +41,7 @@ class Held:
 
     @property
     def key(self) -> str:
-        """A name for the box among those that this rank holds."""
+        """A name that is unique among the boxes of this rank."""
         return f"{self.spec.name}/{self.part}" if self.part else self.spec.name
 
     @property
@@ -56,16 +56,17 @@ class Held:
 
     @property
     def region(self) -> tuple[slice, ...]:
+        """The box as an index into the whole tensor."""
         return tuple(slice(start, start + extent) for start, extent in zip(self.offset, self.shape))
 
 
 def held_parameters(
     network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
 ) -> Iterator[Held]:
-    """The parameters of this rank.
+    """Yield what this rank holds of the model's parameters.
 
-    The last pipeline stage holds its own copy of the word embeddings for the tied output layer; it comes with the
-    same entry as the first stage's.
+    The last pipeline stage has a copy of the word embeddings for the tied output layer, with the same entry as the
+    first stage's.
     """
     specs = parameter_specs(model)
     if compute.lora:
@@ -91,7 +92,7 @@ def held_parameters(
 def _attention_part(
     name: str, spec: ParameterSpec, parameter: torch.nn.Parameter, model: ModelConfig, grid: Grid
 ) -> Held:
-    """Queries are cut over the tensor ranks, the one key and value are on all: rows [queries | key | value]."""
+    """Return a part of the rows [queries | key | value]: queries are cut over the ranks, key and value shared."""
     trailing = spec.shape[1:]
     zeros = (0,) * len(trailing)
     if ".linear_q." in name:
@@ -104,15 +105,12 @@ def _attention_part(
 def init_weights(
     network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid, *, only_trained: bool = False
 ) -> None:
-    """Give every parameter its start: a function of seed and name alone.
+    """Initialise every parameter, or with ``only_trained`` those that are not frozen, from seed and name.
 
-    Each whole tensor is drawn and then cut, so that the model is the same under any tensor, pipeline and data
+    Each whole tensor is drawn and then cut, so the model is the same under any tensor, pipeline and data
     parallelism and any padding of the vocabulary. CPU and GPU draw different numbers.
     Normal with ``init_std``; output projections with ``init_std / sqrt(2 * num_layers)`` (GPT-2). The adapters' A is
     normal with the variance of a linear layer of torch, ``1 / (3 * in)``; their B is zero.
-
-    Args:
-        only_trained: leave frozen ones as they are.
     """
     std = {"normal": model.init_std, "residual": model.init_std / (2 * model.num_layers) ** 0.5}
     for held in held_parameters(network, model, compute, grid):
@@ -130,13 +128,15 @@ def _draw(spec: ParameterSpec, seed: int, device: torch.device, std: float) -> T
     key = hashlib.blake2b(f"{seed}/{spec.name}".encode(), digest_size=7).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(key, "little"))
     drawn = torch.zeros(spec.shape, dtype=torch.float32, device=device)
-    drawn[: spec.rows].normal_(0.0, std, generator=generator)  # padding is drawn from nothing
+    drawn[: spec.rows].normal_(0.0, std, generator=generator)  # padding stays zero
     return drawn
 
 
 def check_shape(ours: ModelConfig, theirs: ModelConfig, where: Path) -> None:
-    """Raises:
-    OctoError: a checkpoint's parameters do not fit the recipe's model.
+    """Check that a checkpoint's parameters fit the recipe's model.
+
+    Raises:
+        OctoError: they do not.
     """
     free = {"hidden_dropout", "attention_dropout", "init_std", "vocab_multiple"}
     mine, other = ours.model_dump(exclude=free), theirs.model_dump(exclude=free)
@@ -152,8 +152,10 @@ def check_shape(ours: ModelConfig, theirs: ModelConfig, where: Path) -> None:
 
 
 def check_adapters(ours: LoraConfig | None, theirs: LoraConfig | None, where: Path) -> None:
-    """Raises:
-    OctoError: the run's checkpoint has other adapters than the recipe, or only one of them has any.
+    """Check that a run's checkpoint and the recipe have the same adapters, or none.
+
+    Raises:
+        OctoError: they differ.
     """
     mine, other = (lora.model_dump(exclude={"dropout"}) if lora else None for lora in (ours, theirs))
     if mine != other:
@@ -168,7 +170,7 @@ def check_adapters(ours: LoraConfig | None, theirs: LoraConfig | None, where: Pa
 def load_weights(
     reader: WeightReader, network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
 ) -> None:
-    """Fill this rank's parameters, but for adapters, from a checkpoint of any layout and precision.
+    """Fill this rank's parameters, except adapters, from a checkpoint of any layout and precision.
 
     Raises:
         OctoError: it is of another shape, incomplete or damaged.
