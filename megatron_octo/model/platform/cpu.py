@@ -77,7 +77,7 @@ def _replace_cuda_functions() -> None:
 def _replace_random_tracker() -> None:
     from megatron.core.tensor_parallel import random as mcore_random
 
-    class CpuRngTracker(mcore_random.CudaRNGStatesTracker):
+    class CpuRngTracker(mcore_random.CudaRNGStatesTracker):  # type: ignore[misc]
         def add(self, name: str, seed: int) -> None:
             if seed in self.seeds_ or name in self.states_:
                 raise ValueError(f"random state {name!r} or seed {seed} exists already")
@@ -111,4 +111,4 @@ def install() -> None:
     _replace_cuda_functions()
     _replace_random_tracker()
     _mode = _CudaMeansCpu()
-    _mode.__enter__()
+    _mode.__enter__()  # type: ignore[no-untyped-call]

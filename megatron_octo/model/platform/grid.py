@@ -130,18 +130,20 @@ class Grid:
     @property
     def data_group(self) -> dist.ProcessGroup:
         """Ranks with the same part of the model."""
-        return mpu.get_data_parallel_group()
+        group: dist.ProcessGroup = mpu.get_data_parallel_group()
+        return group
 
     @property
     def tensor_group(self) -> dist.ProcessGroup:
         """Tensor ranks of this replica and stage."""
-        return mpu.get_tensor_model_parallel_group()
+        group: dist.ProcessGroup = mpu.get_tensor_model_parallel_group()
+        return group
 
 
 @contextmanager
 def lone_grid(device: torch.device) -> Iterator[Grid]:
     """Provide a grid of this process alone, to build a network outside of a run; its process groups are removed."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         yield Grid.build(Layout(), device, seed=0)
     finally:
