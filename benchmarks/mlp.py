@@ -22,6 +22,7 @@ from benchmarks.support.training import parser_of
 from megatron_octo.model.attention.probe import relative
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.platform.mcore import load_mcore
+from megatron_octo.model.platform.optional_library import relative
 from megatron_octo.recipe.loading import load_recipe
 
 _CALLS, _ROUNDS = 30, 7
