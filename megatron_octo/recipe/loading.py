@@ -166,23 +166,6 @@ def recipe_digest(recipe: Recipe) -> str:
     return digest_json(recipe.model_dump())
 
 
-def replicas_of(recipe: Recipe, world: int) -> int:
-    """Replicas of the model that ``world`` processes hold: the data-parallel size.
-
-    Raises:
-        OctoError: they cannot hold whole ones.
-    """
-    model_ranks = recipe.parallel.tensor * recipe.parallel.pipeline
-    if world % model_ranks:
-        raise OctoError(
-            f"{world} process{'es' if world > 1 else ''} cannot hold tensor {recipe.parallel.tensor} x "
-            f"pipeline {recipe.parallel.pipeline} = {model_ranks} ranks a model",
-            where="parallel.tensor, parallel.pipeline",
-            hint="start a multiple of that many processes (--nproc, srun --ntasks) or change the layout",
-        )
-    return world // model_ranks
-
-
 def check_batch(recipe: Recipe, data_size: int) -> int:
     """Micro-batches a step and rank.
 
