@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def page_locked(size: int) -> Tensor:
-    """Bytes of page-locked host memory, all zero; a long call, which leaves the interpreter to other threads.
+    """Return zeroed bytes of page-locked host memory; a long call that releases the interpreter.
 
     CUDA's own allocation keeps every other thread from launching kernels while it takes the pages from the system,
-    0.8 s a GiB: a stall of training. Here the calling thread takes them, and CUDA only locks what is there.
+    0.8 s per GiB: a stall of training. Here the calling thread takes them, and CUDA only locks them.
 
     Returns:
         (size,) uint8. The lock goes with it and its views.

@@ -16,14 +16,13 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.model.attention.backend import Backend
 from megatron_octo.model.attention.rotary import Rotary
 from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.model.lora import attach_adapters, separate_norms
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class LayerNorm(torch.nn.LayerNorm):
