@@ -26,10 +26,7 @@ def base_record(reader: Source) -> dict[str, str]:
 
 
 def find_base(adapters: Source, named: str | Path | None = None) -> Path:
-    """Return the base of a checkpoint of adapters: at its recorded place, or at ``named``.
-
-    Args:
-        named: a run or checkpoint.
+    """Return the base of a checkpoint of adapters: at its recorded place, or at ``named`` (a run or checkpoint).
 
     Raises:
         OctoError: the base is at neither place, or has changed since the adapters were trained.

@@ -124,8 +124,7 @@ def write_group(
 ) -> dict[str, FileRecord]:
     """Write the files of one group and flush them to the disk.
 
-    Args:
-        progress: called with the number of bytes that were written since the last call.
+    ``progress`` is called with the number of bytes that were written since the last call.
 
     Raises:
         OctoError: the source is damaged or incomplete, or a value does not fit the dtype.

@@ -37,13 +37,10 @@ def convert(
 ) -> Rounding:
     """Write ``groups`` into the directory ``output``.
 
-    After a kill the same command goes on after the last complete group.
-
-    Args:
-        finish: writes the small files into the directory, given the records of the large ones.
-        options: everything else that decides the output.
-        kinds: of tensors that are read; the source's files that hold them are compared with their digests.
-        progress: called with bytes done and bytes in all.
+    After a kill the same command goes on after the last complete group. ``finish`` writes the small files into the
+    directory, given the records of the large ones; ``options`` is everything else that decides the output. Files of
+    the source with tensors of ``kinds`` are compared with their digests. ``progress`` is called with bytes done and
+    bytes in all.
 
     Returns:
         The differences that a change of dtype made.

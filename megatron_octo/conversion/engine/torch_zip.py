@@ -29,8 +29,9 @@ _ALIGNMENT = 64
 _OLD_FORMAT = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # the first bytes of its files
 _ARCHIVE = "model_optim_rng"
 _DICT = "collections.OrderedDict"
-_REBUILD = "torch._utils._rebuild_tensor_v2"
-_PARAMETER = "torch._utils._rebuild_parameter"
+_REBUILD = "torch._utils._rebuild_"  # how names of calls begin that make tensors
+_DENSE = f"{_REBUILD}tensor_v2"
+_PARAMETER = f"{_REBUILD}parameter"
 _STORAGES = {
     "FloatStorage": torch.float32,
     "BFloat16Storage": torch.bfloat16,
@@ -55,7 +56,7 @@ _TORCH = {
     *_STORAGES,
 }
 _KNOWN = {
-    *(_DICT, _REBUILD, _PARAMETER, "_codecs.encode", "collections.Counter", "collections.defaultdict"),
+    *(_DICT, "_codecs.encode", "collections.Counter", "collections.defaultdict"),
     *(
         f"{module}.{name}"
         for module in ("builtins", "__builtin__")
@@ -167,8 +168,10 @@ class TorchFile:
         """
         while isinstance(value, Inert) and value.name == _PARAMETER and value.arguments:
             value = value.arguments[0]
-        if not isinstance(value, Inert) or value.name != _REBUILD:
+        if not isinstance(value, Inert) or not value.name.startswith(_REBUILD):
             return None
+        if value.name != _DENSE:
+            raise OctoError(f"{name!r} is not stored as one piece", where=self.path)
         try:
             storage, offset, shape, strides = value.arguments[:4]
             record = self._records.get(f"data/{storage.key}")

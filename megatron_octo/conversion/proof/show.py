@@ -13,6 +13,7 @@ def describe(path: str | Path, vocab_size: int | None = None, tensors: bool = Fa
     """Return facts about weights of any format as JSON values.
 
     Args:
+        path: as in :func:`open_weights`.
         vocab_size: real tokens of a BigCode checkpoint.
         tensors: also list every tensor with its dtype, its shape and its files.
 

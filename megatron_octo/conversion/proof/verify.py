@@ -63,6 +63,8 @@ def verify(
     memory at a time.
 
     Args:
+        first: as in :func:`open_weights`.
+        second: as ``first``, in the same format or another.
         text: input of both networks; by default source code of this library.
         base: the weights beneath a LoRA run, if they were moved.
         vocab_size: real tokens of a BigCode checkpoint; by default the other side's number.

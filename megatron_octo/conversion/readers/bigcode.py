@@ -33,9 +33,8 @@ _POSITIONS = "language_model.embedding.position_embeddings.weight"
 def open_bigcode(directory: Path, stream: bool = False, vocab_size: int | None = None) -> Source:
     """Open a checkpoint of any tensor x pipeline layout.
 
-    Args:
-        vocab_size: real tokens. The format records only the padded vocabulary: without this number and without
-            to-bigcode's note of it, all rows are taken as real.
+    ``vocab_size`` is the number of real tokens. The format records only the padded vocabulary: without this number
+    and without to-bigcode's note of it, all rows are taken as real.
 
     Raises:
         OctoError: a rank is missing or damaged, a pickle names objects that no checkpoint needs, or the architecture is

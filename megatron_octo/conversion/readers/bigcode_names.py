@@ -96,8 +96,7 @@ def check_model(model: ModelConfig, where: Any) -> None:
 def stage_tensors(model: ModelConfig, vocabulary: int, pipeline: int) -> list[StageTensor]:
     """Return all tensors of a checkpoint by stage, in the order of the fork.
 
-    Args:
-        vocabulary: rows of the word embeddings over all ranks.
+    ``vocabulary`` is the number of rows of the word embeddings over all ranks.
     """
     per_stage = model.num_layers // pipeline
     found = []

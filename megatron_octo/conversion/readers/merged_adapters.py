@@ -43,25 +43,31 @@ class MergedSource(Source):
         self._scale = trained.lora.alpha / trained.lora.rank
 
     def path_of(self, file: str) -> Path:
+        """Return the path of a file of the base."""
         return self._base.path_of(file)
 
     def identity(self, kinds: tuple[str, ...] = ("weights",)) -> str:
+        """Return the identities of base and adapters."""
         return f"{self._base.identity(kinds)} {self._adapters.identity(kinds)}"
 
     def check(self) -> None:
+        """Compare copies of tensors in the base."""
         self._base.check()
 
     def finish(self, kinds: tuple[str, ...] = ("weights",)) -> None:
+        """Compare digests of base and adapters."""
         self._base.finish()
         self._adapters.finish()
 
     def dtype(self, name: str, kind: str = "weights") -> torch.dtype:
+        """Return fp32 for adapted weights, unless they are rounded."""
         exact = name in self._pairs and not self._rounded
         return torch.float32 if exact else super().dtype(name, kind)
 
     def rows(
         self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor
     ) -> None:
+        """Fill ``out`` [rows, columns] from a tensor, adapters added."""
         pair = self._pairs.get(name)
         if pair is None:
             super().rows(name, kind, rows, columns, out)

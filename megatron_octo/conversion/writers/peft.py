@@ -34,6 +34,7 @@ def to_peft(
 
     Args:
         source: a LoRA run, or one of its checkpoints.
+        output: directory to make.
         base_name: name of the base for peft; by default the directory that the base was converted from, or its own.
         reuse: leave an ``output`` of the same adapters and options as it is.
 

@@ -21,9 +21,7 @@ def renew(source: str | Path, output: Path, make: Callable[[Path], None], asked:
 
     After a kill at any moment the same call goes on.
 
-    Args:
-        make: writes an export into a new directory.
-        asked: options of the conversion: an export with others is replaced.
+    ``make`` writes an export into a new directory; ``asked`` are its options: an export with others is replaced.
 
     Returns:
         Whether an export was written.

@@ -38,10 +38,9 @@ def write_checkpoint(
 ) -> Rounding:
     """Write ``output`` as a checkpoint for ``checkpoint.init_from`` and every command that takes one.
 
-    Args:
-        tensor, pipeline: sizes of the parallel layout; any other layout reads it, too.
-        dtype: fp32, bf16 or fp16 for the weights; by default their own.
-        optimizer: keep the optimizer's state where there is one; it stays in fp32.
+    ``tensor`` and ``pipeline`` are sizes of the parallel layout; any other layout reads it, too. ``dtype`` (fp32, bf16
+    or fp16) is for the weights, by default their own; the optimizer's state, if there is one and ``optimizer`` is set,
+    stays in fp32.
 
     Returns:
         The differences that the change of dtype made.
@@ -142,8 +141,7 @@ def _groups(
 ) -> Iterator[Group]:
     """Yield each stage's tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks.
 
-    Args:
-        base: beginning of the files' names.
+    ``base`` is the beginning of the files' names.
     """
     model = source.manifest.model
     for stage in range(pipeline):

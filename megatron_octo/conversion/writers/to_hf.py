@@ -58,10 +58,12 @@ def to_hf(
 
     Args:
         source: a run, a checkpoint, or anything that ``open_weights`` takes.
+        output: directory to make.
         dtype: fp32, bf16 or fp16; by default the weights' own.
         tokenizer: a tokenizer.json; by default the run's.
         base: the weights beneath a LoRA run, if they were moved. Its adapters are merged with them.
         vocab_size: real tokens of a BigCode checkpoint.
+        progress: called with bytes done and bytes in all.
         shard_bytes: size of a file (a larger tensor has one to itself).
         reuse: leave an ``output`` of the same input and options as it is.
 
