@@ -43,28 +43,20 @@ _STORAGES = {
 }
 # Objects that checkpoints hold: weights, and what Megatron keeps beside them (arguments, enumerations, random states).
 _TORCH = {
-    *(
-        "Size",
-        "device",
-        "Tensor",
-        "_utils._rebuild_tensor",
-        "nn.parameter.Parameter",
-        "storage.UntypedStorage",
-    ),
+    *("Size", "device", "Tensor", "nn.parameter.Parameter"),
+    *("storage.UntypedStorage", "serialization._get_layout"),
     *(f"{each}Storage" for each in ("Bool", "Char", "Short", "ComplexFloat", "ComplexDouble")),
     *(name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)),
     *_STORAGES,
 }
 _KNOWN = {
     *(_DICT, "_codecs.encode", "collections.Counter", "collections.defaultdict"),
-    *(
-        f"{module}.{name}"
-        for module in ("builtins", "__builtin__")
-        for name in ("set", "bytearray", "complex")
-    ),
+    *(f"builtins.{name}" for name in ("set", "bytearray", "complex")),
+    *(f"__builtin__.{name}" for name in ("set", "bytearray", "complex")),
     *(f"torch.{name}" for name in _TORCH),
 }
 _KNOWN_PREFIXES = (
+    _REBUILD,
     "argparse.Namespace",
     "numpy.ndarray",
     "numpy.dtype",

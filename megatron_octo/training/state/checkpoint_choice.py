@@ -140,7 +140,7 @@ def damage(reader: CheckpointReader, files: set[str], grid: Grid) -> list[str]:
             try:
                 reader.opened(file).finish()
             except OctoError as error:
-                problems.append(error.what)
+                problems.append(error.what.removeprefix("damaged: "))
         if problems:
             raise OctoError("; ".join(problems))
 
