@@ -1,8 +1,8 @@
-"""Make something once, though many processes on many hosts want it at the same moment.
+"""Build a file exactly once across processes and hosts, using a lock file with a heartbeat.
 
 The first to create a lock file makes it, the others look now and then whether it is there. The maker touches its lock
-every few seconds. A lock that nobody touches for ``STALE`` seconds, by the watch of the one who waits (clocks of
-hosts differ), belongs to a process that died, and is taken over; on the host of the dead process, at once. Should
+every few seconds. A lock that is untouched for ``STALE`` seconds, by the clock of the waiting process (clocks of
+hosts differ), belongs to a dead process and is taken over; on the host of the dead process, at once. Should
 two makers meet nevertheless, they make the same thing, and the first to rename it wins.
 """
 
@@ -23,6 +23,7 @@ _POLL = 0.05, 2.0  # seconds between looks, first and at most
 
 
 def lock_path(target: Path) -> Path:
+    """Return the lock file of ``target``."""
     return target.with_name(f".{target.name}.lock")
 
 
@@ -31,7 +32,7 @@ def _me() -> str:
 
 
 def _is_dead(lock: Path) -> bool:
-    """Whether the maker was a process of this host that is gone."""
+    """Return whether the maker was a process of this host that has ended."""
     try:
         host, pid = lock.read_text(encoding="utf-8").split()
         if host == socket.gethostname():
@@ -44,11 +45,11 @@ def _is_dead(lock: Path) -> bool:
 
 
 def take_lock(target: Path) -> bool:
-    """Become the maker of ``target``; False if there is one."""
+    """Try to become the maker of ``target``; False if there is one already."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if _is_dead(lock_path(target)):
         lock_path(target).unlink(missing_ok=True)
-    # Never without a name: others would wait long for a maker that was killed before it wrote its own.
+    # Created with its content: others would wait long for a maker killed before it wrote its name.
     return create(lock_path(target), _me())
 
 
@@ -65,7 +66,7 @@ def holding(target: Path) -> Iterator[None]:
     thread = threading.Thread(target=touch, daemon=True)
     thread.start()
     try:
-        # Not there any more: one who takes this maker for dead has removed what it was writing.
+        # Missing: another process considered this maker dead and removed its files.
         with contextlib.suppress(FileNotFoundError), atomic_write(lock, "w") as file:
             file.write(_me())
         yield
@@ -84,7 +85,7 @@ def _touched(lock: Path) -> int | None:
 
 
 def make_once(target: Path, make: Callable[[], None]) -> None:
-    """Return when ``target`` exists: made by ``make()`` here, or by another process.
+    """Wait until ``target`` exists: made by ``make()`` here, or by another process.
 
     Raises:
         OctoError: what ``make`` raises; a maker that fails gives way to the next.

@@ -40,6 +40,20 @@ class RunState:
     guard: dict[str, Any] | None = None
 
 
+def _check_continues(reader: CheckpointReader, recipe: Recipe, corpora: Corpora) -> None:
+    """Check by its manifest that a checkpoint is of this very run: shape, adapters, tokenizer and data."""
+    manifest, where = reader.manifest, reader.directory
+    check_fit(manifest, recipe.model, corpora.tokenizer, where)
+    check_adapters(recipe.lora, manifest.lora, where)
+    check_complete(manifest, where)
+    if manifest.state.get("corpora") != corpora.digest:
+        raise OctoError(
+            "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
+            where="data.train",
+            hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
+        )
+
+
 def resume(
     network: Network, recipe: Recipe, grid: Grid, corpora: Corpora, folder: Path, say: Callable[[str], None]
 ) -> RunState:
@@ -56,16 +70,7 @@ def resume(
 
     def check(reader: CheckpointReader) -> None:
         nonlocal base
-        manifest, where = reader.manifest, reader.directory
-        check_fit(manifest, recipe.model, corpora.tokenizer, where)
-        check_adapters(recipe.lora, manifest.lora, where)
-        check_complete(manifest, where)
-        if manifest.state.get("corpora") != corpora.digest:
-            raise OctoError(
-                "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
-                where="data.train",
-                hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
-            )
+        _check_continues(reader, recipe, corpora)
         if not network.started:
             base = base_of(reader, recipe, grid) if recipe.lora else None
             network.start_from(base, resumed=True)
