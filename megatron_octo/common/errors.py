@@ -82,7 +82,13 @@ def users_mistake(error: OSError) -> OctoError | None:
 
 
 # A disk or a file server that fails.
-_FILE_SYSTEM = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
+_FILE_SYSTEM = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+    errno.ENOTCONN,
+)
 
 
 def machines_failure(error: BaseException | None) -> MachineError | None:
