@@ -47,7 +47,7 @@ def main() -> int:
     load_mcore()
     from megatron_octo.model.fused.matmul.quack import LIBRARY, QuackArithmetic, in_fp32, why_not
 
-    if problem := why_not(recipe):
+    if problem := why_not(recipe.model, recipe.compute):
         raise SystemExit(problem)
     rows = recipe.batch.micro_size * recipe.data.seq_length
     hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor

@@ -11,15 +11,17 @@ import argparse
 import json
 from pathlib import Path
 
-from megatron_octo.recipe.loading import check_batch, replicas_of
+from megatron_octo.recipe.loading import check_batch
 from megatron_octo.sizing.memory import GIB, memory
 from megatron_octo.sizing.step_time import MEASURED, Measurement, load_measurements, step_speed
 
 
 def compare(row: Measurement, rows: list[Measurement]) -> dict[str, object]:
     """Plan beside measurement of one row."""
-    replicas = replicas_of(row.recipe, row.ranks)
-    needed = memory(row.recipe, replicas, check_batch(row.recipe, replicas)).total / GIB
+    replicas = row.recipe.parallel.layout.replicas(row.ranks)
+    needed = (
+        memory(row.recipe.model, row.recipe.compute, replicas, check_batch(row.recipe, replicas)).total / GIB
+    )
     per_node = max(8, row.ranks)
     others = [other for other in rows if (other.recipe, other.gpu) != (row.recipe, row.gpu)]
 

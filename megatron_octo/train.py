@@ -10,7 +10,7 @@ import sys
 from datetime import timedelta
 
 from megatron_octo.common.errors import OctoError, run_command
-from megatron_octo.recipe.loading import dump_recipe, load_recipe, replicas_of
+from megatron_octo.recipe.loading import dump_recipe, load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.supervision import launch
@@ -41,12 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     if recipe.system.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if arguments.nproc and arguments.nproc > 1:
-        replicas_of(recipe, arguments.nproc)
+        recipe.parallel.layout.replicas(arguments.nproc)
         return launch.start_ranks(arguments.nproc, [arguments.recipe, *arguments.overrides])
     # --nproc 1 means one process, whatever torchrun's or srun's variables say.
     if arguments.nproc == 1 or not launch.adopt_environment():
         launch.stand_alone()
-    replicas_of(recipe, int(os.environ["WORLD_SIZE"]))
+    recipe.parallel.layout.replicas(int(os.environ["WORLD_SIZE"]))
     return run(recipe)
 
 
@@ -91,7 +91,7 @@ def run(recipe: Recipe) -> int:
     with supervised(watch):
         if watch.rank == 0:
             print(f"# resolved recipe\n{dump_recipe(recipe)}", flush=True)
-        grid = Grid.build(recipe.parallel, device, recipe.train.seed, wait)
+        grid = Grid.build(recipe.parallel.layout, device, recipe.train.seed, wait)
         code = Run(recipe, grid, stop, watch).train()
         dist.barrier()
         watch.close()

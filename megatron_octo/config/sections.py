@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from megatron_octo.config.layout import Layout
 from megatron_octo.config.model import Count, Fraction, PositiveFloat, PositiveInt, Section, Share
 
 
@@ -22,6 +23,11 @@ class ParallelConfig(Section):
         if self.sequence and self.tensor == 1:
             raise ValueError("sequence parallelism needs parallel.tensor > 1")
         return self
+
+    @property
+    def layout(self) -> Layout:
+        """The same as a :class:`Layout`, whose number of replicas is still open."""
+        return Layout(tensor=self.tensor, pipeline=self.pipeline, sequence=self.sequence)
 
 
 class DataConfig(Section):

@@ -30,7 +30,6 @@ _PACKAGES = (
     "transformer-engine",
     "flash-attn-4",
     "quack-kernels",
-    "nvidia-cudnn-frontend",
     "numpy",
     "safetensors",
     "tokenizers",

@@ -21,7 +21,7 @@ _STEP = 1 << 22  # bytes that are copied in one go
 
 
 class _Output:
-    """A file written aside, and the digest of what went into it."""
+    """File written aside, with the digest of its content."""
 
     def __init__(self, path: Path, folder: Path):
         self.path = path
@@ -53,7 +53,7 @@ class _Output:
 
 
 class _Spool:
-    """A part of the index, kept in a nameless file until it is its turn: memory does not grow with the data."""
+    """Part of the index, kept in a nameless file until it is written: memory does not grow with the data."""
 
     def __init__(self, folder: Path, dtype: str):
         self._dtype = np.dtype(dtype)
@@ -76,9 +76,9 @@ class _Spool:
 
 
 class IndexedWriter:
-    """Write documents of sequences; the files take their names in :meth:`commit`.
+    """Writes documents of sequences; the files take their names in :meth:`commit`.
 
-    Use it as a context manager: what was not committed is removed. Memory stays small whatever is written.
+    Use it as a context manager: uncommitted files are removed. Memory stays small whatever is written.
 
     Args:
         prefix: path without ``.bin`` and ``.idx``. Files of an earlier run stay until the commit.

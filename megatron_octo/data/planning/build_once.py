@@ -1,7 +1,7 @@
-"""Make something once, though many processes on many hosts want it at the same moment.
+"""Build a file exactly once across processes and hosts.
 
-The first to take the lease makes it, the others look now and then whether it is there. The lease of a maker that died is
-taken over. Should two makers meet nevertheless, they make the same thing, and the first to rename it wins.
+The first to take the lease makes it, the others look now and then whether it is there. The lease of a maker that died
+is taken over. Should two makers meet nevertheless, they make the same thing, and the first to rename it wins.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def _lease(target: Path) -> Lease:
 
 
 def take_lock(target: Path) -> bool:
-    """Become the maker of ``target``; False if there is one."""
+    """Try to become the maker of ``target``; False if there is one already."""
     target.parent.mkdir(parents=True, exist_ok=True)
     lease, watch = _lease(target), Watch(lock_path(target), STALE)
     return lease.make() or (watch.look() is State.DEAD and lease.make_after(watch))
@@ -46,7 +46,7 @@ def holding(target: Path) -> Iterator[None]:
 
 
 def make_once(target: Path, make: Callable[[], None]) -> None:
-    """Return when ``target`` exists: made by ``make()`` here, or by another process.
+    """Wait until ``target`` exists: made by ``make()`` here, or by another process.
 
     Raises:
         OctoError: what ``make`` raises; a maker that fails gives way to the next.

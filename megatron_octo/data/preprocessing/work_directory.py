@@ -1,4 +1,4 @@
-"""The directory beside the output in which preprocess keeps what is finished, so that a kill loses little."""
+"""Directory beside the output that keeps finished shards, so that a kill loses little."""
 
 import contextlib
 import glob
@@ -73,11 +73,11 @@ class WorkDir:
 
     @property
     def scratch(self) -> Path:
-        """A directory for the merge."""
+        """Directory for temporary files of the merge."""
         return self.path / "scratch"
 
     def has(self, number: int, start: int) -> Shard | None:
-        """The finished shard of a piece. One that is damaged is removed."""
+        """Return the finished shard of a piece, None without one. A damaged one is removed."""
         path = shard_path(self.path, number, start)
         try:
             return open_shard(path)
@@ -86,7 +86,7 @@ class WorkDir:
             return None
 
     def shards(self) -> list[Shard]:
-        """All shards in the order of the input.
+        """Open all shards in the order of the input.
 
         Raises:
             OctoError: one is missing.
@@ -106,17 +106,17 @@ class WorkDir:
                 place, last = shard.end, shard.last
         return found
 
-    def is_empty(self) -> bool:
-        """Whether no shard is finished."""
-        return not any(self.path.glob("*.shard"))
+    def finished(self) -> int:
+        """Count the finished shards."""
+        return sum(1 for _ in self.path.glob("*.shard"))
 
     def forget(self) -> None:
-        """Remove the shards: they are of no use to a later run."""
+        """Remove the shards, which are useless to a later run."""
         for path in self.path.glob("*.shard"):
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove all of it."""
+        """Remove the directory."""
         self.discard(self.path)
 
     @staticmethod
