@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.plan import MEASURED
 from megatron_octo.architectures.parameters import count_parameters
 from megatron_octo.recipe.loading import check_batch, load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.sizing.gpus import GPUS
+from megatron_octo.sizing.measured import load_measurements
 from megatron_octo.sizing.memory import (
     GIB,
     kept_tensors,
@@ -17,11 +19,10 @@ from megatron_octo.sizing.memory import (
     stage_parameters,
     trained_parameters,
 )
-from megatron_octo.sizing.step_time import MEASURED, load_measurements
 from tests.model.configs import given
 from tests.places import PROJECT
 
-ROWS = load_measurements(MEASURED)
+ROWS = load_measurements(MEASURED, PROJECT)
 
 
 def santacoder(*overrides: str) -> Recipe:
