@@ -17,6 +17,7 @@ from torch import Tensor
 
 from megatron_octo.architectures import describe_layer
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.backend import Backend
@@ -24,7 +25,6 @@ from megatron_octo.model.attention.rotary import Rotary
 from megatron_octo.model.lora import attach_adapters, separate_norms
 from megatron_octo.model.platform.grid import Grid
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _NORMS = {"layer_norm": "LayerNorm", "rms_norm": "RMSNorm"}
 _ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "silu": F.silu}
 _RECOMPUTE: dict[str, dict[str, Any]] = {

@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from megatron_octo.architectures.adapters import adapter_parameters
 from megatron_octo.architectures.parameters import ParameterSpec, canonical_name, parameter_specs
-from megatron_octo.checkpoint.reader import WeightReader
-from megatron_octo.common.errors import OctoError
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.config.compute import Compute
-from megatron_octo.config.model import LoraConfig, ModelConfig
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.platform.grid import Grid
 
 
@@ -132,50 +130,15 @@ def _draw(spec: ParameterSpec, seed: int, device: torch.device, std: float) -> T
     return drawn
 
 
-def check_shape(ours: ModelConfig, theirs: ModelConfig, where: Path) -> None:
-    """Check that a checkpoint's parameters fit the recipe's model.
-
-    Raises:
-        OctoError: they do not.
-    """
-    free = {"hidden_dropout", "attention_dropout", "init_std", "vocab_multiple"}
-    mine, other = ours.model_dump(exclude=free), theirs.model_dump(exclude=free)
-    differing = [f"{key} {other[key]} (recipe: {mine[key]})" for key in mine if mine[key] != other[key]]
-    if ours.padded_vocab_size != theirs.padded_vocab_size and not differing:
-        differing = [f"padded vocabulary {theirs.padded_vocab_size} (recipe: {ours.padded_vocab_size})"]
-    if differing:
-        raise OctoError(
-            "the checkpoint is of another model: " + ", ".join(differing),
-            where=where,
-            hint="use a recipe with the checkpoint's model section, or another run_dir or checkpoint.init_from",
-        )
-
-
-def check_adapters(ours: LoraConfig | None, theirs: LoraConfig | None, where: Path) -> None:
-    """Check that a run's checkpoint and the recipe have the same adapters, or none.
-
-    Raises:
-        OctoError: they differ.
-    """
-    mine, other = (lora.model_dump(exclude={"dropout"}) if lora else None for lora in (ours, theirs))
-    if mine != other:
-        raise OctoError(
-            f"the run's adapters are {other or 'none'}, the recipe's {mine or 'none'}",
-            where=where,
-            hint="restore the recipe's lora section, or start a new run_dir",
-        )
-
-
 @torch.no_grad()
 def load_weights(
-    reader: WeightReader, network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
+    reader: Source, network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
 ) -> None:
-    """Fill this rank's parameters, except adapters, from a checkpoint of any layout and precision.
+    """Fill this rank's parameters except adapters from weights of the same shape, of any layout and precision.
 
     Raises:
-        OctoError: it is of another shape, incomplete or damaged.
+        OctoError: they are incomplete or damaged.
     """
-    check_shape(model, reader.manifest.model, reader.directory)
     for held in held_parameters(network, model, compute, grid):
         if compute.lora and held.parameter.requires_grad:
             continue

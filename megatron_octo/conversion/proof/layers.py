@@ -1,8 +1,8 @@
-"""The layers of a network, one at a time: on Megatron-core with our weights, in transformers with theirs.
+"""Computes a network layer by layer: on Megatron-core with our weights, in transformers with theirs.
 
-Both sides run the code that trains and that serves, in fp32 on the CPU: a network of a single layer, which is every
-layer in turn. A matrix is in memory while the module that owns it runs, and no longer. What is before and after the
-layers is a lookup and a matrix product, done here in blocks of the vocabulary.
+Both sides run the real training or serving code in fp32 on the CPU: a network of a single layer that stands for each
+layer in turn. A matrix is in memory only while the module that owns it runs. Embeddings and logits are a lookup and a
+matrix product, done here in blocks of the vocabulary.
 """
 
 import contextlib
@@ -22,19 +22,19 @@ from megatron_octo.architectures.parameters import (
     POSITION_EMBEDDINGS,
     WORD_EMBEDDINGS,
 )
+from megatron_octo.checkpoint.source import BLOCK, Source
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.source import BLOCK, Source
 from megatron_octo.conversion.readers.hf_source import weight_map
 
 _NORM = "decoder.final_layernorm."
 _NOTHING = torch.empty(0)
-_LONGEST = 512  # tokens that are put in
+_LONGEST = 512  # input tokens
 
 
 @contextlib.contextmanager
 def _output_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """What a module puts out while the block runs: the rest of the network is not wanted."""
+    """Collect a module's outputs while the block runs."""
     found: list[Tensor] = []
 
     def keep(module: Any, inputs: Any, output: Any) -> None:
@@ -48,7 +48,7 @@ def _output_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _stream(layer: torch.nn.Module, fill: Callable[[torch.nn.Parameter, str], None]) -> None:
-    """Have ``fill(parameter, name)`` called for a matrix of a layer when it is needed, and let go of it afterwards."""
+    """Call ``fill(parameter, name)`` before a module uses a matrix, and free the matrix afterwards."""
 
     def load(module: torch.nn.Module, name: str) -> None:
         for own, parameter in module.named_parameters(recurse=False):
@@ -82,12 +82,19 @@ def _normed(hidden_TH: Tensor, model: ModelConfig, read: Callable[[str], Tensor]
 
 
 class Network(Protocol):
-    """A network whose weights are read when they are needed; all in fp32, T tokens, H hidden, V rows."""
+    """A network whose weights are read when they are needed; in fp32, T tokens, H hidden, V rows of the vocabulary."""
 
-    def embed(self, tokens_T: Tensor) -> Tensor: ...  # [T, H]
-    def layer(self, number: int, hidden_TH: Tensor) -> Tensor: ...
-    def norm(self, hidden_TH: Tensor) -> Tensor: ...
-    def output_rows(self, start: int, stop: int) -> Tensor: ...  # [V, H]
+    def embed(self, tokens_T: Tensor) -> Tensor:
+        """Return the embeddings [T, H]."""
+
+    def layer(self, number: int, hidden_TH: Tensor) -> Tensor:
+        """Return the output [T, H] of a layer."""
+
+    def norm(self, hidden_TH: Tensor) -> Tensor:
+        """Return the output [T, H] of the last norm."""
+
+    def output_rows(self, start: int, stop: int) -> Tensor:
+        """Return rows [V, H] of the output layer."""
 
 
 class _MegatronNetwork:
@@ -134,7 +141,7 @@ class _MegatronNetwork:
         return found[0][:, 0]
 
     def _fill(self, parameter: torch.nn.Parameter, _: str = "") -> None:
-        """A parameter from its box of our tensor, in blocks: it is never there twice."""
+        """Read a parameter's box in blocks: no second copy is made."""
         held = self._held[id(parameter)]
         name = held.spec.name.replace(f"{LAYER_PREFIX}0.", f"{LAYER_PREFIX}{self._number}.", 1)
         held.parameter.data = torch.empty(held.shape)
@@ -178,7 +185,7 @@ class _TransformersNetwork:
                 module.weight.zero_()  # learned positions are added to whatever is put in
 
     def _read(self, name: str, rows: slice = slice(None)) -> Tensor:
-        # The safetensors library, and the names that transformers has: nothing of ours.
+        # With the safetensors library and transformers' names, independent of our reader.
         with safe_open(self.directory / self._files[name], "pt") as file:
             tensor: Tensor = file.get_slice(name)[rows].float()
         return tensor
@@ -214,9 +221,9 @@ class _TransformersNetwork:
 
 @contextlib.contextmanager
 def open_networks(sources: Sequence[Source]) -> Iterator[list[Network]]:
-    """For each the network that serves a Hugging Face directory, or that trains everything else.
+    """Open the serving network of each Hugging Face directory and the training network of everything else.
 
-    In this process; no process group may be up.
+    Runs in this process; no process group may be up.
     """
     from transformers.utils import logging
 

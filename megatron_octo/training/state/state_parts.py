@@ -7,22 +7,23 @@ asks for boxes of whole tensors, so any tensor, pipeline and data parallelism re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from megatron_octo.architectures.parameters import WORD_EMBEDDINGS, ParameterSpec
-from megatron_octo.checkpoint.directory import Fragment, TensorEntry
+from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
 from megatron_octo.checkpoint.rank_parts import Entries
 from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES, TensorSpec
+from megatron_octo.checkpoint.tensor_writer import TensorSpec
 from megatron_octo.common.errors import OctoError
-from megatron_octo.model.mcore_gpt import DTYPES
+from megatron_octo.common.torch_dtypes import DTYPE_NAMES, DTYPES
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.weights import Held, held_parameters
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.optimizer import MOMENTS, Optimizer, Shard
-from megatron_octo.training.engine.randomness import random_states, set_random_states
+from megatron_octo.training.engine.randomness import random_states
 
 Owned = dict[torch.nn.Parameter, list[Held]]
 
@@ -126,26 +127,34 @@ def _random_state(grid: Grid, key: str) -> Tensor:
     return random_states(grid)[key]
 
 
-def load_checkpoint(
-    reader: CheckpointReader, model: torch.nn.Module, optimizer: Optimizer, recipe: Recipe, grid: Grid
-) -> bool:
-    """Restore what is trained, the optimizer and the random states. Every number is read by the rank that updates it.
-
-    Collective: the ranks gather each other's weights.
-
-    Returns:
-        Whether the random states were restored, too: they belong to one parallel layout.
+def check_complete(manifest: Manifest, where: Path) -> None:
+    """Check that a checkpoint holds the optimizer's state.
 
     Raises:
-        OctoError: the checkpoint holds weights only, is incomplete or damaged.
+        OctoError: it holds weights only.
     """
-    manifest = reader.manifest
     if not manifest.tensors.get(MOMENTS[0]):
         raise OctoError(
             "this checkpoint holds weights only, there is nothing to resume",
-            where=reader.directory,
+            where=where,
             hint="name it in checkpoint.init_from",
         )
+
+
+def load_state(
+    reader: CheckpointReader, model: torch.nn.Module, optimizer: Optimizer, recipe: Recipe, grid: Grid
+) -> dict[str, Tensor] | None:
+    """Read trained weights and optimizer state: each rank the shards that it updates. Not collective.
+
+    ``optimizer.restored`` has to follow on all ranks.
+
+    Returns:
+        Random states; None if the checkpoint has them for another parallel layout or device.
+
+    Raises:
+        OctoError: the checkpoint is incomplete or damaged.
+    """
+    manifest = reader.manifest
     owned = _by_parameter(held_parameters(model, recipe.model, recipe.compute, grid))
     main = "main" if "main" in manifest.tensors else "weights"  # an fp32 run's weights are its fp32 weights
     steps = int(manifest.state["optimizer_steps"])
@@ -164,17 +173,11 @@ def load_checkpoint(
             },
             steps,
         )
-    optimizer.restored(steps)
     if manifest.layout != grid.layout.sizes():
-        return False
-    return _restore_random_states(reader, grid)
-
-
-def _restore_random_states(reader: CheckpointReader, grid: Grid) -> bool:
+        return None
     file = f"optimizer-{grid.rank:05d}.safetensors"
     # In this order the next checkpoint has them: its bytes do not depend on restarts.
     keys = list(random_states(grid))
     if set(keys) != set(reader.keys(file, "random/")):  # another device
-        return False
-    set_random_states({key: reader.state(file, key) for key in keys}, grid)
-    return True
+        return None
+    return {key: reader.state(file, key) for key in keys}
