@@ -1,6 +1,7 @@
 """The values of a network's parameters: which ones a rank holds, how they start, how they come from a checkpoint."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,14 @@ from megatron_octo.model.platform.grid import Grid
 
 @dataclass(frozen=True)
 class Held:
-    """A parameter of this rank: a box of a tensor of the whole model.
+    """A box of a tensor of the whole model, and where this rank holds it: some rows of a parameter, mostly all.
 
     Attributes:
         spec: that tensor's entry in the table of the whole model.
         offset, shape: the box.
         shared: every tensor rank holds this same box.
         part: tells boxes of one tensor apart that one rank holds ("" where there is one).
+        start: the box's first element in the parameter laid flat.
     """
 
     spec: ParameterSpec
@@ -33,11 +35,22 @@ class Held:
     shape: tuple[int, ...]
     shared: bool
     part: str = ""
+    start: int = 0
 
     @property
     def key(self) -> str:
         """A name for the box among those that this rank holds."""
         return f"{self.spec.name}/{self.part}" if self.part else self.spec.name
+
+    @property
+    def end(self) -> int:
+        """The element after the box's last in the parameter laid flat."""
+        return self.start + math.prod(self.shape)
+
+    @property
+    def values(self) -> Tensor:
+        """The box's values, a view of the parameter."""
+        return self.parameter.detach().view(-1)[self.start : self.end].view(self.shape)
 
     @property
     def region(self) -> tuple[slice, ...]:
@@ -65,20 +78,24 @@ def held_parameters(
         if ".linear_q." in name or ".linear_kv." in name:
             yield _attention_part(name, spec, parameter, model, grid)
         else:
-            offset, shape = spec.box(grid.tensor_rank, grid.layout.tensor)
-            yield Held(spec, parameter, offset, shape, shared=spec.axis is None)
+            boxes, start = spec.boxes(grid.tensor_rank, grid.layout.tensor), 0
+            for number, (offset, shape) in enumerate(boxes):
+                part = str(number) if len(boxes) > 1 else ""
+                held = Held(spec, parameter, offset, shape, spec.axis is None, part, start)
+                yield held
+                start = held.end
 
 
 def _attention_part(
-    name: str, spec: ParameterSpec, parameter: torch.nn.Parameter, config: ModelConfig, grid: Grid
+    name: str, spec: ParameterSpec, parameter: torch.nn.Parameter, model: ModelConfig, grid: Grid
 ) -> Held:
     """Queries are cut over the tensor ranks, the one key and value are on all: rows [queries | key | value]."""
     trailing = spec.shape[1:]
     zeros = (0,) * len(trailing)
     if ".linear_q." in name:
-        rows = config.hidden_size // grid.layout.tensor
+        rows = model.attention_size // grid.layout.tensor
         return Held(spec, parameter, (grid.tensor_rank * rows, *zeros), (rows, *trailing), False, "q")
-    return Held(spec, parameter, (config.hidden_size, *zeros), (2 * config.head_dim, *trailing), True, "kv")
+    return Held(spec, parameter, (model.attention_size, *zeros), (2 * model.head_dim, *trailing), True, "kv")
 
 
 @torch.no_grad()
@@ -101,10 +118,10 @@ def init_weights(
         if only_trained and not held.parameter.requires_grad:
             continue
         if init in ("ones", "zeros"):
-            held.parameter.fill_(1.0 if init == "ones" else 0.0)
+            held.values.fill_(1.0 if init == "ones" else 0.0)
         else:
             scale = std[init] if init in std else (3 * held.spec.shape[1]) ** -0.5
-            held.parameter.copy_(_draw(held.spec, compute.seed, grid.device, scale)[held.region])
+            held.values.copy_(_draw(held.spec, compute.seed, grid.device, scale)[held.region])
 
 
 def _draw(spec: ParameterSpec, seed: int, device: torch.device, std: float) -> Tensor:
@@ -128,4 +145,4 @@ def load_weights(
         if compute.lora and held.parameter.requires_grad:
             continue
         # copy_ rounds to the parameter's dtype.
-        held.parameter.copy_(reader.read(held.spec.name, "weights", held.offset, held.shape))
+        held.values.copy_(reader.read(held.spec.name, "weights", held.offset, held.shape))

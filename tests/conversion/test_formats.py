@@ -109,7 +109,7 @@ def test_ranks_read_their_boxes_of_any_format(tensor: int, tmp_path: Path) -> No
 
     for name, spec in parameter_specs(model).items():
         for rank in range(tensor):
-            offset, shape = spec.box(rank, tensor)
+            ((offset, shape),) = spec.boxes(rank, tensor)
             wanted = whole.read(name, offset=offset, shape=shape)
             for other in others:
                 assert torch.equal(other.read(name, offset=offset, shape=shape), wanted), (name, other.format)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from megatron_octo.architectures import find_architecture
+from megatron_octo.architectures import describe_layer, find_architecture
 from megatron_octo.architectures.parameters import (
     LAYER_PREFIX,
     OUTPUT_LAYER,
@@ -73,6 +73,14 @@ def _row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(row, min(shape[0], row + step))
 
 
+def _normed(hidden_TH: Tensor, model: ModelConfig, read: Callable[[str], Tensor]) -> Tensor:
+    """Apply the last norm, whose parameters ``read`` gives by our names."""
+    weight, width, epsilon = read(f"{_NORM}weight"), hidden_TH.shape[1:], model.layernorm_epsilon
+    if not describe_layer(model).norm_bias:
+        return F.rms_norm(hidden_TH, width, weight, epsilon)
+    return F.layer_norm(hidden_TH, width, weight, read(f"{_NORM}bias"), epsilon)
+
+
 class Network(Protocol):
     """A network whose weights are read when they are needed; in fp32, T tokens, H hidden, V rows of the vocabulary."""
 
@@ -112,7 +120,7 @@ class _MegatronNetwork:
 
     def embed(self, tokens_T: Tensor) -> Tensor:
         hidden = torch.cat([self._rows(WORD_EMBEDDINGS, token, token + 1) for token in tokens_T.tolist()])
-        if find_architecture(self.model.architecture).learned_positions:
+        if describe_layer(self.model).positions == "learned":
             hidden = hidden + self._rows(POSITION_EMBEDDINGS, 0, tokens_T.numel())
         return hidden
 
@@ -143,8 +151,7 @@ class _MegatronNetwork:
             held.parameter[rows] = self.source.read(name, offset=place, shape=shape).float()
 
     def norm(self, hidden_TH: Tensor) -> Tensor:
-        weight, bias = (self.source.read(f"{_NORM}{kind}").float() for kind in ("weight", "bias"))
-        return F.layer_norm(hidden_TH, hidden_TH.shape[1:], weight, bias, self.model.layernorm_epsilon)
+        return _normed(hidden_TH, self.model, lambda name: self.source.read(name).float())
 
     def output_rows(self, start: int, stop: int) -> Tensor:
         return self._rows(WORD_EMBEDDINGS if self.model.tied_embeddings else OUTPUT_LAYER, start, stop)
@@ -161,11 +168,13 @@ class _TransformersNetwork:
         config.num_hidden_layers = 1
         config.vocab_size = 1
         config.pad_token_id = None  # it may be beyond that vocabulary
-        if self._table.learned_positions:
+        if self._table.description.positions == "learned":
             config.max_position_embeddings = _LONGEST
         self._network = AutoModel.from_config(config, dtype=torch.float32).eval()
         # transformer.h.{}.ln_1: the list of layers is transformer.h.
-        path = self._table.layer["input_layernorm"].partition(".{}")[0].split(".")
+        path = (
+            self._table.hf_names(f"{LAYER_PREFIX}0.input_layernorm.weight")[0].partition(".0.")[0].split(".")
+        )
         self._prefix = ".".join(path)
         self._layer = self._network.get_submodule(".".join(path[1:]))[0]
         self._shapes = {name: tuple(parameter.shape) for name, parameter in self._layer.named_parameters()}
@@ -184,7 +193,7 @@ class _TransformersNetwork:
     def embed(self, tokens_T: Tensor) -> Tensor:
         name = self._table.top[WORD_EMBEDDINGS]
         hidden = torch.cat([self._read(name, slice(token, token + 1)) for token in tokens_T.tolist()])
-        if self._table.learned_positions:
+        if self._table.description.positions == "learned":
             hidden = hidden + self._read(self._table.top[POSITION_EMBEDDINGS], slice(0, tokens_T.numel()))
         return hidden
 
@@ -203,8 +212,7 @@ class _TransformersNetwork:
             parameter[rows] = self._read(f"{self._prefix}.{self._number}.{name}", rows)
 
     def norm(self, hidden_TH: Tensor) -> Tensor:
-        weight, bias = (self._read(self._table.top[f"{_NORM}{kind}"]) for kind in ("weight", "bias"))
-        return F.layer_norm(hidden_TH, hidden_TH.shape[1:], weight, bias, self.model.layernorm_epsilon)
+        return _normed(hidden_TH, self.model, lambda name: self._read(self._table.top[name]))
 
     def output_rows(self, start: int, stop: int) -> Tensor:
         name = self._table.top[WORD_EMBEDDINGS if self.model.tied_embeddings else OUTPUT_LAYER]

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_octo.architectures import is_multi_query_gpt
 from megatron_octo.architectures.parameters import (
     LAYER_PREFIX,
     POSITION_EMBEDDINGS,
@@ -84,7 +85,7 @@ def check_model(model: ModelConfig, where: Any) -> None:
     Raises:
         OctoError: it has not.
     """
-    if model.architecture != "gpt_bigcode" or model.num_query_groups != 1 or not model.tied_embeddings:
+    if not is_multi_query_gpt(model):
         raise OctoError(
             f"a {model.architecture} model with {model.num_query_groups} key/value heads"
             f"{'' if model.tied_embeddings else ' and untied embeddings'} has no BigCode format",

@@ -106,7 +106,7 @@ def check_layout(model: ModelConfig, layout: Layout, where: Path) -> None:
     if model.num_layers % layout.pipeline:
         raise OctoError(f"pipeline {layout.pipeline} does not divide {model.num_layers} layers", where=where)
     for spec in parameter_specs(model).values():
-        if spec.axis is not None and spec.shape[spec.axis] % tensor:
+        if spec.axis is not None and spec.shape[spec.axis] % (tensor * spec.parts):
             raise OctoError(f"tensor {tensor} does not divide {spec.name} {list(spec.shape)}", where=where)
 
 
@@ -147,10 +147,11 @@ def _groups(
             files = []
             for rank in range(layout.tensor):
                 planned = [
-                    _planned(source, spec, kind, dtype, rank, layout.tensor)
+                    tensor
                     for spec in part
                     for kind in kinds
                     if spec.name in source.manifest.tensors[kind] and (spec.axis is not None or rank == 0)
+                    for tensor in _planned(source, spec, kind, dtype, rank, layout.tensor)
                 ]
                 if planned:
                     name = f"{base}-tp{rank:02d}-pp{stage:02d}{suffix}.safetensors"
@@ -184,10 +185,13 @@ def _parts(
 
 def _planned(
     source: Source, spec: ParameterSpec, kind: str, dtype: torch.dtype | None, rank: int, size: int
-) -> PlannedTensor:
-    box, shape = box_of(spec, kind, *spec.box(rank, size))
+) -> Iterator[PlannedTensor]:
     key = spec.name if kind == "weights" else f"{kind}/{spec.name}"
-    return PlannedTensor(key, dtype or source.written_dtype(spec.name, kind), shape, (box,))
+    boxes = spec.boxes(rank, size)
+    for number, place in enumerate(boxes):
+        box, shape = box_of(spec, kind, *place)
+        part = f"/{number}" if len(boxes) > 1 else ""
+        yield PlannedTensor(key + part, dtype or source.written_dtype(spec.name, kind), shape, (box,))
 
 
 def _entries(source: Source, groups: Sequence[Group]) -> dict[str, dict[str, TensorEntry]]:
