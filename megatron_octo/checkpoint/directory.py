@@ -129,6 +129,11 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint from its name."""
+    return int(path.name.removeprefix("step-"))
+
+
 def read_manifest(directory: str | Path) -> Manifest:
     """Read a checkpoint's manifest.
 
@@ -230,7 +235,7 @@ def prune(folder: Path, keep: int, step: int, every: int = 0) -> None:
     """
     past = [path for path in list_checkpoints(folder) if path.name <= step_name(step)]
     for path in past[:-keep]:
-        if not every or int(path.name.removeprefix("step-")) % every:
+        if not every or step_of(path) % every:
             discard(path)
     sweep(folder)
 

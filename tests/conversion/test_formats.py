@@ -50,6 +50,7 @@ def same(a: Tensors, b: Tensors) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [49152, 49280, 50257])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_every_layout_and_back(vocabulary: int, tied: bool, tmp_path: Path) -> None:

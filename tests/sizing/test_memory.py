@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.estimates import MEASURED
 from megatron_octo.architectures.parameters import count_parameters
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.layout import Layout
 from megatron_octo.recipe.loading import check_batch, load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.sizing.gpus import GPUS
+from megatron_octo.sizing.measured import load_measurements
 from megatron_octo.sizing.memory import (
     GIB,
     kept_tensors,
@@ -19,13 +21,12 @@ from megatron_octo.sizing.memory import (
     stage_parameters,
     trained_parameters,
 )
-from megatron_octo.sizing.step_time import MEASURED, load_measurements
 from tests.architectures.variants import VARIANTS, known
 from tests.model.configs import given
 from tests.models import small_model
 from tests.places import PROJECT
 
-ROWS = load_measurements(MEASURED)
+ROWS = load_measurements(MEASURED, PROJECT)
 
 
 def santacoder(*overrides: str) -> Recipe:

@@ -194,6 +194,7 @@ def whole(pieces: Iterable[tuple[Any, tuple[tuple[int, ...], tuple[int, ...]], T
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_nothing_changes(case: Case, answers: dict[Case, list[dict[str, Any]]]) -> None:
     baseline = answers[BASELINES[case[0]]][0]

@@ -6,7 +6,6 @@ journal is removed later, so that a kill on either side of the rename loses noth
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Self
 from megatron_octo.checkpoint.digest import FileRecord, differing
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import new_directory, read_json, sync_directory, sync_tree, write_json
+from megatron_octo.common.leases import flock
 
 _JOURNAL = ".journal.json"
 _FILES = "files"
@@ -60,16 +60,10 @@ class PartialOutput:
         self._job = dict(job)
         self.note: dict[str, Any] = {}
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._root, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise OctoError(
-                "another process writes the same output", where=self._root, hint="wait for it, or end it"
-            ) from None
-        except OSError:
-            pass  # some shared file systems have no locks
+        busy = OctoError(
+            "another process writes the same output", where=self._root, hint="wait for it, or end it"
+        )
+        self._lock = flock(self._root, busy)
         self.done = self._found()
 
     def _found(self) -> dict[str, FileRecord]:
