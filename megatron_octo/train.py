@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(recipe: Recipe) -> int:
     """One rank of a run: join the others, train, leave. torch's environment variables are set."""
     stop = StopRequest()  # imports take seconds, and a signal may come during them
-    _settings_before_torch(recipe)
+    settings_before_torch(recipe)
     import torch
     import torch.distributed as dist
 
@@ -101,7 +101,8 @@ def run(recipe: Recipe) -> int:
     return code
 
 
-def _settings_before_torch(recipe: Recipe) -> None:
+def settings_before_torch(recipe: Recipe) -> None:
+    """Set environment variables that torch and CUDA read when they are loaded; a user's own values win."""
     # The last operations between ranks are remembered, for gloo, too: a hang can be told from a wait.
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "200")
     # Overlap of communication and compute under tensor parallelism relies on one hardware queue.

@@ -6,17 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_octo.common.dtypes import INDEX_CODES
 from megatron_octo.common.errors import OctoError
 
 MAGIC = b"MMIDIDX\0\0"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document indices
-DTYPES = {
-    code: np.dtype(name)
-    for code, name in enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)
-}
 REBUILD = "the file is damaged or half copied: copy it again, or run preprocess again"
-_INTEGERS = {code for code, dtype in DTYPES.items() if dtype.kind in "iu"}
+_INTEGERS = {code for code, dtype in INDEX_CODES.items() if dtype.kind in "iu"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def read_header(path: Path) -> Header:
             hint=REBUILD,
         )
     # Without sequences both sizes are the same, and nothing is lost.
-    return Header(DTYPES[code], sequences, indices - 1, bool(sequences) and found == need + sequences)
+    return Header(INDEX_CODES[code], sequences, indices - 1, bool(sequences) and found == need + sequences)
 
 
 def count_documents(prefix: str | Path) -> int:

@@ -149,12 +149,13 @@ def reloaded(recipe: Recipe, checkpoint: Path) -> dict[str, int]:
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.model.weights import held_parameters
     from megatron_octo.training.engine.network import Network
-    from megatron_octo.training.state.state_parts import full_part, load_checkpoint
+    from megatron_octo.training.state.state_parts import full_part, load_state
 
     grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     network, reader = Network(recipe, grid), CheckpointReader(checkpoint)
     network.start_from(None, resumed=True)
-    load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
+    load_state(reader, network.core, network.optimizer, recipe, grid)
+    network.optimizer.restored(int(reader.manifest.state["optimizer_steps"]))
     for held in held_parameters(network.core, recipe.model, recipe.compute, grid):
         expected = reader.read(held.spec.name, "weights", held.offset, held.shape)
         assert held.parameter.dtype == expected.dtype and torch.equal(held.parameter, expected), held.key
