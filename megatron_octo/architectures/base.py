@@ -216,7 +216,8 @@ class Architecture(ABC):
 
     def hf_config(self, model: ModelConfig, eod_id: int | None, dtype: str) -> dict[str, Any]:
         """``config.json``: a document's end is both the first and the last token of a text (transformers' own
-        defaults, 50256, are GPT-2's)."""
+        defaults, 50256, are GPT-2's).
+        """
         return {
             "architectures": [self.hf_class],
             "model_type": self.name,

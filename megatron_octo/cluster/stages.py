@@ -162,21 +162,21 @@ def check_order(order: Order) -> None:
 
 def _check_layout(order: Order) -> None:
     recipe, nodes, gpus = order.recipe, order.profile.nodes, order.profile.gpus_per_node
-    parallel, batch = recipe.parallel, recipe.batch
-    replica = parallel.tensor * parallel.pipeline
+    layout, batch = recipe.parallel.layout, recipe.batch
     have = (
         f"{nodes} node{'s' if nodes > 1 else ''} x {gpus} GPU{'s' if gpus > 1 else ''} = {order.world} ranks"
     )
-    if order.world % replica:
+    if order.world % layout.model_ranks:
         raise OctoError(
-            f"{have} do not hold tensor {parallel.tensor} x pipeline {parallel.pipeline} = {replica} ranks a model",
+            f"{have} do not hold {layout.model_text} ranks per model",
             where="--nodes, --gpus-per-node",
-            hint=f"take a multiple of {replica} ranks, or change parallel.tensor and parallel.pipeline",
+            hint=f"take a multiple of {layout.model_ranks} ranks, or change parallel.tensor and parallel.pipeline",
         )
-    rows = order.world // replica * batch.micro_size
+    replicas = layout.replicas(order.world)
+    rows = replicas * batch.micro_size
     if batch.global_size % rows:
         raise OctoError(
-            f"{have} are {order.world // replica} replicas, and batch.global_size {batch.global_size} is no multiple "
+            f"{have} are {replicas} replicas, and batch.global_size {batch.global_size} is no multiple "
             f"of replicas x batch.micro_size = {rows}",
             where="--nodes, --gpus-per-node",
             hint="change the number of nodes, batch.global_size or batch.micro_size",

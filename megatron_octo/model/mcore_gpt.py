@@ -16,12 +16,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.backend import Backend
 from megatron_octo.model.attention.rotary import Rotary
-from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.model.lora import attach_adapters, separate_norms
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -35,23 +35,29 @@ class LayerNorm(torch.nn.LayerNorm):
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
 
-def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -> TransformerConfig:
-    """Megatron-core's configuration of the recipe's model."""
-    model, parallel = recipe.model, recipe.parallel
+def transformer_config(
+    model: ModelConfig, compute: Compute, backend: Backend, device: torch.device
+) -> TransformerConfig:
+    """Return megatron-core's configuration of a model.
+
+    Raises:
+        OctoError: fp8 with an attention that megatron-core's layers do not combine with it.
+    """
+    layout = compute.layout
     gpu = device.type == "cuda"
     recompute: dict[str, Any] = {}
-    if recipe.train.recompute == "full":
+    if compute.recompute == "full":
         recompute = {
             "recompute_granularity": "full",
             "recompute_method": "uniform",
             "recompute_num_layers": 1,
         }
-    elif recipe.train.recompute == "mlp":
+    elif compute.recompute == "mlp":
         recompute = {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
     exact = model.activation == "gelu"
     fp8: dict[str, Any] = {}
     # The fused layers have an arithmetic of their own.
-    if recipe.train.fp8 == "current" and not use_fused_layers(recipe):
+    if compute.fp8 == "current" and not compute.fused:
         if not backend.transformer_engine:
             raise OctoError(
                 f"megatron-core's layers have fp8 with Transformer Engine's attention alone, this run has: {backend}",
@@ -66,12 +72,12 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         num_attention_heads=model.num_attention_heads,
         num_query_groups=model.num_query_groups,
         ffn_hidden_size=model.ffn_hidden_size,
-        tensor_model_parallel_size=parallel.tensor,
-        pipeline_model_parallel_size=parallel.pipeline,
-        sequence_parallel=parallel.sequence,
-        params_dtype=DTYPES[recipe.train.precision],
-        pipeline_dtype=DTYPES[recipe.train.precision],
-        bf16=recipe.train.precision == "bf16",
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        sequence_parallel=layout.sequence,
+        params_dtype=DTYPES[compute.precision],
+        pipeline_dtype=DTYPES[compute.precision],
+        bf16=compute.precision == "bf16",
         normalization="LayerNorm",
         layernorm_epsilon=model.layernorm_epsilon,
         add_bias_linear=True,
@@ -93,7 +99,7 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         persist_layer_norm=gpu and backend.transformer_engine,
         perform_initialization=False,  # weights.py does it
         use_cpu_initialization=not gpu,
-        deterministic_mode=recipe.system.deterministic,
+        deterministic_mode=compute.deterministic,
         # The loss is divided by the weight of the whole global batch before backward; nothing else may scale it.
         calculate_per_token_loss=True,
         **recompute,
@@ -101,51 +107,50 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
     )
 
 
-def build_model(recipe: Recipe, grid: Grid, backend: Backend) -> GPTModel:
-    """This rank's part of the network, on its device, not yet initialised."""
-    config = transformer_config(recipe, backend, grid.device)
+def build_model(model: ModelConfig, compute: Compute, grid: Grid, backend: Backend) -> GPTModel:
+    """Build this rank's part of the network on megatron-core's layers, on its device, not yet initialised."""
+    config = transformer_config(model, compute, backend, grid.device)
     if backend.transformer_engine:
         spec = get_gpt_layer_with_transformer_engine_spec()
-        if recipe.lora:
+        if compute.lora:
             separate_norms(spec)
     else:
         assert backend.core_attention is not None
         layer = get_gpt_layer_local_spec()
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = LayerNorm
         layer.submodules.self_attention.submodules.core_attention = partial(
-            backend.core_attention, rotary=_rotary(recipe)
+            backend.core_attention, rotary=_rotary(model)
         )
         spec = TransformerBlockSubmodules(
             layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=LayerNorm
         )
-    model = GPTModel(
+    network = GPTModel(
         config=config,
         transformer_layer_spec=spec,
-        vocab_size=recipe.model.padded_vocab_size,
-        max_sequence_length=recipe.model.max_position_embeddings,
+        vocab_size=model.padded_vocab_size,
+        max_sequence_length=model.max_position_embeddings,
         pre_process=grid.is_first_stage,
         post_process=grid.is_last_stage,
         parallel_output=True,
-        share_embeddings_and_output_weights=recipe.model.tied_embeddings,
-        position_embedding_type=_positions(recipe, backend),
-        rotary_base=recipe.model.rotary_base,
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type=_positions(model, backend),
+        rotary_base=model.rotary_base,
     )
-    if recipe.train.recompute == "mlp":
-        for block in model.decoder.layers:
+    if compute.recompute == "mlp":
+        for block in network.decoder.layers:
             block.mlp.register_forward_hook(_fresh_bias)
-    if recipe.lora:
-        attach_adapters(model, recipe, grid)
-    return model.to(grid.device)
+    if compute.lora:
+        attach_adapters(network, model, compute, grid)
+    return network.to(grid.device)
 
 
-def _positions(recipe: Recipe, backend: Backend) -> Literal["learned_absolute", "rope", "none"]:
-    if recipe.model.rotary_base is None:
+def _positions(model: ModelConfig, backend: Backend) -> Literal["learned_absolute", "rope", "none"]:
+    if model.rotary_base is None:
         return "learned_absolute"
     return "rope" if backend.transformer_engine else "none"  # our own attention turns its queries and keys
 
 
-def _rotary(recipe: Recipe) -> Rotary | None:
-    model = recipe.model
+def _rotary(model: ModelConfig) -> Rotary | None:
     if model.rotary_base is None:
         return None
     return Rotary(model.rotary_base, model.head_dim, model.max_position_embeddings)
@@ -157,7 +162,7 @@ def _fresh_bias(module: torch.nn.Module, inputs: Any, output: tuple[Tensor, Tens
     return output[0], output[1].clone()
 
 
-def valid_vocabulary(recipe: Recipe, grid: Grid) -> int:
+def valid_vocabulary(model: ModelConfig, grid: Grid) -> int:
     """How many of this tensor rank's output columns are real tokens; the rest are padding."""
-    part = recipe.model.padded_vocab_size // grid.tensor_size
-    return max(0, min(part, recipe.model.vocab_size - grid.tensor_rank * part))
+    part = model.padded_vocab_size // grid.layout.tensor
+    return max(0, min(part, model.vocab_size - grid.tensor_rank * part))

@@ -13,9 +13,9 @@ from megatron_octo.architectures.adapters import adapter_parameters
 from megatron_octo.architectures.parameters import ParameterSpec, canonical_name, parameter_specs
 from megatron_octo.checkpoint.reader import WeightReader
 from megatron_octo.common.errors import OctoError
+from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import LoraConfig, ModelConfig
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,28 @@ class Held:
         return tuple(slice(start, start + extent) for start, extent in zip(self.offset, self.shape))
 
 
-def held_parameters(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> Iterator[Held]:
+def held_parameters(
+    network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
+) -> Iterator[Held]:
     """The parameters of this rank.
 
     The last pipeline stage holds its own copy of the word embeddings for the tied output layer; it comes with the
     same entry as the first stage's.
     """
-    specs = parameter_specs(recipe.model)
-    if recipe.lora:
-        specs = {**specs, **adapter_parameters(recipe.model, recipe.lora)}
-    unwrapped: Any = model
+    specs = parameter_specs(model)
+    if compute.lora:
+        specs = {**specs, **adapter_parameters(model, compute.lora)}
+    unwrapped: Any = network
     while hasattr(unwrapped, "module"):  # data-parallel and mixed-precision wrappers
         unwrapped = unwrapped.module
     layers = unwrapped.decoder.layers
     first_layer = layers[0].layer_number - 1 if len(layers) else 0
     for name, parameter in unwrapped.named_parameters():
-        spec = specs[canonical_name(name, first_layer, recipe.model.tied_embeddings)]
+        spec = specs[canonical_name(name, first_layer, model.tied_embeddings)]
         if ".linear_q." in name or ".linear_kv." in name:
-            yield _attention_part(name, spec, parameter, recipe.model, grid)
+            yield _attention_part(name, spec, parameter, model, grid)
         else:
-            offset, shape = spec.box(grid.tensor_rank, grid.tensor_size)
+            offset, shape = spec.box(grid.tensor_rank, grid.layout.tensor)
             yield Held(spec, parameter, offset, shape, shared=spec.axis is None)
 
 
@@ -76,13 +78,15 @@ def _attention_part(
     trailing = spec.shape[1:]
     zeros = (0,) * len(trailing)
     if ".linear_q." in name:
-        rows = config.hidden_size // grid.tensor_size
+        rows = config.hidden_size // grid.layout.tensor
         return Held(spec, parameter, (grid.tensor_rank * rows, *zeros), (rows, *trailing), False, "q")
     return Held(spec, parameter, (config.hidden_size, *zeros), (2 * config.head_dim, *trailing), True, "kv")
 
 
 @torch.no_grad()
-def init_weights(model: torch.nn.Module, recipe: Recipe, grid: Grid, *, only_trained: bool = False) -> None:
+def init_weights(
+    network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid, *, only_trained: bool = False
+) -> None:
     """Give every parameter its start: a function of seed and name alone.
 
     Each whole tensor is drawn and then cut, so that the model is the same under any tensor, pipeline and data
@@ -93,9 +97,8 @@ def init_weights(model: torch.nn.Module, recipe: Recipe, grid: Grid, *, only_tra
     Args:
         only_trained: leave frozen ones as they are.
     """
-    config = recipe.model
-    std = {"normal": config.init_std, "residual": config.init_std / (2 * config.num_layers) ** 0.5}
-    for held in held_parameters(model, recipe, grid):
+    std = {"normal": model.init_std, "residual": model.init_std / (2 * model.num_layers) ** 0.5}
+    for held in held_parameters(network, model, compute, grid):
         init = held.spec.init
         if only_trained and not held.parameter.requires_grad:
             continue
@@ -103,11 +106,11 @@ def init_weights(model: torch.nn.Module, recipe: Recipe, grid: Grid, *, only_tra
             held.parameter.fill_(1.0 if init == "ones" else 0.0)
         else:
             scale = std[init] if init in std else (3 * held.spec.shape[1]) ** -0.5
-            held.parameter.copy_(_draw(held.spec, recipe, grid.device, scale)[held.region])
+            held.parameter.copy_(_draw(held.spec, compute.seed, grid.device, scale)[held.region])
 
 
-def _draw(spec: ParameterSpec, recipe: Recipe, device: torch.device, std: float) -> Tensor:
-    key = hashlib.blake2b(f"{recipe.train.seed}/{spec.name}".encode(), digest_size=7).digest()
+def _draw(spec: ParameterSpec, seed: int, device: torch.device, std: float) -> Tensor:
+    key = hashlib.blake2b(f"{seed}/{spec.name}".encode(), digest_size=7).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(key, "little"))
     drawn = torch.zeros(spec.shape, dtype=torch.float32, device=device)
     drawn[: spec.rows].normal_(0.0, std, generator=generator)  # padding is drawn from nothing
@@ -145,15 +148,17 @@ def check_adapters(ours: LoraConfig | None, theirs: LoraConfig | None, where: Pa
 
 
 @torch.no_grad()
-def load_weights(reader: WeightReader, model: torch.nn.Module, recipe: Recipe, grid: Grid) -> None:
+def load_weights(
+    reader: WeightReader, network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
+) -> None:
     """Fill this rank's parameters, but for adapters, from a checkpoint of any layout and precision.
 
     Raises:
         OctoError: it is of another shape, incomplete or damaged.
     """
-    check_shape(recipe.model, reader.manifest.model, reader.directory)
-    for held in held_parameters(model, recipe, grid):
-        if recipe.lora and held.parameter.requires_grad:
+    check_shape(model, reader.manifest.model, reader.directory)
+    for held in held_parameters(network, model, compute, grid):
+        if compute.lora and held.parameter.requires_grad:
             continue
         # copy_ rounds to the parameter's dtype.
         held.parameter.copy_(reader.read(held.spec.name, "weights", held.offset, held.shape))

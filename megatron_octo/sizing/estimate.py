@@ -2,11 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.recipe.loading import build_recipe, check_batch, replicas_of
+from megatron_octo.recipe.loading import build_recipe, check_batch
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.sizing import save_interval as saving
 from megatron_octo.sizing.gpus import Gpu, find_gpu
@@ -89,9 +89,9 @@ class Plan:
 
     def _layout(self) -> Iterator[str]:
         recipe, cluster, parallel = self.recipe, self.cluster, self.recipe.parallel
+        layout = replace(parallel.layout, data=self.replicas)
         yield (
-            f"{cluster.nodes} x {cluster.per_node} {cluster.gpu.name}: tensor {parallel.tensor} x pipeline "
-            f"{parallel.pipeline} x data {self.replicas}; {self.micro_batches} micro-batches of "
+            f"{cluster.nodes} x {cluster.per_node} {cluster.gpu.name}: {layout}; {self.micro_batches} micro-batches of "
             f"{recipe.batch.micro_size} x {recipe.data.seq_length:,} tokens a step and replica"
         )
         if parallel.tensor > cluster.per_node:
@@ -213,8 +213,8 @@ def _changes(recipe: Recipe, cluster: Cluster) -> Iterator[tuple[str, float]]:
             continue
         seen.append(overrides)
         try:
-            replicas = replicas_of(changed, cluster.gpus)
-            size = memory(changed, replicas, check_batch(changed, replicas)).total
+            replicas = changed.parallel.layout.replicas(cluster.gpus)
+            size = memory(changed.model, changed.compute, replicas, check_batch(changed, replicas)).total
         except OctoError:  # too few GPUs, or a batch that they cannot share
             continue
         if size / GIB <= cluster.gpu.usable:
@@ -225,9 +225,9 @@ def plan_on(recipe: Recipe, cluster: Cluster) -> Plan:
     """Raises:
     OctoError: the GPUs cannot hold whole replicas, or the batch cannot be shared out over them.
     """
-    replicas = replicas_of(recipe, cluster.gpus)
+    replicas = recipe.parallel.layout.replicas(cluster.gpus)
     micro_batches = check_batch(recipe, replicas)
-    needed = memory(recipe, replicas, micro_batches)
+    needed = memory(recipe.model, recipe.compute, replicas, micro_batches)
     speed = step_speed(
         recipe, cluster.gpu, cluster.gpus, cluster.per_node, list(cluster.rows), cluster.mean_document
     )

@@ -22,7 +22,8 @@ LORA_FORMULA = (
 
 def squared_lengths(lengths: Iterable[int], window: int | None) -> int:
     """Twice the pairs of positions that attention looks at: a document of n positions has n^2, less what is beyond the
-    window."""
+    window.
+    """
     return sum(n * n - (max(0, n - window) ** 2 if window else 0) for n in map(int, lengths))
 
 

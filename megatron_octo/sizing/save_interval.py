@@ -68,7 +68,7 @@ def saving(
     failures: per 1,000 node-days.
     disk: bytes/s into the run directory.
     """
-    size = checkpoint_bytes(recipe)
+    size = checkpoint_bytes(recipe.model, recipe.compute)
     written = size / disk
     # Asynchronous: training waits for a copy in host memory, and goes on while that is written.
     stall = size / gpus / _TO_HOST if recipe.checkpoint.asynchronous else written

@@ -9,12 +9,11 @@ from statistics import NormalDist
 from typing import Any
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.sizing import flops
 from megatron_octo.sizing.gpus import GPUS, Gpu
-from megatron_octo.sizing.memory import element_bytes, trained_parameters
+from megatron_octo.sizing.memory import trained_parameters
 
 PROJECT = Path(__file__).parents[2]
 MEASURED = PROJECT / "benchmarks" / "results" / "throughput.jsonl"
@@ -102,11 +101,16 @@ def step_flops(recipe: Recipe, mean_document: int, frozen: bool = True) -> int:
 
 def modelled_seconds(recipe: Recipe, gpu: Gpu, ranks: int, per_node: int, mean_document: int) -> float:
     """A step's time by parts that add up: multiplying, moving memory, talking, and waiting for the pipeline to fill."""
-    model, parallel, tokens = recipe.model, recipe.parallel, recipe.batch.micro_size * recipe.data.seq_length
-    tensor, stages, size = parallel.tensor, parallel.pipeline, element_bytes(recipe)
-    replicas = max(1, ranks // (tensor * stages))
+    model, compute, layout, tokens = (
+        recipe.model,
+        recipe.compute,
+        recipe.parallel.layout,
+        recipe.compute.micro_tokens,
+    )
+    tensor, stages, size = layout.tensor, layout.pipeline, compute.element_bytes
+    replicas = max(1, ranks // layout.model_ranks)
     micro = max(1.0, recipe.batch.global_size / (replicas * recipe.batch.micro_size))
-    share = tensor if parallel.sequence else 1
+    share = layout.token_ranks
     hidden, ffn, layers = model.hidden_size, model.ffn_hidden_size, model.num_layers / stages
 
     operations = step_flops(recipe, mean_document)
@@ -114,15 +118,15 @@ def modelled_seconds(recipe: Recipe, gpu: Gpu, ranks: int, per_node: int, mean_d
         recipe.train.recompute
     ]  # of the layers' share: nearly all
     operations += int(again * step_flops(recipe, mean_document, frozen=False))
-    reach = _FUSED if use_fused_layers(recipe) else _MCORE
+    reach = _FUSED if recipe.compute.fused else _MCORE
     speed = reach.matmul * hidden / (hidden + reach.narrow) * gpu.peak
-    multiply = operations / (micro * tensor * stages * replicas) / speed
+    multiply = operations / (micro * layout.model_ranks * replicas) / speed
 
     over_hidden, over_ffn, over_heads, over_logits = reach.passes
     passes = over_hidden * hidden / share + (over_ffn * ffn + over_heads * hidden) / tensor
     passes = layers * passes + over_logits * model.padded_vocab_size / tensor / stages
     moved = tokens * size * passes
-    held = trained_parameters(recipe, 0)
+    held = trained_parameters(model, compute, 0)
     moved += held * reach.gradient
     memory = moved / (_MEMORY * gpu.bandwidth)
     if model.hidden_dropout or model.attention_dropout:
@@ -217,12 +221,12 @@ def _distance(recipe: Recipe, gpu: Gpu, row: Measurement, mean_document: int) ->
 
 def _attention(recipe: Recipe) -> str:
     """The kernels that a recipe is planned with: what is installed there is not known, so the usual ones."""
-    return {"auto": "te", "torch": "cudnn"}.get(recipe.system.attention, recipe.system.attention)
+    return {"auto": "te", "torch": "flash"}.get(recipe.system.attention, recipe.system.attention)
 
 
 def _mlp(recipe: Recipe, attention: str) -> str | None:
     """As :func:`_attention`; None where there is no choice. QuACK is installed together with FlashAttention-4."""
-    if not use_fused_layers(recipe) or recipe.train.fp8 != "none":
+    if not recipe.compute.fused or recipe.train.fp8 != "none":
         return None
     usual = "quack" if attention == "flash4" else "plain"
     return usual if recipe.system.mlp == "auto" else recipe.system.mlp
@@ -233,7 +237,7 @@ def _kernels(recipe: Recipe, attention: str) -> dict[str, Any]:
     settings = recipe.system.model_dump(include={"cross_entropy", "overlap", "deterministic"})
     taken = {key: "te" if value == "auto" else value for key, value in settings.items()}
     mlp = _mlp(recipe, attention)
-    return {**taken, "attention": attention, "mlp": mlp, "fused": use_fused_layers(recipe)}
+    return {**taken, "attention": attention, "mlp": mlp, "fused": recipe.compute.fused}
 
 
 def step_speed(

@@ -66,8 +66,10 @@ def built(recipe: Recipe) -> list[tuple[str, tuple[int, ...], bool, int]]:
     from megatron_octo.model.mcore_gpt import build_model
     from megatron_octo.model.platform.grid import Grid
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
-    model = build_model(recipe, grid, choose_backend(recipe, grid.device))
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
+    model = build_model(
+        recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
+    )
     first_layer = model.decoder.layers[0].layer_number - 1
     return [
         (
@@ -197,10 +199,15 @@ def start(recipe: Recipe) -> dict[str, Any]:
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.model.weights import held_parameters, init_weights
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
-    model = build_model(recipe, grid, choose_backend(recipe, grid.device))
-    init_weights(model, recipe, grid)
-    return {held.key: held.parameter.detach() for held in held_parameters(model, recipe, grid)}
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
+    model = build_model(
+        recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
+    )
+    init_weights(model, recipe.model, recipe.compute, grid)
+    return {
+        held.key: held.parameter.detach()
+        for held in held_parameters(model, recipe.model, recipe.compute, grid)
+    }
 
 
 def test_start_is_gpt2s_and_padding_is_zero(make_recipe: Callable[..., Recipe]) -> None:

@@ -127,7 +127,7 @@ def test_the_best_interval_loses_least(save: float, failure: float) -> None:
 def test_an_asynchronous_save_costs_its_copy_alone() -> None:
     """186 GB over 64 GPUs at 10 GB/s each, or at the disk's 2 GB/s; never more often than one can be written."""
     loaded = recipe("starcoderbase_finetune", "checkpoint.asynchronous=true")
-    size = checkpoint_bytes(loaded)
+    size = checkpoint_bytes(loaded.model, loaded.compute)
     waiting = on(recipe("starcoderbase_finetune", "checkpoint.asynchronous=false")).saving
     copying = on(loaded).saving
     assert waiting.save_seconds == waiting.write_seconds == copying.write_seconds == size / 2e9
@@ -162,10 +162,11 @@ def test_a_row_of_the_same_kernels_is_taken(
 def test_bytes_of_a_checkpoint() -> None:
     """What a saved run takes on disk: 12 bytes a parameter in bf16 and in fp32, 8 with bf16 moments."""
     loaded = recipe("santacoderpack")
-    assert checkpoint_bytes(loaded) == 12 * 1_137_207_296
+    assert checkpoint_bytes(loaded.model, loaded.compute) == 12 * 1_137_207_296
     assert on(loaded, nodes=1).saving.disk_bytes == 4 * 12 * 1_137_207_296
     for override, each in (("optimizer.state_dtype=bf16", 8), ("train.precision=fp32", 12)):
-        assert checkpoint_bytes(recipe("santacoderpack", override)) == each * 1_137_207_296
+        changed = recipe("santacoderpack", override)
+        assert checkpoint_bytes(changed.model, changed.compute) == each * 1_137_207_296
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.rows import ROWS, rearranged
+from benchmarks.support.rows import ROWS, rearranged
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 from tests.conftest import recipe_tree
@@ -107,12 +107,14 @@ def first_steps(recipe: Recipe, rows: str, steps: int = STEPS) -> dict[str, Any]
     from megatron_octo.training.engine.network import Network
     from megatron_octo.training.engine.schedule import learning_rate
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     corpora = open_corpora(recipe, RunDirectory(recipe, grid.is_main), grid)
     network = Network(recipe, grid)
     network.start_from(None)
     loader = Loader(corpora.train, recipe, grid, Position())
-    held = {each.parameter: each for each in held_parameters(network.core, recipe, grid)}
+    held = {
+        each.parameter: each for each in held_parameters(network.core, recipe.model, recipe.compute, grid)
+    }
     losses, norms, gradients = [], [], []
     for step in range(1, steps + 1):
         batch = rearranged(loader.next(), rows, recipe)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_octo.config.sections import ParallelConfig
+from megatron_octo.config.layout import Layout
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.runfiles.attempts import read_attempts, read_errors
 from megatron_octo.training.preflight import judge, measure
@@ -66,7 +66,7 @@ def _facts(run: Path, slow: int, other_host: int) -> list[Facts]:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mount(b"none", b"/", None, 0x44000, None)  # MS_REC | MS_PRIVATE: what follows is seen here alone
         assert libc.mount(b"tmpfs", str(run).encode(), b"tmpfs", 0, b"size=1m") == 0
-    grid = Grid.build(ParallelConfig(), torch.device("cpu"), 0)
+    grid = Grid.build(Layout(), torch.device("cpu"), 0)
     if rank != slow:
         return measure(grid, run)[0]
     with throttled(os.getpid()):

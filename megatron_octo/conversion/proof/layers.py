@@ -22,11 +22,10 @@ from megatron_octo.architectures.parameters import (
     POSITION_EMBEDDINGS,
     WORD_EMBEDDINGS,
 )
+from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.source import BLOCK, Source
 from megatron_octo.conversion.readers.hf_source import weight_map
-from megatron_octo.recipe.loading import build_recipe
-from megatron_octo.recipe.schema import Recipe
 
 _NORM = "decoder.final_layernorm."
 _NOTHING = torch.empty(0)
@@ -83,21 +82,6 @@ class Network(Protocol):
     def output_rows(self, start: int, stop: int) -> Tensor: ...  # [V, H]
 
 
-def inference_recipe(model: ModelConfig) -> Recipe:
-    """A recipe that builds the network in fp32 on the CPU; what it says of data and optimizer is not used."""
-    return build_recipe(
-        {
-            "run_dir": "-",
-            "model": {**model.model_dump(), "hidden_dropout": 0.0, "attention_dropout": 0.0},
-            "data": {"train": "-", "seq_length": model.max_position_embeddings},
-            "batch": {"global_size": 1},
-            "optimizer": {"lr": 1.0},
-            "train": {"steps": 1, "precision": "fp32"},
-            "system": {"device": "cpu", "attention": "torch", "cross_entropy": "reference"},
-        }
-    )
-
-
 class _MegatronNetwork:
     def __init__(self, source: Source, grid: Any):
         from megatron_octo.model.attention.backend import choose_backend
@@ -107,9 +91,11 @@ class _MegatronNetwork:
         self.source, self.model, self._number = source, source.manifest.model, 0
         # Its embeddings are not used: they need not be large.
         small = {"num_layers": 1, "vocab_size": 1, "tied_embeddings": True}
-        recipe = inference_recipe(self.model.model_copy(update=small))
-        self._network = build_model(recipe, grid, choose_backend(recipe, grid.device)).eval()
-        held = held_parameters(self._network, recipe, grid)
+        no_dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+        model = self.model.model_copy(update={**small, **no_dropout})
+        compute = Compute(seq_length=model.max_position_embeddings)
+        self._network = build_model(model, compute, grid, choose_backend(model, compute, grid.device)).eval()
+        held = held_parameters(self._network, model, compute, grid)
         self._held = {id(each.parameter): each for each in held if each.spec.name.startswith(LAYER_PREFIX)}
         _stream(self._network.decoder.layers[0], self._fill)
 

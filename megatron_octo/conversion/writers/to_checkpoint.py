@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from megatron_octo.architectures.parameters import LAYER_PREFIX, ParameterSpec, parameter_specs
-from megatron_octo.checkpoint import directory as layout
+from megatron_octo.architectures.parameters import ParameterSpec, parameter_specs, stage_of
+from megatron_octo.checkpoint import directory as checkpoints
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.directory import Fragment, TensorEntry
 from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES
 from megatron_octo.common.errors import OctoError
+from megatron_octo.config.layout import Layout
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.engine.job import SHARD_BYTES, Progress, convert, silent
@@ -22,7 +23,6 @@ from megatron_octo.conversion.engine.source import Source
 from megatron_octo.conversion.readers.hf_source import PRECISIONS
 
 DTYPES = {precision: dtype for dtype, precision in PRECISIONS.items()}
-_FIRST = "embedding."
 
 
 def write_checkpoint(
@@ -50,7 +50,8 @@ def write_checkpoint(
         OctoError: see :func:`megatron_octo.conversion.engine.job.convert`; or the layout does not divide the model.
     """
     model = source.manifest.model
-    check_layout(model, tensor, pipeline, source.directory)
+    layout = Layout(tensor, pipeline)
+    check_layout(model, layout, source.directory)
     states = tuple(kind for kind in source.manifest.tensors if kind != "weights") if optimizer else ()
     moments = tuple(kind for kind in states if kind != "main")
     own = dtype in (None, source.manifest.precision)
@@ -60,7 +61,7 @@ def write_checkpoint(
         *([("main", ("main",), None)] if "main" in states else []),
         *([("optimizer", moments, None)] if moments else []),
     ]
-    groups = [group for part in plan for group in _groups(source, *part, tensor, pipeline, shard_bytes)]
+    groups = [group for part in plan for group in _groups(source, *part, layout, shard_bytes)]
 
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
         tokenizer = source.manifest.tokenizer
@@ -79,11 +80,11 @@ def write_checkpoint(
             precision=precision,
             files={file.name: files[file.name] for group in groups for file in group},
             tensors=entries,
-            layout={"tensor": tensor, "pipeline": pipeline, "data": 1},
+            layout=layout.sizes(),
             state=source.manifest.state if states else {},
             provenance=_provenance(source),
         )
-        layout.write_manifest(directory, manifest)
+        checkpoints.write_manifest(directory, manifest)
 
     return convert(
         source,
@@ -97,12 +98,13 @@ def write_checkpoint(
     )
 
 
-def check_layout(model: ModelConfig, tensor: int, pipeline: int, where: Path) -> None:
+def check_layout(model: ModelConfig, layout: Layout, where: Path) -> None:
     """Raises:
     OctoError: tensor or pipeline parallelism does not divide the model.
     """
-    if model.num_layers % pipeline:
-        raise OctoError(f"pipeline {pipeline} does not divide {model.num_layers} layers", where=where)
+    tensor = layout.tensor
+    if model.num_layers % layout.pipeline:
+        raise OctoError(f"pipeline {layout.pipeline} does not divide {model.num_layers} layers", where=where)
     for spec in parameter_specs(model).values():
         if spec.axis is not None and spec.shape[spec.axis] % tensor:
             raise OctoError(f"tensor {tensor} does not divide {spec.name} {list(spec.shape)}", where=where)
@@ -118,13 +120,6 @@ def _provenance(source: Source) -> dict[str, object]:
     return {**source.manifest.provenance, "reshard": str(source.directory.absolute())}
 
 
-def stage_of(name: str, model: ModelConfig, pipeline: int) -> int:
-    """The pipeline stage that holds a parameter."""
-    if name.startswith(LAYER_PREFIX):
-        return int(name.removeprefix(LAYER_PREFIX).partition(".")[0]) // (model.num_layers // pipeline)
-    return 0 if name.startswith(_FIRST) else pipeline - 1
-
-
 def box_of(
     spec: ParameterSpec, kind: str, offset: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[Box, tuple[int, ...]]:
@@ -138,8 +133,7 @@ def _groups(
     base: str,
     kinds: tuple[str, ...],
     dtype: torch.dtype | None,
-    tensor: int,
-    pipeline: int,
+    layout: Layout,
     shard_bytes: int,
 ) -> Iterator[Group]:
     """For each stage its tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks.
@@ -148,17 +142,17 @@ def _groups(
         base: what the files' names begin with.
     """
     model = source.manifest.model
-    for stage in range(pipeline):
+    for stage in range(layout.pipeline):
         specs = [
-            spec for spec in parameter_specs(model).values() if stage_of(spec.name, model, pipeline) == stage
+            spec for spec in parameter_specs(model).values() if stage_of(spec.name, model, layout) == stage
         ]
         parts = list(_parts(source, specs, kinds, dtype, shard_bytes))
         for number, part in enumerate(parts):
             suffix = f"-{number:03d}" if len(parts) > 1 else ""
             files = []
-            for rank in range(tensor):
+            for rank in range(layout.tensor):
                 planned = [
-                    _planned(source, spec, kind, dtype, rank, tensor)
+                    _planned(source, spec, kind, dtype, rank, layout.tensor)
                     for spec in part
                     for kind in kinds
                     if spec.name in source.manifest.tensors[kind] and (spec.axis is not None or rank == 0)

@@ -28,7 +28,8 @@ from megatron_octo.data.text.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Exported:
     """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did; reused,
-    nothing was written, as the result was there."""
+    nothing was written, as the result was there.
+    """
 
     source: Path
     rounding: Rounding

@@ -1,4 +1,4 @@
-"""Whether a library that may be there computes the right thing on this GPU, for this recipe."""
+"""Check of an optional library: is it installed, and does it compute the right thing on this GPU, with these shapes?"""
 
 import functools
 import importlib.metadata
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_octo.recipe.schema import Recipe
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 
 TOLERANCE = 0.02  # relative; bf16 rounds by 0.4 %
-_SHORT = 300  # tokens: no multiple of any kernel's tile
+_SHORT = 300  # tokens: not a multiple of any kernel's tile
 
-# Queries, keys and values of packed documents, their boundaries (int32, cumulative), an upper bound of their lengths.
+# Called with queries, keys and values of packed documents, their boundaries and an upper bound of their lengths.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Library:
-    """Attributes: package, the extra of ours that installs it, the version that is needed."""
+    """An optional package, the extra of this project that installs it, and the version needed."""
 
     package: str
     extra: str
@@ -30,6 +31,7 @@ class Library:
 
     @property
     def installed(self) -> bool:
+        """Return whether the package is installed, in any version."""
         try:
             importlib.metadata.version(self.package)
         except importlib.metadata.PackageNotFoundError:
@@ -37,26 +39,30 @@ class Library:
         return True
 
     def why_not(
-        self, recipe: Recipe, attend: Callable[..., Tensor], obstacle: Callable[[], str | None]
+        self,
+        model: ModelConfig,
+        compute: Compute,
+        attend: Callable[..., Tensor],
+        obstacle: Callable[[], str | None],
     ) -> str | None:
-        """The reason why its attention cannot be taken on this GPU; None if it can.
-
-        Runs one small forward and backward pass as the model will.
+        """Return why its attention cannot be used on this GPU, or None, after one small forward and backward pass.
 
         Args:
-            attend: what :data:`Attend` says, with ``scale``, ``window`` and ``deterministic`` by name.
-            obstacle: see :meth:`examine`.
+            model: Gives shapes and window.
+            compute: Gives the layout, row length and determinism.
+            attend: An :data:`Attend` that also takes ``scale``, ``window`` and ``deterministic`` by name.
+            obstacle: See :meth:`examine`.
         """
-        options = {"window": recipe.model.sliding_window, "deterministic": recipe.system.deterministic}
-        attention = functools.partial(attend, scale=recipe.model.head_dim**-0.5, **options)
-        return self.examine(obstacle, lambda: relative_error(recipe, attention))
+        options = {"window": model.sliding_window, "deterministic": compute.deterministic}
+        attention = functools.partial(attend, scale=model.head_dim**-0.5, **options)
+        return self.examine(obstacle, lambda: relative_error(model, compute, attention))
 
     def examine(self, obstacle: Callable[[], str | None], measure: Callable[[], float]) -> str | None:
-        """The reason why it cannot be taken on this GPU; None if it can.
+        """Return why the library cannot be used on this GPU, or None.
 
         Args:
-            obstacle: looks for a reason first; it may raise whatever the library raises.
-            measure: computes something small with it; the relative error of what came out, or nan.
+            obstacle: Called first, returns a reason or None; it may raise anything that the library raises.
+            measure: Computes something small with the library and returns the relative error, or nan.
         """
         if not self.installed:
             return f"{self.package} is not installed (pip install -e .[{self.extra}])"
@@ -64,7 +70,7 @@ class Library:
             if problem := obstacle():
                 return problem
             error = measure()
-        # The libraries' own errors do not have one base, and whatever it is, it is said.
+        # The libraries' own errors have no common base, and each becomes the reason.
         except Exception as failure:
             first = (str(failure).splitlines() or [""])[0]
             return f"{self} ({self.needed} is needed) failed: {type(failure).__name__}: {first}"
@@ -74,15 +80,16 @@ class Library:
 
 
 @torch.enable_grad()
-def relative_error(recipe: Recipe, attend: Attend) -> float:
-    """The largest of a short document's output and gradients, and of a long one's last position; or nan.
+def relative_error(model: ModelConfig, compute: Compute, attend: Attend) -> float:
+    """Return the largest relative error of ``attend`` beside attention written out in fp32, or nan.
 
-    Relative to attention written out in fp32. The long document fills the rest of a row.
+    Compared are the output and gradients of a short document, and the last position of a long one, which fills the rest
+    of the row.
     """
-    model, tokens = recipe.model, recipe.data.seq_length
-    heads = model.num_attention_heads // recipe.parallel.tensor
-    groups = max(1, model.num_query_groups // recipe.parallel.tensor)
-    generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
+    tokens, tensor = compute.seq_length, compute.layout.tensor
+    heads = model.num_attention_heads // tensor
+    groups = max(1, model.num_query_groups // tensor)
+    generator = torch.Generator("cuda").manual_seed(0)  # leaves the run's own random numbers alone
 
     def draw(count: int) -> Tensor:
         shape = (tokens, count, model.head_dim)
@@ -103,12 +110,12 @@ def relative_error(recipe: Recipe, attend: Attend) -> float:
     query, key, value = (part.detach().float() for part in parts)
     last = _attention([query[-1:], key[first:], value[first:]], window=None)
     errors.append(relative(out[-1:], last))
-    errors += [0.0 * part.float().sum() for part in found]  # nan, wherever it is
+    errors += [0.0 * part.float().sum() for part in found]  # nan if any element is
     return float(torch.stack(errors).max())
 
 
 def _attention(parts: list[Tensor], window: int | None) -> Tensor:
-    """Of the last Q of K positions, written out, from queries [Q, heads, dim], keys and values [K, groups, dim]."""
+    """Compute attention of the last Q of K positions from queries [Q, H, D], keys and values [K, G, D]: [Q, H, D]."""
     query_QHD, key_KGD, value_KGD = parts
     queries, keys = query_QHD.size(0), key_KGD.size(0)
     shared = query_QHD.size(1) // key_KGD.size(1)
@@ -122,5 +129,6 @@ def _attention(parts: list[Tensor], window: int | None) -> Tensor:
 
 
 def relative(found: Tensor, expected: Tensor) -> Tensor:
-    """Norm of the difference over the norm of what is expected."""
-    return (found.detach().float() - expected.detach()).norm() / expected.detach().norm()
+    """Return the norm of the difference divided by the norm of ``expected``, fp32 []."""
+    error: Tensor = (found.detach().float() - expected.detach()).norm() / expected.detach().norm()
+    return error

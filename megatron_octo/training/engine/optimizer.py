@@ -35,7 +35,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def wrap_data_parallel(model: GPTModel | FusedGPT, recipe: Recipe, grid: Grid) -> DistributedDataParallel:
     """Mixed precision and data parallelism around the network. Gradients are reduced in fp32 unless asked otherwise."""
-    overlap = recipe.system.overlap and grid.device.type == "cuda" and grid.data_size > 1
+    overlap = recipe.system.overlap and grid.device.type == "cuda" and grid.layout.data > 1
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=recipe.optimizer.state_dtype == "fp32",
         use_distributed_optimizer=True,

@@ -65,17 +65,17 @@ class ReplicaCheck:
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe, grid: Grid):
         self._grid = grid
-        self._held: list[Held] = list(held_parameters(model, recipe, grid))
+        self._held: list[Held] = list(held_parameters(model, recipe.model, recipe.compute, grid))
         largest = max((held.parameter.numel() for held in self._held), default=1)
         self._coefficients = _coefficients(min(_CHUNK, largest), grid.device)
         every = range(len(self._held))
         self._groups: list[tuple[str, dist.ProcessGroup, list[int]]] = []
-        if grid.data_size > 1:
+        if grid.layout.data > 1:
             self._groups.append(("data", grid.data_group, list(every)))
-        if grid.tensor_size > 1:
+        if grid.layout.tensor > 1:
             shared = [index for index in every if self._held[index].shared]
             self._groups.append(("tensor", grid.tensor_group, shared))
-        tied = grid.pipeline_size > 1 and recipe.model.tied_embeddings
+        tied = grid.layout.pipeline > 1 and recipe.model.tied_embeddings
         if tied and (grid.is_first_stage or grid.is_last_stage):
             words = [index for index in every if self._held[index].spec.name == WORD_EMBEDDINGS]
             self._groups.append(("embedding", mpu.get_embedding_group(), words))

@@ -241,7 +241,7 @@ class Saver:
                 tokenizer=self._tokenizer,
                 files=records,
                 tensors=tensors,
-                layout=self._grid.layout(),
+                layout=self._grid.layout.sizes(),
                 state=target.state,
                 lora=self._recipe.lora,
                 provenance=self._provenance,

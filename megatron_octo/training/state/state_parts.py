@@ -54,7 +54,7 @@ class Part:
 def _owned(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> list[Held]:
     """Parameters that this rank stores: no frozen ones, no copies that others store, too."""
     found = []
-    for held in held_parameters(model, recipe, grid):
+    for held in held_parameters(model, recipe.model, recipe.compute, grid):
         tied_copy = held.spec.name == WORD_EMBEDDINGS and not grid.is_first_stage
         if held.parameter.requires_grad and not tied_copy and (not held.shared or grid.tensor_rank == 0):
             found.append(held)
@@ -131,7 +131,7 @@ def load_checkpoint(
             where=reader.directory,
             hint="name it in checkpoint.init_from",
         )
-    holdings = {held.parameter: held for held in held_parameters(model, recipe, grid)}
+    holdings = {held.parameter: held for held in held_parameters(model, recipe.model, recipe.compute, grid)}
     main = "main" if "main" in manifest.tensors else "weights"  # an fp32 run's weights are its fp32 weights
     steps = int(manifest.state["optimizer_steps"])
     for shard in optimizer.shards():
@@ -146,7 +146,7 @@ def load_checkpoint(
             steps,
         )
     optimizer.restored(steps)
-    if manifest.layout != grid.layout():
+    if manifest.layout != grid.layout.sizes():
         return False
     return _restore_random_states(reader, grid)
 

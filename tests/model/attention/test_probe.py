@@ -23,7 +23,7 @@ def test_the_reasons_against_it(make_recipe: Callable[..., Recipe], monkeypatch:
         raise RuntimeError("no engine\nand much more")
 
     def why_not(obstacle: Callable[[], str | None] = lambda: None) -> str | None:
-        return LIBRARY.why_not(recipe, fail, obstacle)
+        return LIBRARY.why_not(recipe.model, recipe.compute, fail, obstacle)
 
     assert not LIBRARY.installed and "not installed (pip install -e .[some])" in str(why_not())
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.99")
@@ -33,9 +33,9 @@ def test_the_reasons_against_it(make_recipe: Callable[..., Recipe], monkeypatch:
     monkeypatch.setattr(probe, "relative_error", fail)
     assert why_not() == complaint
     for error, text in ((0.5, "0.5"), (float("nan"), "nan")):
-        monkeypatch.setattr(probe, "relative_error", lambda recipe, attend, error=error: error)
+        monkeypatch.setattr(probe, "relative_error", lambda model, compute, attend, error=error: error)
         assert why_not() == f"some-attention 1.99 computes something else here: relative error {text}"
-    monkeypatch.setattr(probe, "relative_error", lambda recipe, attend: 0.004)
+    monkeypatch.setattr(probe, "relative_error", lambda model, compute, attend: 0.004)
     assert why_not() is None
 
 
@@ -70,13 +70,19 @@ def test_it_tells_right_from_wrong(
     model = {"architecture": "starcoder2", "rotary_base": 1e4, "sliding_window": window} if window else {}
     recipe = make_recipe(model=model, train={"precision": "bf16"})
     with torch.no_grad():  # as a conversion asks
-        assert probe.relative_error(recipe, attention(window)) < probe.TOLERANCE / 2
+        assert probe.relative_error(recipe.model, recipe.compute, attention(window)) < probe.TOLERANCE / 2
     other = None if window else 8
-    assert not probe.relative_error(recipe, attention(other)) < 5 * probe.TOLERANCE
+    assert not probe.relative_error(recipe.model, recipe.compute, attention(other)) < 5 * probe.TOLERANCE
     if not window:
-        assert not probe.relative_error(recipe, attention(window, wrong="documents")) < 5 * probe.TOLERANCE
+        assert (
+            not probe.relative_error(recipe.model, recipe.compute, attention(window, wrong="documents"))
+            < 5 * probe.TOLERANCE
+        )
     for wrong in (*GRADIENTS, "nan"):
-        assert not probe.relative_error(recipe, attention(window, wrong=wrong)) < probe.TOLERANCE, wrong
+        assert (
+            not probe.relative_error(recipe.model, recipe.compute, attention(window, wrong=wrong))
+            < probe.TOLERANCE
+        ), wrong
 
 
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

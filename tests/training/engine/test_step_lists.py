@@ -27,7 +27,7 @@ def make_network(recipe: Recipe, change: Callable[[Any], None] | None = None) ->
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.network import Network
 
-    network = Network(recipe, Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed))
+    network = Network(recipe, Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed))
     if change:
         change(network.core)
     network.start_from(None)

@@ -148,11 +148,11 @@ def reloaded(recipe: Recipe, checkpoint: Path) -> dict[str, int]:
     from megatron_octo.training.engine.network import Network
     from megatron_octo.training.state.state_parts import full_part, load_checkpoint
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     network, reader = Network(recipe, grid), CheckpointReader(checkpoint)
     network.start_from(None, resumed=True)
     load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
-    for held in held_parameters(network.core, recipe, grid):
+    for held in held_parameters(network.core, recipe.model, recipe.compute, grid):
         expected = reader.read(held.spec.name, "weights", held.offset, held.shape)
         assert held.parameter.dtype == expected.dtype and torch.equal(held.parameter, expected), held.key
     part = full_part(network.core, network.optimizer, recipe, grid)

@@ -126,7 +126,7 @@ def save_and_lose_the_run(tree: dict[str, Any], error: Exception) -> tuple[int, 
     from megatron_octo.training.state.saver import Saver
 
     recipe = build_recipe(tree)
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
     network = Network(recipe, grid)
     network.start_from(None)
     ours = True
@@ -169,10 +169,10 @@ def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path, error: 
 
 
 def lack_on_this_rank(sizes: list[int]) -> str | None:
-    from megatron_octo.config.sections import ParallelConfig
+    from megatron_octo.config.layout import Layout
     from megatron_octo.training.state.host_copy import lack_of_memory
 
-    grid = Grid.build(ParallelConfig(), torch.device("cpu"), 0)
+    grid = Grid.build(Layout(), torch.device("cpu"), 0)
     return lack_of_memory(sizes[grid.rank], grid)
 
 

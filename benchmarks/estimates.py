@@ -1,25 +1,27 @@
-"""The planner beside what was measured: memory and time of every GPU row of ``results/throughput.jsonl``.
+"""Compare the planner with measurements: memory and time of every GPU row of ``results/throughput.jsonl``.
 
-    python -m benchmarks.plan [--results FILE]
+    python -m benchmarks.estimates [--results FILE]
 
 Prints plan / measured for each row. A row's time is planned twice: from all rows (its own among them, as ``plan`` does
-for a shape that was measured), and from all others of other shapes, which shows how well a time is carried over.
-Needs no GPU.
+for a shape that was measured), and from the rows of other shapes, which shows how well a time is carried over. Needs no
+GPU.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from megatron_octo.recipe.loading import check_batch, replicas_of
+from megatron_octo.recipe.loading import check_batch
 from megatron_octo.sizing.memory import GIB, memory
 from megatron_octo.sizing.step_time import MEASURED, Measurement, load_measurements, step_speed
 
 
 def compare(row: Measurement, rows: list[Measurement]) -> dict[str, object]:
     """Plan beside measurement of one row."""
-    replicas = replicas_of(row.recipe, row.ranks)
-    needed = memory(row.recipe, replicas, check_batch(row.recipe, replicas)).total / GIB
+    replicas = row.recipe.parallel.layout.replicas(row.ranks)
+    needed = (
+        memory(row.recipe.model, row.recipe.compute, replicas, check_batch(row.recipe, replicas)).total / GIB
+    )
     per_node = max(8, row.ranks)
     others = [other for other in rows if (other.recipe, other.gpu) != (row.recipe, row.gpu)]
 
@@ -40,6 +42,7 @@ def compare(row: Measurement, rows: list[Measurement]) -> dict[str, object]:
 
 
 def main() -> int:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
