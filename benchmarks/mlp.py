@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks.support.machine import keep, machine
 from benchmarks.support.training import parser_of
-from megatron_octo.model.attention.probe import relative
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.platform.mcore import load_mcore
+from megatron_octo.model.platform.optional_library import relative
 from megatron_octo.recipe.loading import load_recipe
 
 _CALLS, _ROUNDS = 30, 7

@@ -214,8 +214,8 @@ class SystemConfig(Section):
     GPUs of one machine, overlapped with matrix products), `collective` (NCCL, gloo), or `auto`: peer where possible."""
     attention: Literal["auto", "flash4", "te", "torch", "unfused"] = "auto"
     """`te` (Transformer Engine), `flash4` (FlashAttention-4 with `.[flash4]`: Hopper and newer, bf16, no dropout;
-    bitwise repeatable with `system.deterministic` alone), `torch` (torch's flash attention: bf16
-    without dropout), or `unfused`. `auto` takes the fastest available one and logs its name: with the fused layers FlashAttention-4, then
+    bitwise repeatable with `system.deterministic` alone), `torch` (torch's flash attention: bf16, no dropout), or
+    `unfused`. `auto` takes the fastest available one and logs its name: with the fused layers FlashAttention-4, then
     Transformer Engine's, then torch's. On a GPU, unfused attention runs only when set explicitly."""
     mlp: Literal["auto", "quack", "plain"] = "auto"
     """Matrix products of the fused layers' MLP, together with gelu: `quack` (QuACK's kernels with `.[flash4]`: Hopper,

@@ -51,7 +51,7 @@ class Adapter(torch.nn.Module):
         self.b = self._parameter(spec.b, config, grid)
 
     def _parameter(self, spec: ParameterSpec, config: TransformerConfig, grid: Grid) -> torch.nn.Parameter:
-        _, shape = spec.box(grid.tensor_rank, grid.layout.tensor)
+        shape = spec.local_shape(grid.layout.tensor)
         parameter = torch.nn.Parameter(torch.empty(shape, dtype=config.params_dtype, device=grid.device))
         if spec.axis is not None:
             set_tensor_model_parallel_attributes(parameter, True, spec.axis, 1)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from megatron_octo.architectures import adapted_modules
+from megatron_octo.architectures import adapted_modules, describe_layer
 from megatron_octo.architectures.adapters import adapter_parameters
 from megatron_octo.architectures.parameters import (
     LAYER_PREFIX,
@@ -67,7 +67,7 @@ def _held(model: ModelConfig, compute: Compute, stage: int, specs: Mapping[str, 
     for name, spec in specs.items():
         copied = name == WORD_EMBEDDINGS and model.tied_embeddings and stage == layout.pipeline - 1
         if copied or stage_of(name, model, layout) == stage:
-            total += math.prod(spec.box(0, layout.tensor)[1])
+            total += math.prod(spec.local_shape(layout.tensor))
     return total
 
 
@@ -104,22 +104,25 @@ def layer_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
     Norms work on tokens that sequence parallelism shares out; what lies between the linear layers is split by
     tensor parallelism, but for keys and values, of which there may be fewer than ranks.
     """
-    tensor = compute.layout.tensor
+    tensor, share = compute.layout.tensor, compute.layout.token_ranks
     size, hidden, ffn = compute.element_bytes, model.hidden_size, model.ffn_hidden_size
-    share = compute.layout.token_ranks
+    kinds = describe_layer(model)
+    statistics = (
+        8 if kinds.norm == "layer_norm" else 4
+    ) / share  # fp32: deviation, and the mean if there is one
     groups = max(1, model.num_query_groups / tensor)
     tensors = {
         "attention: residual": size * hidden / share,
         "attention: normed": size * hidden / share,
-        "attention: mean and deviation": 8 / share,
-        "attention: queries": size * hidden / tensor,
+        "attention: statistics": statistics,
+        "attention: queries": size * model.attention_size / tensor,
         "attention: keys and values": 2 * size * model.head_dim * groups,
-        "attention: output": size * hidden / tensor,
+        "attention: output": size * model.attention_size / tensor,
         "attention: log-sum-exp": 4 * model.num_attention_heads / tensor,
         "mlp: residual": size * hidden / share,
         "mlp: normed": size * hidden / share,
-        "mlp: mean and deviation": 8 / share,
-        "mlp: before the activation": size * ffn / tensor,
+        "mlp: statistics": statistics,
+        "mlp: before the activation": size * kinds.fc1_parts * ffn / tensor,
         "mlp: after the activation": size * ffn / tensor,
     }
     if compute.fp8 != "none":
@@ -153,7 +156,7 @@ def kept_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
         return {"attention: residual": residual, **({"attention: to be added": residual} if fused else {})}
     if compute.recompute == "mlp":
         again = {
-            *(() if fused else ("mlp: normed", "mlp: mean and deviation")),
+            *(() if fused else ("mlp: normed", "mlp: statistics")),
             "mlp: before the activation",
             "mlp: after the activation",
             *(name for name in tensors if name.startswith("mlp: linear")),
@@ -194,7 +197,7 @@ def _backward_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
         if compute.fp8 != "none":
             in_flight += (size + 2) * tokens * ffn
     else:
-        in_flight = size * tokens * 2 * (hidden + ffn)
+        in_flight = size * tokens * (2 * hidden + (1 + describe_layer(model).fc1_parts) * ffn)
     return tokens * again + in_flight
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_octo.common.dtypes import INDEX_CODES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_bytes, digest_file
 from megatron_octo.common.ragged import running_sum
@@ -19,11 +20,7 @@ from megatron_octo.common.ragged import running_sum
 MAGIC = b"MMIDIDX\0\0"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document indices
-DTYPES = {
-    code: np.dtype(name)
-    for code, name in enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)
-}
-_INTEGERS = {code for code, dtype in DTYPES.items() if dtype.kind in "iu"}
+_INTEGERS = {code for code, dtype in INDEX_CODES.items() if dtype.kind in "iu"}
 CONTEXT, TARGET = 0, 1
 _REBUILD = "the file is damaged or half copied: copy it again, or run preprocess again"
 _STEP = 1 << 20  # items looked at in one go by the full check
@@ -100,7 +97,7 @@ class IndexedDataset:
                 where=path,
                 hint=_REBUILD,
             )
-        self.dtype = DTYPES[code]
+        self.dtype = INDEX_CODES[code]
         raw = np.memmap(path, mode="r", dtype=np.uint8)
 
         def array(dtype: str, count: int, offset: int) -> np.ndarray:

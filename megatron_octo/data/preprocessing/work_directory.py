@@ -1,8 +1,8 @@
 """Directory beside the output that keeps finished shards, so that a kill loses little."""
 
 import contextlib
-import fcntl
 import glob
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_octo import __version__
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json, remove_leftovers, write_json
+from megatron_octo.common.leases import flock
 from megatron_octo.data.dataset.manifest import manifest_path
 from megatron_octo.data.preprocessing.encode import EncodeOptions
 from megatron_octo.data.preprocessing.shards import Shard, open_shard, shard_path
@@ -58,19 +59,17 @@ class WorkDir:
         Raises:
             OctoError: another process works here.
         """
-        with open(self.path / "lock", "wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OctoError(
-                    "another process works on the same output", where=self.path, hint="wait for it, or end it"
-                ) from None
-            except OSError:
-                pass  # some shared file systems have no locks
+        busy = OctoError(
+            "another process works on the same output", where=self.path, hint="wait for it, or end it"
+        )
+        lock = flock(self.path / "lock", busy)
+        try:
             remove_leftovers(self.path)
             remove_leftovers(self.prefix.parent, glob.escape(manifest_path(self.prefix).name))
             shutil.rmtree(self.scratch, ignore_errors=True)
             yield
+        finally:
+            os.close(lock)
 
     @property
     def scratch(self) -> Path:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.model.attention import probe
+from megatron_octo.model.attention.attention_check import relative_error
 from megatron_octo.model.attention.packed import PackedAttention
+from megatron_octo.model.platform.optional_library import Library
 
-LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
+LIBRARY = Library("flash-attn-4", "flash4", "4.0.0b36")
 
 
 def attend(
@@ -111,4 +112,13 @@ def why_not(model: ModelConfig, compute: Compute) -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
 
-    return LIBRARY.why_not(model, compute, attend, obstacle)
+    def measure() -> float:
+        attention = functools.partial(
+            attend,
+            scale=model.head_dim**-0.5,
+            window=model.sliding_window,
+            deterministic=compute.deterministic,
+        )
+        return relative_error(model, compute, attention)
+
+    return LIBRARY.examine(obstacle, measure)
