@@ -77,19 +77,11 @@ class Bench:
     def convert(self, tree: Tree) -> Figures:
         """Convert a random model: bytes per second of each step, imports and flushing included."""
         output = self.folder / "convert.jsonl"
-        shape = [
-            "--layers",
-            str(self.args.layers),
-            "--hidden",
-            "2048",
-            "--heads",
-            "16",
-            "--positions",
-            "2048",
-        ]
-        self._output(
-            tree, "benchmarks.convert", *shape, "--bigcode", "--directory", self.folder, "--output", output
-        )
+        layers = self.args.layers
+        shape = {"layers": layers, "hidden": 2048, "heads": 16, "positions": 2048, "pipeline": min(4, layers)}
+        words = [word for key, value in shape.items() for word in (f"--{key}", str(value))]
+        place = ["--directory", self.folder, "--output", output]
+        self._output(tree, "benchmarks.convert", *words, "--bigcode", *place)
         row = json.loads(output.read_text().splitlines()[-1])
         return {f"{step['step']}, GB/s": row["bytes"] / step["seconds"] / 1e9 for step in row["steps"]}
 
