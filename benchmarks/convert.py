@@ -28,8 +28,9 @@ import torch
 
 from benchmarks.support.tensor_digests import model_digests
 from megatron_octo.architectures import find_architecture
+from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter, Specs, spec_bytes
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
+from megatron_octo.conversion.engine.direct_file import DirectFile
 
 GIB = 1 << 30
 _BLOCK = 1 << 25
@@ -41,30 +42,31 @@ def make_model(directory: Path, model: ModelConfig, seed: int) -> None:
     directory.mkdir(parents=True)
     config = architecture.hf_config(model, 0, "bfloat16")
     (directory / "config.json").write_text(json.dumps(config))
-    tensors = [
-        OutTensor(name, torch.bfloat16, each.shape) for name, each in architecture.hf_tensors(model).items()
-    ]
-    shards: list[list[OutTensor]] = [[]]
-    for tensor in tensors:
-        if sum(each.size for each in shards[-1]) + tensor.size > 5e9:
+    specs: Specs = {
+        name: (torch.bfloat16, each.shape) for name, each in architecture.hf_tensors(model).items()
+    }
+    shards: list[list[str]] = [[]]
+    for name, spec in specs.items():
+        if sum(spec_bytes(specs[each]) for each in shards[-1]) + spec_bytes(spec) > 5e9:
             shards.append([])
-        shards[-1].append(tensor)
+        shards[-1].append(name)
     generator = np.random.default_rng(seed)
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        weight_map.update({tensor.key: file for tensor in shard})
-        with SafetensorsSink(directory / file, shard, {"format": "pt"}) as sink:
-            for tensor in shard:
-                width = math.prod(tensor.shape[1:])
+        weight_map.update(dict.fromkeys(shard, file))
+        own = {name: specs[name] for name in shard}
+        with SafetensorsWriter(directory / file, own, {"format": "pt"}, DirectFile) as sink:
+            for name, (_, shape) in own.items():
+                width = math.prod(shape[1:])
                 step = max(1, _BLOCK // (2 * width))
-                for row in range(0, tensor.shape[0], step):
-                    rows = min(step, tensor.shape[0] - row)
+                for row in range(0, shape[0], step):
+                    rows = min(step, shape[0] - row)
                     bits = generator.integers(0, 1 << 16, (rows, width), dtype=np.uint16)
                     bits = bits & np.uint16(0x807F) | np.uint16(0x3C00)  # +-2^-7 * 1.xxx
-                    sink.write(tensor.key, torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16))
+                    sink.write(name, torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16))
             sink.close()
-    index = {"metadata": {"total_size": sum(each.size for each in tensors)}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": sum(map(spec_bytes, specs.values()))}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 

@@ -2,30 +2,27 @@
 
     python -m benchmarks.estimates [--results FILE]
 
-Prints plan / measured for each row. A row's time is planned twice: from all rows (its own among them, as ``plan`` does
-for a shape that was measured), and from the rows of other shapes, which shows how well a time is carried over. Needs no
-GPU.
+Prints planned / measured for each row, and how many rows are within 5, 8 and 15 %. Needs no GPU.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from megatron_octo.recipe.loading import check_batch, replicas_of
+from megatron_octo.recipe.loading import check_batch
+from megatron_octo.sizing.measured import Measurement, load_measurements
 from megatron_octo.sizing.memory import GIB, memory
-from megatron_octo.sizing.step_time import MEASURED, Measurement, load_measurements, step_speed
+
+PROJECT = Path(__file__).parents[1]
+MEASURED = PROJECT / "benchmarks" / "results" / "throughput.jsonl"
 
 
-def compare(row: Measurement, rows: list[Measurement]) -> dict[str, object]:
-    """Return plan and measurement of one row."""
-    replicas = replicas_of(row.recipe, row.ranks)
-    needed = memory(row.recipe, replicas, check_batch(row.recipe, replicas)).total / GIB
-    per_node = max(8, row.ranks)
-    others = [other for other in rows if (other.recipe, other.gpu) != (row.recipe, row.gpu)]
-
-    def seconds(known: list[Measurement]) -> float:
-        return step_speed(row.recipe, row.gpu, row.ranks, per_node, known, row.mean_document).seconds
-
+def compare(row: Measurement) -> dict[str, object]:
+    """Return planned / measured of one row."""
+    replicas = row.recipe.parallel.layout.replicas(row.ranks)
+    needed = (
+        memory(row.recipe.model, row.recipe.compute, replicas, check_batch(row.recipe, replicas)).total / GIB
+    )
     return {
         "row": row.where,
         "model": f"{row.recipe.model.num_layers} x {row.recipe.model.hidden_size}",
@@ -34,20 +31,25 @@ def compare(row: Measurement, rows: list[Measurement]) -> dict[str, object]:
         "memory_gib": row.memory,
         "memory_ratio": round(needed / row.memory, 4) if row.memory else None,
         "step_ms": round(1e3 * row.seconds, 1),
-        "time_ratio": round(seconds(rows) / row.seconds, 4),
-        "time_ratio_from_others": round(seconds(others) / row.seconds, 4),
+        "time_ratio": round(row.ratio, 4),
     }
 
 
 def main() -> int:
-    """Print one JSON object per row."""
+    """Print a line per row, and their summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=MEASURED)
-    rows = load_measurements(parser.parse_args().results)
+    rows = [compare(row) for row in load_measurements(parser.parse_args().results, PROJECT)]
     for row in rows:
-        print(json.dumps(compare(row, rows)))
+        print(json.dumps(row))
+    for name in ("memory_ratio", "time_ratio"):
+        ratios = [float(str(row[name])) for row in rows if row[name]]
+        within = ", ".join(
+            f"{sum(abs(r - 1) <= x for r in ratios)} within {x:.0%}" for x in (0.05, 0.08, 0.15)
+        )
+        print(f"# {name}: of {len(ratios)} rows {within}")
     return 0
 
 

@@ -145,7 +145,7 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
     if recipe.system.deterministic:
         os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
     processes.join(ranks, f"{recipe.run_dir} {attempt}")
-    grid = Grid.build(recipe.parallel, processes.device, recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, processes.device, recipe.train.seed)
     lost = checkpoint(recipe.run_dir)
     if grid.is_main and lost.exists():
         lost.rename(lost.with_name("lost"))

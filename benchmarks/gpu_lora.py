@@ -76,7 +76,7 @@ class Steps:
         self.network = Network(recipe, grid)
         self.network.start_from(None)
         if draw_b:  # B starts at zero, and then A has no gradient
-            for held in held_parameters(self.network.core, recipe, grid):
+            for held in held_parameters(self.network.core, recipe.model, recipe.compute, grid):
                 if held.spec.name.endswith(".lora.b"):
                     generator = torch.Generator().manual_seed(len(held.spec.name) * 31 + held.spec.shape[0])
                     drawn = torch.randn(held.spec.shape, generator=generator) * 0.05
@@ -109,7 +109,7 @@ class Steps:
         """Return the trained parameters' gradients of the last step in fp32."""
         from megatron_octo.model.weights import held_parameters
 
-        parameters = held_parameters(self.network.core, self.recipe, self.grid)
+        parameters = held_parameters(self.network.core, self.recipe.model, self.recipe.compute, self.grid)
         return {
             held.key: held.parameter.main_grad.float().clone()  # type: ignore[attr-defined]
             for held in parameters
@@ -152,7 +152,7 @@ def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
     records = [steps.run(recipe.optimizer.lr) for _ in range(count)]
     steps.loader.close()
     counted = records[min(WARM_UP, count - 1) :]
-    planned = memory(recipe, grid.data_size, check_batch(recipe, grid.data_size))
+    planned = memory(recipe.model, recipe.compute, grid.layout.data, check_batch(recipe, grid.layout.data))
     return {
         "case": recipe.run_dir,
         "backend": str(steps.network.backend),
@@ -204,7 +204,7 @@ def main() -> int:
         write_random_corpus(folder / "small_corpus", 60_000, 1001, 200)
         corpus_for(folder / "corpus", recipe, arguments.steps + 1, 512)
     dist.barrier()
-    grid = Grid.build(recipe.parallel, device, seed=1)
+    grid = Grid.build(recipe.parallel.layout, device, seed=1)
     lines = [*parity(folder, grid), speed(recipe, grid, arguments.steps)]
     for line in lines if grid.is_main else []:
         print(json.dumps(line))

@@ -10,10 +10,8 @@ with it within the rounding of bf16; the fused cross entropy must agree with the
 import argparse
 import json
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -24,19 +22,17 @@ from benchmarks.support.processes import device_of_this_process
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 
-# precision, attention, cross entropy (of megatron-core's layers), layers. Attention is the recipe's, where torch is
-# cuDNN's, or flash: torch's without cuDNN's. Libraries that are not installed are left out.
+# Precision, attention, cross entropy (of megatron-core's layers), layers: values of the recipe's keys. A case whose
+# library is not installed is left out.
 CASES = {
     "fp32 unfused": ("fp32", "unfused", "reference", "mcore"),
     "bf16 unfused": ("bf16", "unfused", "reference", "mcore"),
-    "bf16 torch flash": ("bf16", "flash", "reference", "mcore"),
-    "bf16 torch cudnn": ("bf16", "torch", "reference", "mcore"),
+    "bf16 torch flash": ("bf16", "torch", "reference", "mcore"),
     "bf16 flash4": ("bf16", "flash4", "reference", "mcore"),
     "bf16 te": ("bf16", "te", "reference", "mcore"),
     "bf16 te, te cross entropy": ("bf16", "te", "te", "mcore"),
     "fp32 unfused, fused layers": ("fp32", "unfused", "reference", "fused"),
-    "bf16 torch flash, fused layers": ("bf16", "flash", "reference", "fused"),
-    "bf16 torch cudnn, fused layers": ("bf16", "torch", "reference", "fused"),
+    "bf16 torch flash, fused layers": ("bf16", "torch", "reference", "fused"),
     "bf16 flash4, fused layers": ("bf16", "flash4", "reference", "fused"),
     "bf16 te, fused layers": ("bf16", "te", "reference", "fused"),
     "fp8 te": ("fp8", "te", "reference", "mcore"),
@@ -58,7 +54,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str], world: int) -> Recipe:
     """Return the recipe of a case."""
     precision, attention, cross_entropy, layers = case
-    attention = "torch" if attention == "flash" else attention
     return build_recipe(
         {
             "run_dir": str(folder / "run"),
@@ -103,7 +98,7 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
     loss = reduce_totals(part, batch, None, grid).loss
     gradients = {
         held.key: (held.spec.name, held.region, held.parameter.main_grad.float().clone())  # type: ignore[attr-defined]
-        for held in held_parameters(network.core, recipe, grid)
+        for held in held_parameters(network.core, recipe.model, recipe.compute, grid)
     }
     return {
         "loss": loss,
@@ -139,7 +134,7 @@ def main() -> int:  # one pass over the cases, which share the process group
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl")
-    from megatron_octo.model.attention import cudnn, flash4
+    from megatron_octo.model.attention import flash4
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.runfiles.run_directory import environment
 
@@ -154,7 +149,7 @@ def main() -> int:  # one pass over the cases, which share the process group
         for name, case in CASES.items()
         if arguments.architecture == "gpt_bigcode" or case[3] == "mcore"
     }
-    grid = Grid.build(recipes["fp32 unfused"].parallel, device, seed=1)
+    grid = Grid.build(recipes["fp32 unfused"].parallel.layout, device, seed=1)
     # Tensor ranks of the two kinds of layers hold different rows of queries and keys: each kind has its own reference.
     references = {
         recipe.system.layers: one_step(recipe, grid)["gradients"]
@@ -163,14 +158,11 @@ def main() -> int:  # one pass over the cases, which share the process group
     }
     baseline = one_step(recipes["fp32 unfused"], grid)
     for name, recipe in recipes.items():
-        library = {"torch": cudnn, "flash4": flash4}.get(CASES[name][1])
-        if library and (reason := library.why_not(recipe)):
+        if CASES[name][1] == "flash4" and (reason := flash4.why_not(recipe.model, recipe.compute)):
             if dist.get_rank() == 0:
                 print(f"{name} is left out: {reason}")
             continue
-        flash = mock.patch.object(cudnn, "why_not", return_value="this case is flash's")
-        with flash if CASES[name][1] == "flash" else nullcontext():
-            found = one_step(recipe, grid)
+        found = one_step(recipe, grid)
         reference = references["mcore" if dist.get_world_size() == 1 else recipe.system.layers]
         worst, worst_name = max(
             (error, key)

@@ -96,7 +96,7 @@ def profile(recipe: Recipe, arguments: argparse.Namespace) -> None:
     from megatron_octo.training.engine.batches import Loader
     from megatron_octo.training.loop import Run
 
-    run = Run(recipe, Grid.build(recipe.parallel, device, recipe.train.seed))
+    run = Run(recipe, Grid.build(recipe.parallel.layout, device, recipe.train.seed))
     run._resume()
     run.saver = run._make_saver()
     loader = Loader(run.corpora.train, recipe, run.grid, Position())

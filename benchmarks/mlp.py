@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks.support.machine import keep, machine
 from benchmarks.support.training import parser_of
-from megatron_octo.model.attention.probe import relative
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.platform.mcore import load_mcore
+from megatron_octo.model.platform.optional_library import relative
 from megatron_octo.recipe.loading import load_recipe
 
 _CALLS, _ROUNDS = 30, 7
@@ -50,7 +50,7 @@ def main() -> int:
     load_mcore()
     from megatron_octo.model.fused.matmul.quack import LIBRARY, QuackArithmetic, in_fp32, why_not
 
-    if problem := why_not(recipe):
+    if problem := why_not(recipe.model, recipe.compute):
         raise SystemExit(problem)
     rows = recipe.batch.micro_size * recipe.data.seq_length
     hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor

@@ -41,9 +41,9 @@ def main() -> int:
     from megatron_octo.training.engine.network import Network
     from megatron_octo.training.engine.replica_check import ReplicaCheck
 
-    grid = Grid.build(recipe.parallel, device, recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, device, recipe.train.seed)
     network = Network(recipe, grid)
-    init_weights(network.core, recipe, grid)
+    init_weights(network.core, recipe.model, recipe.compute, grid)
     check = ReplicaCheck(network.core, recipe, grid)
     seconds = []
     for _ in range(arguments.repeat + 1):

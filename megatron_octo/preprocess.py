@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.preprocess",
         description="Tokenise rows of text into PREFIX.bin, PREFIX.idx and PREFIX.json (the manifest). The same "
@@ -57,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read control tokens that are spelled out in the rows as tokens (default: as plain text)",
     )
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: %(default)s)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add("--workers", type=int, default=cores, help="processes (default: %(default)s)")
     add("--on-error", choices=["stop", "skip"], default="stop", help="at a bad row (default: %(default)s)")
     add(
         "--tokenizer-backend",
@@ -93,6 +95,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
     if args.workers < 1:
         raise OctoError(f"--workers {args.workers}: at least 1 is needed", where="command line")

@@ -10,7 +10,8 @@ import sys
 from datetime import timedelta
 
 from megatron_octo.common.errors import OctoError, run_command
-from megatron_octo.recipe.loading import dump_recipe, load_recipe, replicas_of
+from megatron_octo.recipe.loading import dump_recipe, load_recipe
+from megatron_octo.recipe.reference import HelpKeys
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.supervision import launch
@@ -27,8 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", help="recipe file (YAML); docs/recipes.md describes the keys")
+    parser.add_argument("recipe", help="recipe file (YAML); --help-keys describes the keys")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    parser.add_argument("--help-keys", action=HelpKeys)
     parser.add_argument("--nproc", type=int, help="start this many processes on this machine (default: 1)")
     return parser
 
@@ -41,12 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     if recipe.system.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if arguments.nproc and arguments.nproc > 1:
-        replicas_of(recipe, arguments.nproc)
+        recipe.parallel.layout.replicas(arguments.nproc)
         return launch.start_ranks(arguments.nproc, [arguments.recipe, *arguments.overrides])
     # --nproc 1 means one process, whatever torchrun's or srun's variables say.
     if arguments.nproc == 1 or not launch.adopt_environment():
         launch.stand_alone()
-    replicas_of(recipe, int(os.environ["WORLD_SIZE"]))
+    recipe.parallel.layout.replicas(int(os.environ["WORLD_SIZE"]))
     return run(recipe)
 
 
@@ -91,7 +93,7 @@ def run(recipe: Recipe) -> int:
     with supervised(watch):
         if watch.rank == 0:
             print(f"# resolved recipe\n{dump_recipe(recipe)}", flush=True)
-        grid = Grid.build(recipe.parallel, device, recipe.train.seed, wait)
+        grid = Grid.build(recipe.parallel.layout, device, recipe.train.seed, wait)
         code = Run(recipe, grid, stop, watch).train()
         dist.barrier()
         watch.close()

@@ -30,7 +30,6 @@ _PACKAGES = (
     "transformer-engine",
     "flash-attn-4",
     "quack-kernels",
-    "nvidia-cudnn-frontend",
     "numpy",
     "safetensors",
     "tokenizers",
@@ -84,7 +83,8 @@ class RunDirectory:
         self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None
     ) -> None:
         """Record that the run is started (again): recipe, environment, digest of the data, number of the attempt, and
-        which kernels it computes with (see records.Attempt)."""
+        which kernels it computes with (see records.Attempt).
+        """
         if not self.is_main:
             return
         attempts = self.path / records.ATTEMPTS
@@ -115,15 +115,11 @@ class RunDirectory:
         """What the last attempt before this one that said so computed with, as the network names it; on rank 0."""
         if not self.is_main:
             return {}
-        try:
-            earlier = records.read_attempts(self.path)[: self.attempt - 1]
-        except OctoError:  # a broken record of what is past stops nobody
-            return {}
+        earlier = [each for each in records.read_attempts(self.path, print) if each.number < self.attempt]
         return next((attempt.kernels for attempt in reversed(earlier) if attempt.kernels), {})
 
     def next_attempt(self) -> int:
-        numbers = [int(path.stem) for path in (self.path / "attempts").glob("[0-9]*.json")]
-        return 1 + max(numbers, default=0)
+        return 1 + max(records.attempt_numbers(self.path), default=0)
 
     def lock(self) -> RunLock | None:
         """Keep other attempts out of the directory; on rank 0.

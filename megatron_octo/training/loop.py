@@ -43,7 +43,7 @@ class Run:
     ):
         self.recipe, self.grid, self.watch = recipe, grid, watch
         self.faults = Faults(grid.rank)
-        check_batch(recipe, grid.data_size)
+        check_batch(recipe, grid.layout.data)
         self.directory = RunDirectory(recipe, grid.is_main)
         self.lock = grid.main_first(self.directory.lock)
         if self.watch and self.lock:
@@ -108,7 +108,7 @@ class Run:
         self.grid.main_first(lambda: self.reporter.open_boards(self.step))
         self.check_replicas = ReplicaCheck(self.network.core, self.recipe, self.grid)
         recipe, say = self.recipe, self.reporter.say
-        say(f"device {self.grid.device.type}, {self.grid}; {self.network.chosen}")
+        say(f"device {self.grid.device.type}, {self.grid.layout}; {self.network.chosen}")
         kernels, earlier = self.network.kernels, self.directory.earlier_kernels()
         for what in {**kernels, **earlier} if earlier else ():
             if kernels.get(what) != earlier.get(what):

@@ -17,9 +17,9 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.model.fused.fused_gpt import FusedGPT
 from megatron_octo.model.fused.matmul.gradient_buffers import spare_zeroing
-from megatron_octo.model.mcore_gpt import DTYPES
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.platform.mcore import using_transformer_engine
 from megatron_octo.recipe.schema import Recipe
@@ -35,7 +35,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def wrap_data_parallel(model: GPTModel | FusedGPT, recipe: Recipe, grid: Grid) -> DistributedDataParallel:
     """Mixed precision and data parallelism around the network. Gradients are reduced in fp32 unless asked otherwise."""
-    overlap = recipe.system.overlap and grid.device.type == "cuda" and grid.data_size > 1
+    overlap = recipe.system.overlap and grid.device.type == "cuda" and grid.layout.data > 1
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=recipe.optimizer.state_dtype == "fp32",
         use_distributed_optimizer=True,

@@ -35,7 +35,7 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.loop import Run
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     run = Run(recipe, grid)
     assert run.train() == 0
     network = run.network.model.eval()
@@ -80,6 +80,7 @@ STARCODER2 = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "parallel", "model"),
     [
