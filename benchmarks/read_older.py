@@ -19,14 +19,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.support.comparison import export_differences, records, run_differences, tensors
+from benchmarks.support.comparison import Verdict, export_differences, records, run_differences, tensors
 from benchmarks.support.kill_driver import digests
 from benchmarks.support.trees import PROJECT, Tree, extract
 
@@ -61,30 +59,6 @@ print(len(corpus), corpus.tokens, state.hexdigest())
 
 
 Conversion = tuple[str, Path, Path, list[str]]  # step, source, target, options
-
-
-class Verdict:
-    """The list of comparisons, printed as they are made."""
-
-    def __init__(self) -> None:
-        self.failed: list[str] = []
-
-    def note(self, name: str, problem: str = "", detail: str = "") -> None:
-        """Print a comparison; a problem makes the exit code 1."""
-        print(
-            f"{'DIFFERS' if problem else 'ok':8} {name}{': ' if problem or detail else ''}{problem or detail}",
-            flush=True,
-        )
-        if problem:
-            self.failed.append(name)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Turn an exception of a part into a problem of it."""
-        try:
-            yield
-        except Exception as error:
-            self.note(name, f"{type(error).__name__}: {error}")
 
 
 class Workshop:

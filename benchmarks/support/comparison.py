@@ -1,6 +1,8 @@
 """Comparison of runs and of exports, to the last bit."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,30 @@ MAY_DIFFER = {
     "special_tokens_map.json": "names of the special tokens",
     "generation_config.json": "token at which generation ends",
 }
+
+
+class Verdict:
+    """The list of comparisons, printed as they are made."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def note(self, name: str, problem: str = "", detail: str = "") -> None:
+        """Print a comparison; a problem makes the exit code 1."""
+        print(
+            f"{'DIFFERS' if problem else 'ok':8} {name}{': ' if problem or detail else ''}{problem or detail}",
+            flush=True,
+        )
+        if problem:
+            self.failed.append(name)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Turn an exception of a part into a problem of it."""
+        try:
+            yield
+        except Exception as error:
+            self.note(name, f"{type(error).__name__}: {error}")
 
 
 def records(run: Path) -> dict[int, dict[str, Any]]:
