@@ -93,7 +93,7 @@ class Workshop:
 
     def preprocess(self, tree: Tree, name: str, prefix: Path) -> None:
         """Make a data set of one format."""
-        place = ["--input", self.folder / f"{name}.jsonl", "--output-prefix", prefix]
+        place: list[str | Path] = ["--input", self.folder / f"{name}.jsonl", "--output-prefix", prefix]
         tree.call(
             "megatron_octo.preprocess",
             *place,
