@@ -22,6 +22,22 @@ LAYER_PREFIX = "decoder.layers."
 TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # offset, shape
+# Keys of any config.json that do not change what a network computes: files, text, generation, classifiers.
+HARMLESS = frozenset(
+    """architectures model_type dtype torch_dtype transformers_version _name_or_path name_or_path _commit_hash
+    _attn_implementation _attn_implementation_autoset attn_implementation use_cache gradient_checkpointing
+    bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id return_dict
+    output_attentions output_hidden_states output_scores return_dict_in_generate problem_type id2label label2id
+    num_labels finetuning_task task_specific_params tokenizer_class prefix torchscript use_bfloat16 is_decoder
+    tf_legacy_loss cross_attention_hidden_size chunk_size_feed_forward max_length min_length do_sample
+    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens""".split()
+)
+# Keys of any config.json with the only value that is understood; exports leave them out.
+_ONLY: dict[str, Any] = {"is_encoder_decoder": False, "tie_encoder_decoder": False, "pruned_heads": {}}
+
 Init = Literal["normal", "residual", "ones", "zeros", "fan_in"]
 
 
@@ -97,6 +113,11 @@ class Architecture(ABC):
             several where one of ours is several there (see :meth:`split`).
         fields: our key of the model section -> Hugging Face's key and its default there; None: has to be given.
         fixed: Hugging Face's key -> the value written and all that are understood; the first is the default.
+        equal: Hugging Face's key -> one of ``fields`` whose value it must have, and its default (None: if it is given).
+        aliases: other spellings of Hugging Face's keys -> the key.
+        extra: Hugging Face's keys that :meth:`read_extra` reads.
+        harmless: keys that do not change what is computed, beside :data:`HARMLESS`.
+        ignored: pattern of tensors that are no parameters and are left aside.
     """
 
     name: ClassVar[str]
@@ -108,6 +129,11 @@ class Architecture(ABC):
     layer: ClassVar[Mapping[str, str | tuple[str, ...]]]
     fields: ClassVar[Mapping[str, tuple[str, Any]]]
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]]
+    equal: ClassVar[Mapping[str, tuple[str, Any]]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
+    extra: ClassVar[frozenset[str]] = frozenset()
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    ignored: ClassVar[str] = r"(?!)"
 
     def check(self, model: ModelConfig) -> None:
         """Check that this architecture has such a shape. Subclasses add what they know of their own.
@@ -285,11 +311,36 @@ class Architecture(ABC):
             KeyError: a key is missing.
             ValueError: a variant that we do not compute.
         """
-        for key, values in self.fixed.items():
+        tree = self._known(tree)
+        for key, values in {**self.fixed, **{key: (value,) for key, value in _ONLY.items()}}.items():
             if tree.get(key, values[0]) not in values:
                 raise ValueError(f"{key} {tree[key]!r} is not supported, only {list(values)}")
+        defaults = dict(self.fields.values())
+        for key, (other, default) in self.equal.items():
+            own, value = tree.get(key, default), tree.get(other, defaults[other])
+            if own is not None and own != value:
+                raise ValueError(f"{key} {own!r} is not supported, only the value of {other}, {value!r}")
         section: dict[str, Any] = {"architecture": self.name}
         for ours, (theirs, default) in self.fields.items():
             section[ours] = tree[theirs] if default is None else tree.get(theirs, default)
         section["tied_embeddings"] = tree.get("tie_word_embeddings", True)
         return {**section, **self.read_extra(tree)}
+
+    def _known(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a ``config.json`` with other spellings replaced; a key that may change the function is refused."""
+        found = dict(tree)
+        for alias, key in self.aliases.items():
+            if alias in found and found.setdefault(key, found[alias]) != found[alias]:
+                raise ValueError(f"{key} {found[key]!r} and {alias} {found[alias]!r} are one key, and differ")
+        read = {theirs for theirs, _ in self.fields.values()} | {
+            "tie_word_embeddings",
+            *self.extra,
+            *self.aliases,
+        }
+        known = read | HARMLESS | self.harmless | {*self.fixed, *self.equal, *_ONLY}
+        if unknown := sorted(key for key, value in found.items() if value is not None and key not in known):
+            raise ValueError(
+                f"unknown key {unknown[0]!r}, which may change what the model computes"
+                f"{f' (and {len(unknown) - 1} more)' if unknown[1:] else ''}; remove it if it does not"
+            )
+        return found
