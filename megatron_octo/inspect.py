@@ -79,6 +79,7 @@ def _inspect_run(args: argparse.Namespace, console: "Console") -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Show a data set or a run; returns 2 if something is wrong with it."""
     """Run the command; returns its exit code."""
     args = _parser().parse_args(argv)
     from rich.console import Console

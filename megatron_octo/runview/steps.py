@@ -37,7 +37,7 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
             highlight=False,
         )
     if found.skipped or why:
-        reason = escape(printable(why or (line or {}).get("skipped")))
+        reason = escape(printable(why or (line and line.get("skipped"))))
         console.print(f"[bold red]{'skipped' if found.skipped else 'stopped'}[/bold red]: {reason}")
     if row is None:
         _print_table(found, console)
