@@ -1,16 +1,21 @@
-"""Everything is declared in pyproject.toml, except that the recipes are copied into a wheel."""
+"""Project metadata is in pyproject.toml; this file copies the recipes into a wheel, and refuses old Pythons."""
 
 import shutil
+import sys
 from pathlib import Path
+
+if sys.version_info < (3, 12):
+    sys.exit("error: megatron_octo needs Python 3.12 or newer, this is " + sys.version.split()[0])
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 
 class BuildWithRecipes(build_py):
-    """Puts ``recipes/`` beside the modules; an editable installation reads them from the project."""
+    """Put ``recipes/`` beside the modules; an editable installation reads them from the project."""
 
     def run(self) -> None:
+        """Copy modules and recipes."""
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib) / "megatron_octo" / "recipes"

@@ -1,11 +1,10 @@
-"""One step of one model on every back end of this GPU: losses and gradients beside fp32 on the same weights.
+"""Compare one step of one model on every back end of this GPU with fp32 on the same weights.
 
     torchrun --nproc-per-node 1 benchmarks/gpu_parity.py --output benchmarks/results/parity.jsonl
     torchrun --nproc-per-node 1 benchmarks/gpu_parity.py --architecture starcoder2
 
-The reference is torch attention, document by document, with fp32 weights and the fp32 cross entropy. bf16 back ends
-must agree with it within the rounding of bf16; the fused cross entropy must agree with the reference one on the same
-logits.
+The reference is torch attention per document with fp32 weights and the fp32 cross entropy. bf16 back ends must agree
+with it within the rounding of bf16; the fused cross entropy must agree with the reference one on the same logits.
 """
 
 import argparse
@@ -17,9 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.corpus import write_random_corpus
-from benchmarks.machine import keep
-from benchmarks.processes import device_of_this_process
+from benchmarks.support.corpus import write_random_corpus
+from benchmarks.support.machine import keep
+from benchmarks.support.processes import device_of_this_process
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 
@@ -53,6 +52,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str], world: int) -> Recipe:
+    """Return the recipe of a case."""
     precision, attention, cross_entropy, layers = case
     return build_recipe(
         {
@@ -79,6 +79,7 @@ def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str]
 
 
 def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
+    """Return loss, gradients by key with name and region, and the kernels of one step."""
     from megatron_octo.data.row_stream import Position
     from megatron_octo.model.weights import held_parameters
     from megatron_octo.runfiles.run_directory import RunDirectory
@@ -109,7 +110,7 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
 
 
 def relative_errors(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    """Of each tensor of the model: the norm of its difference from the reference over the reference's norm."""
+    """Return for each tensor of the model the norm of its difference from the reference over the reference's norm."""
     sums: dict[str, list[float]] = {}
     for key, (name, region, value) in found.items():
         expected = reference[key][2] if key in reference else reference[name][2][region]
@@ -119,7 +120,8 @@ def relative_errors(found: dict[str, Any], reference: dict[str, Any]) -> dict[st
     return {name: (difference / norm) ** 0.5 for name, (difference, norm) in sums.items()}
 
 
-def main() -> int:
+def main() -> int:  # one pass over the cases, which share the process group
+    """Run all cases, print a line per case."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +150,7 @@ def main() -> int:
         if arguments.architecture == "gpt_bigcode" or case[3] == "mcore"
     }
     grid = Grid.build(recipes["fp32 unfused"].parallel.layout, device, seed=1)
-    # Tensor ranks of the two kinds of layers hold other rows of queries and keys: each kind has its reference then.
+    # Tensor ranks of the two kinds of layers hold different rows of queries and keys: each kind has its own reference.
     references = {
         recipe.system.layers: one_step(recipe, grid)["gradients"]
         for name, recipe in recipes.items()
@@ -165,7 +167,7 @@ def main() -> int:
         worst, worst_name = max(
             (error, key)
             for key, error in relative_errors(found["gradients"], reference).items()
-            if "linear_qkv.bias" not in key  # the key's part of it has no gradient but noise
+            if "linear_qkv.bias" not in key  # the key's part has no gradient, only noise
         )
         line = {
             "architecture": arguments.architecture,

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from megatron_octo.common.errors import OctoError, run_command
 from megatron_octo.recipe.loading import dump_recipe, load_recipe
+from megatron_octo.recipe.reference import HelpKeys
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.supervision import launch
@@ -27,8 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", help="recipe file (YAML); docs/recipes.md describes the keys")
+    parser.add_argument("recipe", help="recipe file (YAML); --help-keys describes the keys")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    parser.add_argument("--help-keys", action=HelpKeys)
     parser.add_argument("--nproc", type=int, help="start this many processes on this machine (default: 1)")
     return parser
 
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(recipe: Recipe) -> int:
     """One rank of a run: join the others, train, leave. torch's environment variables are set."""
     stop = StopRequest()  # imports take seconds, and a signal may come during them
-    _settings_before_torch(recipe)
+    settings_before_torch(recipe)
     import torch
     import torch.distributed as dist
 
@@ -99,7 +101,8 @@ def run(recipe: Recipe) -> int:
     return code
 
 
-def _settings_before_torch(recipe: Recipe) -> None:
+def settings_before_torch(recipe: Recipe) -> None:
+    """Set environment variables that torch and CUDA read when they are loaded; a user's own values win."""
     # The last operations between ranks are remembered, for gloo, too: a hang can be told from a wait.
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "200")
     # Overlap of communication and compute under tensor parallelism relies on one hardware queue.

@@ -1,56 +1,19 @@
-"""What README and docs say is true: keys, defaults, commands, files."""
+"""Checks that commands, recipes and links in README and docs exist."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
-import yaml
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from megatron_octo.cli import COMMANDS
-from megatron_octo.recipe.loading import load_recipe, section_class
-from megatron_octo.recipe.schema import Recipe
+from megatron_octo.recipe.loading import load_recipe
 from tests.places import PROJECT
 
 README = PROJECT / "README.md"
-PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
-
-
-def keys(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
-    """Every key of the recipe with its default."""
-    found: dict[str, object] = {}
-    for name, field in model.model_fields.items():
-        section = section_class(field.annotation)
-        if section is None or (not field.is_required() and field.default is None):
-            found[prefix + name] = field.default
-        if section is not None:
-            found |= keys(section, f"{prefix}{name}.")
-    return found
-
-
-def documented() -> dict[str, str]:
-    rows = re.findall(
-        r"^\| `([a-z_0-9.]+)` \| (.*?) \| \S.* \|$", (PROJECT / "docs/recipes.md").read_text(), re.M
-    )
-    assert len(rows) == len(dict(rows)), "a key is described twice"
-    return dict(rows)
-
-
-def test_every_key_is_described_and_every_described_key_exists() -> None:
-    assert list(documented()) == list(keys(Recipe))
-
-
-@pytest.mark.parametrize("key", keys(Recipe))
-def test_the_described_default_is_the_real_one(key: str) -> None:
-    default, text = keys(Recipe)[key], documented()[key]
-    if default is PydanticUndefined:
-        assert text == "-"
-    else:
-        value = yaml.safe_load(text)
-        value = tuple(value) if isinstance(default, tuple) else value
-        assert (float(value) if isinstance(default, float) else value) == default
+PAGES = [README, *(PROJECT / f"{name}.md" for name in ("ARCHITECTURE", "CONTRIBUTING"))]
+PAGES += sorted((PROJECT / "docs").glob("*.md"))
 
 
 def commands(page: Path) -> list[str]:
@@ -69,6 +32,8 @@ def test_commands_exist(page: Path) -> None:
     for line in words(page):
         for word in line:
             if word.startswith("megatron_octo."):
+                assert (PROJECT / (word.replace(".", "/") + ".py")).is_file(), line
+            if word.startswith("benchmarks.") and line[1] == "-m":
                 assert (PROJECT / (word.replace(".", "/") + ".py")).is_file(), line
             if re.fullmatch(r"(slurm|preprocess|convert|recipes|demo|data_paths)/[\w/]+\.\w+", word):
                 assert (PROJECT / word).is_file() or word.startswith("demo/out/"), line
@@ -98,3 +63,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_readme_lists_every_command() -> None:
     text = README.read_text()
     assert [name for name in COMMANDS if f"python -m megatron_octo.{name}" not in text] == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_files_that_the_guides_name_exist(page: str) -> None:
+    """Apart from those to be written, which have a name in capitals."""
+    for name in re.findall(
+        r"`((?:megatron_octo|tests|docs|recipes|benchmarks|data|training)/[\w/.]+)`",
+        (PROJECT / page).read_text(),
+    ):
+        if not re.search(r"[A-Z]{2}", name):
+            place = PROJECT / name
+            assert place.exists() or (PROJECT / "megatron_octo" / name).exists(), name
+
+
+def test_the_picture_is_current() -> None:
+    """Run `make generated` after a change of the rooms."""
+    script = runpy.run_path(str(PROJECT / "docs/architecture_svg.py"))
+    assert script["TARGET"].read_text() == script["draw"]()

@@ -3,6 +3,7 @@
 import functools
 from typing import TYPE_CHECKING, Literal
 
+from megatron_octo.architectures import is_multi_query_gpt
 from megatron_octo.common.errors import OctoError
 from megatron_octo.config.compute import Compute
 
@@ -39,10 +40,11 @@ def resolve(recipe: "Recipe") -> Compute:
 
 def _layers(recipe: "Recipe") -> Literal["fused", "mcore"]:
     problem = None
-    if recipe.model.architecture != "gpt_bigcode":
-        problem = f"the fused layers know gpt_bigcode only, not {recipe.model.architecture}"
-    elif recipe.model.num_query_groups != 1 or not recipe.model.tied_embeddings:
-        problem = "the fused layers have one key and value for all queries, and tied embeddings"
+    if not is_multi_query_gpt(recipe.model):
+        problem = (
+            "the fused layers compute GPT-2's layers with one key and value for all heads, full attention and tied "
+            f"embeddings; this {recipe.model.architecture} model is another"
+        )
     elif recipe.lora:
         problem = "LoRA's adapters are for megatron-core's layers"
     if problem and recipe.system.layers == "fused":

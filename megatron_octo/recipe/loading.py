@@ -69,7 +69,7 @@ ALIASES = {name: key for key, names in _NAMES_ELSEWHERE.items() for name in name
 
 
 def _explain(error: ValidationError, where: str, lines: dict[str, str], overridden: set[str]) -> OctoError:
-    hint = "the keys are described in docs/recipes.md"
+    hint = "train --help-keys [SECTION] and docs/recipes.md describe the keys"
     return explain(
         error, Recipe, "recipe", where=where, lines=lines, hint=hint, overridden=overridden, aliases=ALIASES
     )
@@ -107,11 +107,7 @@ def build_recipe(tree: Any, where: str = "recipe") -> Recipe:
 
 
 def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The mapping of a recipe file laid over its base's, and where each key stands.
-
-    Args:
-        above: the files whose bases led here.
-    """
+    """Return a recipe file's mapping laid over its base's, and ``FILE:LINE`` of each key; ``above`` led here."""
     text = read_text(path)
     tree = parse_yaml(text, path)
     if not isinstance(tree, dict):
@@ -137,7 +133,7 @@ def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dic
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Sections are merged key by key; everything else is replaced."""
+    """Merge sections key by key; replace everything else."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
@@ -152,7 +148,7 @@ def _shipped(path: Path) -> Path:
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe, with what it has from its ``base``, and apply ``section.key=value`` overrides (values are YAML).
+    """Read a recipe and its ``base``, and apply ``section.key=value`` overrides (values are YAML).
 
     Raises:
         OctoError: a file is missing or no YAML mapping, bases go in a circle, or the recipe is wrong; names file and
@@ -167,11 +163,12 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that :func:`load_recipe` reads back to an equal object."""
+    """Return the resolved recipe as YAML that :func:`load_recipe` reads back to an equal object."""
     return dump_yaml(recipe.model_dump())
 
 
 def recipe_digest(recipe: Recipe) -> str:
+    """Return a digest of all settings."""
     return digest_json(recipe.model_dump())
 
 

@@ -1,4 +1,4 @@
-"""The recipe as one frozen, strict object, and the checks that need more than one of its sections."""
+"""Recipe as one frozen, strict object, with the checks that span several sections."""
 
 from typing import Self
 
@@ -24,9 +24,10 @@ from megatron_octo.recipe.compute import resolve
 
 
 class Recipe(Section):
-    """Everything that defines a run, and the directory that holds it."""
+    """All settings of a run, and the directory that holds it."""
 
     run_dir: str
+    """Directory of the run: recipe, checkpoints, metrics, logs. An existing run is resumed."""
     model: ModelConfig
     parallel: ParallelConfig = ParallelConfig()
     data: DataConfig
@@ -34,7 +35,8 @@ class Recipe(Section):
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig
-    lora: LoraConfig | None = None  # None: all weights are trained
+    lora: LoraConfig | None = None
+    """null: train all weights; `{}`: train adapters with the defaults below."""
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     guard: GuardConfig = GuardConfig()
@@ -52,41 +54,18 @@ class Recipe(Section):
 
     @property
     def decay_steps(self) -> int:
+        """Step at which the learning rate stops falling."""
         return self.schedule.decay_steps or self.train.steps
 
     @property
     def warmup_steps(self) -> int:
+        """Steps of linear warm-up."""
         if self.schedule.warmup_fraction is not None:
             return int(self.schedule.warmup_fraction * self.decay_steps)
         return self.schedule.warmup_steps or 0
 
-    def _check_fp8_sizes(self) -> None:
-        if self.train.fp8 == "none":
-            return
+    def _check_layout(self) -> None:
         model, tensor = self.model, self.parallel.tensor
-        tokens = self.batch.micro_size * self.data.seq_length
-        sizes = {
-            "tokens of a micro-batch": tokens // (tensor if self.parallel.sequence else 1),
-            "queries": model.hidden_size // tensor,
-            "key and value": 2 * model.head_dim,
-            "hidden size": model.hidden_size,
-            "feed-forward layer": model.ffn_hidden_size // tensor,
-        }
-        for name, size in sizes.items():
-            if size % 16:
-                raise ValueError(
-                    f"train.fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank"
-                )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        model, tensor = self.model, self.parallel.tensor
-        find_architecture(model.architecture).check(model)
-        if self.data.seq_length > model.max_position_embeddings:
-            raise ValueError(
-                f"data.seq_length {self.data.seq_length} is longer than "
-                f"model.max_position_embeddings {model.max_position_embeddings}"
-            )
         divided = {
             "model.num_attention_heads": model.num_attention_heads,
             "model.ffn_hidden_size": model.ffn_hidden_size,
@@ -108,6 +87,35 @@ class Recipe(Section):
             )
         if self.parallel.sequence and self.data.seq_length * self.batch.micro_size % tensor:
             raise ValueError(f"parallel.tensor {tensor} does not divide the tokens of a micro-batch")
+
+    def _check_fp8_sizes(self) -> None:
+        if self.train.fp8 == "none":
+            return
+        model, tensor = self.model, self.parallel.tensor
+        tokens = self.batch.micro_size * self.data.seq_length
+        sizes = {
+            "tokens of a micro-batch": tokens // self.parallel.layout.token_ranks,
+            "queries": model.attention_size // tensor,
+            "key and value": 2 * model.head_dim,
+            "hidden size": model.hidden_size,
+            "feed-forward layer": model.ffn_hidden_size // tensor,
+        }
+        for name, size in sizes.items():
+            if size % 16:
+                raise ValueError(
+                    f"train.fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank"
+                )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        model = self.model
+        find_architecture(model.architecture).check(model)
+        if self.data.seq_length > model.max_position_embeddings:
+            raise ValueError(
+                f"data.seq_length {self.data.seq_length} is longer than "
+                f"model.max_position_embeddings {model.max_position_embeddings}"
+            )
+        self._check_layout()
         self._check_fp8_sizes()
         if self.batch.global_size % self.batch.micro_size:
             raise ValueError(

@@ -83,7 +83,8 @@ class RunDirectory:
         self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None
     ) -> None:
         """Record that the run is started (again): recipe, environment, digest of the data, number of the attempt, and
-        which kernels it computes with (see records.Attempt)."""
+        which kernels it computes with (see records.Attempt).
+        """
         if not self.is_main:
             return
         attempts = self.path / records.ATTEMPTS

@@ -1,4 +1,4 @@
-"""How large a checkpoint is, before there is one. Pure arithmetic, no torch."""
+"""Size of a checkpoint, computed before it exists."""
 
 from megatron_octo.architectures.adapters import count_adapter_parameters
 from megatron_octo.architectures.parameters import count_parameters
@@ -7,10 +7,7 @@ from megatron_octo.config.model import ModelConfig
 
 
 def checkpoint_bytes(model: ModelConfig, compute: Compute) -> int:
-    """Bytes of a checkpoint that training can resume from: fp32 weights, which a bf16 run's are made of, two moments.
-
-    A run of adapters (LoRA) saves adapters alone.
-    """
+    """Return the bytes of a resumable checkpoint: fp32 weights and two moments of all that is trained."""
     moments = 4 if compute.state_dtype == "bf16" else 8
     per_parameter = 4 + moments
     if compute.lora:

@@ -1,13 +1,13 @@
-"""Memory of one GPU by part, from the bytes of every tensor that a training step keeps. No torch, no measuring.
+"""Memory of one GPU by part, from the bytes of every tensor that a training step keeps.
 
-The formula is held against ``torch.cuda.max_memory_allocated`` in benchmarks/plan.py.
+benchmarks/estimates.py compares the formula with ``torch.cuda.max_memory_allocated``.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from megatron_octo.architectures import adapted_modules
+from megatron_octo.architectures import adapted_modules, describe_layer
 from megatron_octo.architectures.adapters import adapter_parameters
 from megatron_octo.architectures.parameters import (
     LAYER_PREFIX,
@@ -26,7 +26,7 @@ _CUBLAS = 32 * 2**20
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the fullest GPU at the fullest moment: the loss of the last micro-batch, or the backward of a layer.
+    """Peak bytes on the fullest GPU, at the loss of the last micro-batch or in a layer's backward pass.
 
     Attributes:
         stage: the pipeline stage of that GPU.
@@ -42,21 +42,23 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Sum of all parts."""
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, float]:
+        """Return the bytes by part."""
         names = ("weights", "gradients", "optimizer", "activations", "logits", "workspace")
         return {name: getattr(self, name) for name in names}
 
 
 def stage_parameters(model: ModelConfig, compute: Compute, stage: int) -> int:
-    """Parameters that one GPU of a pipeline stage holds, the last stage's copy of tied embeddings included."""
+    """Count the parameters on one GPU of a pipeline stage, including the last stage's copy of tied embeddings."""
     whole = _held(model, compute, stage, parameter_specs(model))
     return whole + trained_parameters(model, compute, stage) if compute.lora else whole
 
 
 def trained_parameters(model: ModelConfig, compute: Compute, stage: int) -> int:
-    """Those that have gradients and optimizer state: all, or the adapters."""
+    """Count those with gradients and optimizer state: all, or the adapters."""
     lora = compute.lora
     specs = adapter_parameters(model, lora) if lora else parameter_specs(model)
     return _held(model, compute, stage, specs)
@@ -67,12 +69,12 @@ def _held(model: ModelConfig, compute: Compute, stage: int, specs: Mapping[str, 
     for name, spec in specs.items():
         copied = name == WORD_EMBEDDINGS and model.tied_embeddings and stage == layout.pipeline - 1
         if copied or stage_of(name, model, layout) == stage:
-            total += math.prod(spec.box(0, layout.tensor)[1])
+            total += math.prod(spec.local_shape(layout.tensor))
     return total
 
 
 def _copied_parameters(model: ModelConfig, compute: Compute) -> float:
-    """Parameters of a stage that the fused layers hold whole on every tensor rank, and megatron-core's cut."""
+    """Count a stage's parameters that the fused layers replicate and megatron-core's layers cut: key and value."""
     tensor = compute.layout.tensor
     if compute.lora or not compute.fused:
         return 0.0
@@ -81,9 +83,9 @@ def _copied_parameters(model: ModelConfig, compute: Compute) -> float:
 
 
 def _fp8_weights(model: ModelConfig, compute: Compute, stage: int, in_flight: int) -> int:
-    """Bytes of the linear layers' weights in fp8.
+    """Return the bytes of the linear layers' weights in fp8.
 
-    Megatron-core's layers hold them as they are and transposed; the fused ones transposed, from a micro-batch's forward
+    Megatron-core's layers keep them plain and transposed; the fused layers transposed, from a micro-batch's forward
     pass to its backward pass.
     """
     if compute.fp8 == "none":
@@ -99,44 +101,47 @@ def _fp8_weights(model: ModelConfig, compute: Compute, stage: int, in_flight: in
 
 
 def layer_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
-    """Bytes a token that one layer keeps from its forward pass to its backward pass on one GPU, by tensor.
+    """Return the bytes per token that one layer keeps from forward to backward pass on one GPU, by tensor.
 
-    Norms work on tokens that sequence parallelism shares out; what lies between the linear layers is split by
-    tensor parallelism, but for keys and values, of which there may be fewer than ranks.
+    Sequence parallelism cuts the tokens of norms; tensor parallelism cuts what lies between linear layers, except
+    keys and values if there are fewer than ranks.
     """
-    tensor = compute.layout.tensor
+    tensor, share = compute.layout.tensor, compute.layout.token_ranks
     size, hidden, ffn = compute.element_bytes, model.hidden_size, model.ffn_hidden_size
-    share = compute.layout.token_ranks
+    kinds = describe_layer(model)
+    statistics = (
+        8 if kinds.norm == "layer_norm" else 4
+    ) / share  # fp32: deviation, and the mean if there is one
     groups = max(1, model.num_query_groups / tensor)
     tensors = {
         "attention: residual": size * hidden / share,
         "attention: normed": size * hidden / share,
-        "attention: mean and deviation": 8 / share,
-        "attention: queries": size * hidden / tensor,
+        "attention: statistics": statistics,
+        "attention: queries": size * model.attention_size / tensor,
         "attention: keys and values": 2 * size * model.head_dim * groups,
-        "attention: output": size * hidden / tensor,
+        "attention: output": size * model.attention_size / tensor,
         "attention: log-sum-exp": 4 * model.num_attention_heads / tensor,
         "mlp: residual": size * hidden / share,
         "mlp: normed": size * hidden / share,
-        "mlp: mean and deviation": 8 / share,
-        "mlp: before the activation": size * ffn / tensor,
+        "mlp: statistics": statistics,
+        "mlp: before the activation": size * kinds.fc1_parts * ffn / tensor,
         "mlp: after the activation": size * ffn / tensor,
     }
     if compute.fp8 != "none":
         fused, again = compute.fused, compute.recompute == "mlp"
         tensors["mlp: after the activation"] /= size
-        # What is gathered or computed again is kept as it came.
+        # Tensors that are gathered or computed again are kept in their own dtype.
         if not (fused and compute.layout.sequence):
             tensors["attention: normed"] /= size
         if not (fused and (compute.layout.sequence or again)):
             tensors["mlp: normed"] /= size
-        if fused:  # attention keeps its own
+        if fused:  # beside the output that attention keeps
             tensors["attention: output in fp8"] = hidden / tensor
     if model.hidden_dropout and not compute.fused:  # the fused layers remember a seed
         tensors["attention: dropout mask"] = hidden / share
         tensors["mlp: dropout mask"] = hidden / share
     if compute.lora and compute.lora.dropout:
-        # Each adapter keeps its input with some of it dropped. What frozen layers need not keep is not subtracted.
+        # Each adapter keeps its input after dropout. Tensors that frozen layers do not keep are not subtracted.
         for module in adapted_modules(model, compute.lora):
             column = module.endswith(("linear_qkv", "linear_fc1"))
             width = hidden / share if column else (ffn if module.endswith("fc2") else hidden) / tensor
@@ -145,7 +150,7 @@ def layer_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
 
 
 def kept_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
-    """Those of :func:`layer_tensors` that recomputation leaves."""
+    """Return those of :func:`layer_tensors` that are not recomputed."""
     tensors, fused = layer_tensors(model, compute), compute.fused
     if compute.recompute == "full":
         residual = tensors["attention: residual"]
@@ -153,7 +158,7 @@ def kept_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
         return {"attention: residual": residual, **({"attention: to be added": residual} if fused else {})}
     if compute.recompute == "mlp":
         again = {
-            *(() if fused else ("mlp: normed", "mlp: mean and deviation")),
+            *(() if fused else ("mlp: normed", "mlp: statistics")),
             "mlp: before the activation",
             "mlp: after the activation",
             *(name for name in tensors if name.startswith("mlp: linear")),
@@ -163,7 +168,7 @@ def kept_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
 
 
 def logit_bytes(model: ModelConfig, compute: Compute) -> float:
-    """Bytes a token that the loss holds at once on one GPU."""
+    """Return the bytes per token of the logits and their gradient on one GPU."""
     columns = model.padded_vocab_size / compute.layout.tensor
     size = compute.element_bytes
     if compute.fused:
@@ -174,7 +179,7 @@ def logit_bytes(model: ModelConfig, compute: Compute) -> float:
 
 
 def _loss_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
-    """Beside the logits, while they become gradients: of the last hidden state, and of the word embeddings."""
+    """Return the bytes of the last hidden state's and the embeddings' gradients, which exist beside the logits."""
     if not compute.fused:
         return 0.0  # megatron-core has freed one copy of the logits by then
     return (
@@ -183,7 +188,7 @@ def _loss_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
 
 
 def _backward_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
-    """While one layer's backward pass runs: what it computes again, and the gradients in flight."""
+    """Return the bytes that one layer's backward pass takes: recomputed tensors, and gradients of its activations."""
     kept, size, tensor = kept_tensors(model, compute), compute.element_bytes, compute.layout.tensor
     hidden, ffn = model.hidden_size, model.ffn_hidden_size / tensor
     again = sum(value for name, value in layer_tensors(model, compute).items() if name not in kept)
@@ -194,18 +199,17 @@ def _backward_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
         if compute.fp8 != "none":
             in_flight += (size + 2) * tokens * ffn
     else:
-        in_flight = size * tokens * 2 * (hidden + ffn)
+        in_flight = size * tokens * (2 * hidden + (1 + describe_layer(model).fc1_parts) * ffn)
     return tokens * again + in_flight
 
 
 def stage_memory(
     model: ModelConfig, compute: Compute, replicas: int, micro_batches: int, stage: int
 ) -> Memory:
-    """Memory of a GPU of one pipeline stage.
+    """Return the memory of a GPU of one pipeline stage.
 
-    Args:
-        replicas: data-parallel size; the optimizer's state is sharded over it.
-        micro_batches: of one step and replica.
+    ``replicas`` is the data-parallel size, over which the optimizer's state is sharded; ``micro_batches`` are those of
+    one step and replica.
     """
     layout, size = compute.layout, compute.element_bytes
     copied = _copied_parameters(model, compute)
@@ -242,7 +246,7 @@ def stage_memory(
 
 
 def memory(model: ModelConfig, compute: Compute, replicas: int, micro_batches: int) -> Memory:
-    """Memory of the fullest GPU."""
+    """Return the memory of the fullest GPU."""
     stages = range(compute.layout.pipeline)
     return max(
         (stage_memory(model, compute, replicas, micro_batches, stage) for stage in stages),

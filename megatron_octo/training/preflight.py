@@ -11,17 +11,16 @@ import torch
 import torch.distributed as dist
 
 from megatron_octo.checkpoint import directory as layout
+from megatron_octo.checkpoint.fit import check_fit
 from megatron_octo.common.errors import BadNodeError, OctoError
 from megatron_octo.common.files import beside, remove_leftovers
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.model.weights import check_shape
 from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.run_directory import RunDirectory
 from megatron_octo.sizing.checkpoint_size import checkpoint_bytes
 from megatron_octo.sizing.memory import memory
-from megatron_octo.training.state.checkpoint_choice import check_tokenizer
 from megatron_octo.training.supervision import probes
 from megatron_octo.training.supervision.probes import Facts
 
@@ -125,8 +124,7 @@ def check_match(recipe: Recipe, run: RunDirectory, tokenizer: str | None) -> Non
             manifest = layout.read_manifest(path)
         except OctoError:  # damaged: the one before it will be taken (recovery.py)
             continue
-        check_shape(recipe.model, manifest.model, path)
-        check_tokenizer(manifest.tokenizer, tokenizer, path)
+        check_fit(manifest, recipe.model, tokenizer, path)
         return
 
 

@@ -107,7 +107,7 @@ def test_table_is_what_is_built(
     for rank, parameters in enumerate(run_ranks(tensor * pipeline, built, recipe)):
         for name, shape, is_cut, axis in parameters:
             spec = specs[name]
-            assert shape == spec.box(rank % tensor, tensor)[1], name
+            assert shape == spec.local_shape(tensor), name
             assert is_cut == (spec.axis is not None), name
             if is_cut:
                 assert axis == spec.axis, name
@@ -171,7 +171,7 @@ def test_boxes_of_all_ranks_cover_a_tensor_once() -> None:
     for spec in parameter_specs(SANTACODER).values():
         seen = torch.zeros(spec.shape[0] if spec.axis == 0 else spec.shape[-1], dtype=torch.int32)
         for rank in range(4):
-            offset, shape = spec.box(rank, 4)
+            ((offset, shape),) = spec.boxes(rank, 4)
             axis = spec.axis if spec.axis is not None else 0
             if spec.axis is None:
                 assert (offset, shape) == ((0,) * len(spec.shape), spec.shape)

@@ -1,4 +1,4 @@
-"""Every architecture against models of transformers: both directions bit for bit, and the logits."""
+"""Behaviour of every architecture: both directions equal transformers' models bit for bit, and so do the logits."""
 
 import json
 from pathlib import Path
@@ -67,6 +67,7 @@ def variant(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[
     return tmp_path / "theirs", section
 
 
+@pytest.mark.slow
 def test_both_directions(variant: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     import transformers
 

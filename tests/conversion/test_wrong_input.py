@@ -1,4 +1,4 @@
-"""The command and input that is wrong: named, exit code 2, nothing at the final name, and nothing of it was run."""
+"""Behaviour of the commands on wrong input: named, exit code 2, no result, and nothing in it is run."""
 
 import json
 import shutil
@@ -114,6 +114,6 @@ def test_as_a_process(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "megatron_octo.convert", "from-bigcode", "legacy", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: its pickle asks for posix.system")
+    assert done.stderr.startswith("error: its pickle asks for 'posix.system'")
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["legacy"]

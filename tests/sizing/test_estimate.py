@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plan import MEASURED
+from benchmarks.estimates import MEASURED
 from megatron_octo import plan as door
 from megatron_octo.common.errors import OctoError
 from megatron_octo.recipe.loading import load_recipe

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.plan import MEASURED
+from benchmarks.estimates import MEASURED
 from megatron_octo.architectures.parameters import count_parameters
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.layout import Layout
 from megatron_octo.recipe.loading import check_batch, load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.sizing.gpus import GPUS
@@ -19,7 +21,9 @@ from megatron_octo.sizing.memory import (
     stage_parameters,
     trained_parameters,
 )
+from tests.architectures.variants import VARIANTS, known
 from tests.model.configs import given
+from tests.models import small_model
 from tests.places import PROJECT
 
 ROWS = load_measurements(MEASURED, PROJECT)
@@ -162,3 +166,24 @@ def test_lora_keeps_frozen_weights_and_trains_adapters() -> None:
         )
         == halves
     )
+
+
+def test_kinds_of_parts_are_counted() -> None:
+    """A gated MLP keeps two inner tensors before its activation and one after it, RMSNorm one number per token."""
+    with known():
+        plain = small_model(architecture="starcoder2", rotary_base=1e4)
+        gated = small_model(**{**VARIANTS["llama"], "num_query_groups": 1, "tied_embeddings": True})
+        compute = Compute(seq_length=64, layout=Layout(tensor=2))
+        before, after = layer_tensors(plain, compute), layer_tensors(gated, compute)
+        differing = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+        inner = 4 * plain.ffn_hidden_size / 2
+        assert differing == {
+            "attention: statistics": -4,
+            "mlp: statistics": -4,
+            "mlp: before the activation": inner,
+        }
+        cut = Compute(seq_length=64, layout=Layout(tensor=2, pipeline=2))
+        held = sum(stage_parameters(gated, cut, stage) for stage in range(2))
+        norms = (2 * gated.num_layers + 1) * gated.hidden_size
+        words = gated.padded_vocab_size * gated.hidden_size  # tied: the last stage has a copy
+        assert 2 * held == count_parameters(gated, padded=True) + words + norms

@@ -73,6 +73,7 @@ def _facts(run: Path, slow: int, other_host: int) -> list[Facts]:
         return measure(grid, run)[0]
 
 
+@pytest.mark.slow
 def test_a_slow_rank_and_a_host_without_the_disk(tmp_path: Path) -> None:
     other = 3 if os.geteuid() == 0 and shutil.which("mount") else -1  # a host of its own takes root
     answers = run_ranks(4, _facts, tmp_path, 1, other)
@@ -92,6 +93,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("preflight"))
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_a_bad_rank_and_says_which(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, system={"preflight": "stop"}, parallel={"tensor": 2})
     processes = run.start(2)

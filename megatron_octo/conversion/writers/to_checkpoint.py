@@ -1,8 +1,9 @@
-"""Weights of any format -> a checkpoint of ours, in any tensor x pipeline layout: from-hf, from-bigcode, reshard."""
+"""Writes weights of any format as a checkpoint of any tensor x pipeline layout: from-hf, from-bigcode, reshard."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,18 +12,16 @@ from megatron_octo.architectures.parameters import ParameterSpec, parameter_spec
 from megatron_octo.checkpoint import directory as checkpoints
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.directory import Fragment, TensorEntry
-from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES
+from megatron_octo.checkpoint.source import Source
+from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPE_NAMES, DTYPES
 from megatron_octo.config.layout import Layout
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
+from megatron_octo.conversion.engine.direct_file import DirectFile
 from megatron_octo.conversion.engine.job import SHARD_BYTES, Progress, convert, silent
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
-from megatron_octo.conversion.engine.source import Source
-from megatron_octo.conversion.readers.hf_source import PRECISIONS
-
-DTYPES = {precision: dtype for dtype, precision in PRECISIONS.items()}
 
 
 def write_checkpoint(
@@ -36,15 +35,14 @@ def write_checkpoint(
     progress: Progress = silent,
     shard_bytes: int = SHARD_BYTES,
 ) -> Rounding:
-    """Write ``output`` as a checkpoint: ``checkpoint.init_from`` takes it, and so does every command that takes one.
+    """Write ``output`` as a checkpoint for ``checkpoint.init_from`` and every command that takes one.
 
-    Args:
-        tensor, pipeline: sizes of the parallel layout; any other layout reads it, too.
-        dtype: fp32, bf16 or fp16 for the weights; by default their own.
-        optimizer: keep the optimizer's state where there is one; it stays in fp32.
+    ``tensor`` and ``pipeline`` are sizes of the parallel layout; any other layout reads it, too. ``dtype`` (fp32, bf16
+    or fp16) is for the weights, by default their own; the optimizer's state, if there is one and ``optimizer`` is set,
+    stays in fp32.
 
     Returns:
-        What the change of dtype did.
+        The differences that the change of dtype made.
 
     Raises:
         OctoError: see :func:`megatron_octo.conversion.engine.job.convert`; or the layout does not divide the model.
@@ -56,7 +54,7 @@ def write_checkpoint(
     moments = tuple(kind for kind in states if kind != "main")
     own = dtype in (None, source.manifest.precision)
     rounded = bool(states) and own and source.manifest.weights_are_rounded
-    plan = [  # what files' names begin with, what is in them, its dtype
+    plan = [  # beginning of the files' names, kinds in them, dtype
         *([] if rounded else [("weights", ("weights",), DTYPES[dtype] if dtype else None)]),
         *([("main", ("main",), None)] if "main" in states else []),
         *([("optimizer", moments, None)] if moments else []),
@@ -90,7 +88,7 @@ def write_checkpoint(
         source,
         output,
         groups,
-        _open_sink,
+        partial(SafetensorsWriter, open_file=DirectFile),
         finish,
         options={"to": "checkpoint", "provenance": _provenance(source)},
         kinds=("weights", *states),
@@ -99,19 +97,17 @@ def write_checkpoint(
 
 
 def check_layout(model: ModelConfig, layout: Layout, where: Path) -> None:
-    """Raises:
-    OctoError: tensor or pipeline parallelism does not divide the model.
+    """Check that tensor and pipeline parallelism divide the model.
+
+    Raises:
+        OctoError: one does not.
     """
     tensor = layout.tensor
     if model.num_layers % layout.pipeline:
         raise OctoError(f"pipeline {layout.pipeline} does not divide {model.num_layers} layers", where=where)
     for spec in parameter_specs(model).values():
-        if spec.axis is not None and spec.shape[spec.axis] % tensor:
+        if spec.axis is not None and spec.shape[spec.axis] % (tensor * spec.parts):
             raise OctoError(f"tensor {tensor} does not divide {spec.name} {list(spec.shape)}", where=where)
-
-
-def _open_sink(path: Path, tensors: Sequence[OutTensor]) -> SafetensorsSink:
-    return SafetensorsSink(path, tensors)
 
 
 def _provenance(source: Source) -> dict[str, object]:
@@ -123,7 +119,7 @@ def _provenance(source: Source) -> dict[str, object]:
 def box_of(
     spec: ParameterSpec, kind: str, offset: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[Box, tuple[int, ...]]:
-    """A box of a tensor as rows and columns, and its shape."""
+    """Return a box of a tensor as rows and columns, and its shape."""
     columns = (offset[1], offset[1] + shape[1]) if len(shape) > 1 else (0, 1)
     return Box(spec.name, kind, (offset[0], offset[0] + shape[0]), columns), shape
 
@@ -136,10 +132,9 @@ def _groups(
     layout: Layout,
     shard_bytes: int,
 ) -> Iterator[Group]:
-    """For each stage its tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks.
+    """Yield each stage's tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks.
 
-    Args:
-        base: what the files' names begin with.
+    ``base`` is the beginning of the files' names.
     """
     model = source.manifest.model
     for stage in range(layout.pipeline):
@@ -152,10 +147,11 @@ def _groups(
             files = []
             for rank in range(layout.tensor):
                 planned = [
-                    _planned(source, spec, kind, dtype, rank, layout.tensor)
+                    tensor
                     for spec in part
                     for kind in kinds
                     if spec.name in source.manifest.tensors[kind] and (spec.axis is not None or rank == 0)
+                    for tensor in _planned(source, spec, kind, dtype, rank, layout.tensor)
                 ]
                 if planned:
                     name = f"{base}-tp{rank:02d}-pp{stage:02d}{suffix}.safetensors"
@@ -189,14 +185,17 @@ def _parts(
 
 def _planned(
     source: Source, spec: ParameterSpec, kind: str, dtype: torch.dtype | None, rank: int, size: int
-) -> PlannedTensor:
-    box, shape = box_of(spec, kind, *spec.box(rank, size))
+) -> Iterator[PlannedTensor]:
     key = spec.name if kind == "weights" else f"{kind}/{spec.name}"
-    return PlannedTensor(key, dtype or source.written_dtype(spec.name, kind), shape, (box,))
+    boxes = spec.boxes(rank, size)
+    for number, place in enumerate(boxes):
+        box, shape = box_of(spec, kind, *place)
+        part = f"/{number}" if len(boxes) > 1 else ""
+        yield PlannedTensor(key + part, dtype or source.written_dtype(spec.name, kind), shape, (box,))
 
 
 def _entries(source: Source, groups: Sequence[Group]) -> dict[str, dict[str, TensorEntry]]:
-    """Where each tensor of the result is."""
+    """Return the place of each tensor of the result."""
     specs = parameter_specs(source.manifest.model)
     found: dict[str, dict[str, TensorEntry]] = {}
     for file in (file for group in groups for file in group):

@@ -163,25 +163,22 @@ def _cut(
         framed = np.flatnonzero(inputs)
         windows = cut_windows(positions[framed], inputs[framed], row)
         parts = (framed[windows[0]], *windows[1:])
-        owner, context, first, length, skip = (
-            np.concatenate(both) for both in zip((owner, context, first, length, skip), parts)
-        )
-        order = np.argsort(owner, kind="stable")
-        owner, context, first, length, skip = (part[order] for part in (owner, context, first, length, skip))
+        both = [np.concatenate(pair) for pair in zip((owner, context, first, length, skip), parts)]
+        order = np.argsort(both[0], kind="stable")
+        owner, context, first, length, skip = (part[order] for part in both)
     labels = length - skip
     if rules.loss_on == "targets":
-        labels = np.where(
-            reordered[owner], labels, found.learned_between(owner, first + skip + 1, first + length + 1)
-        )
+        learned = found.learned_between(owner, first + skip + 1, first + length + 1)
+        labels = np.where(reordered[owner], labels, learned)
     pieces = np.empty(len(owner), PIECE)
     pieces["source"], pieces["document"], pieces["context"] = number, begin + overlong[owner], context
     pieces["first"], pieces["length"], pieces["skip"], pieces["labels"] = first, length, skip, labels
     pieces["divisor"] = 1
     if rules.norm_target_loss and len(owner):
         pieces["divisor"] = np.maximum(np.bincount(owner, weights=labels), 1).astype(np.int64)[owner]
-    learned = labels > 0
-    counts["skipped_pieces_without_target"] += int(np.count_nonzero(~learned))
-    counts["skipped_positions_without_target"] += int(length[~learned].sum())
+    kept = labels > 0
+    counts["skipped_pieces_without_target"] += int(np.count_nonzero(~kept))
+    counts["skipped_positions_without_target"] += int(length[~kept].sum())
     if rules.overlong == "truncate":
         counts["truncated_documents"] += len(overlong)
         counts["truncated_tokens"] += int((positions - row).sum())
@@ -192,7 +189,7 @@ def _cut(
         counts["truncated_targets"] += int(there.sum() - labels.sum())
     else:
         _count_cuts(pieces, inputs[owner], inputs, row, counts)
-    return pieces[learned], inputs[owner][learned].astype(np.int32)
+    return pieces[kept], inputs[owner][kept].astype(np.int32)
 
 
 def _count_cuts(

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.model.attention import probe
+from megatron_octo.model.attention.attention_check import relative_error
 from megatron_octo.model.attention.packed import PackedAttention
+from megatron_octo.model.platform.optional_library import Library
 
-LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
+LIBRARY = Library("flash-attn-4", "flash4", "4.0.0b36")
 
 
 def attend(
@@ -33,15 +34,8 @@ def attend(
 ) -> Tensor:
     """Compute causal attention inside each document: [T, H, D], bf16.
 
-    Args:
-        query_THD: bf16.
-        key_TGD: bf16.
-        value_TGD: bf16.
-        boundaries: int32 [documents + 1], cumulative lengths.
-        longest: An upper bound of the lengths.
-        scale: Factor of the scores.
-        window: Tokens that a position sees, itself included; None: all before it.
-        deterministic: Sum gradients in a fixed order.
+    ``boundaries`` are cumulative lengths, int32 [documents + 1], ``longest`` an upper bound of the lengths, ``window``
+    the tokens that a position sees, itself included.
     """
     attended: Tensor = _library().flash_attn_varlen_func(
         query_THD,
@@ -111,4 +105,9 @@ def why_not(model: ModelConfig, compute: Compute) -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
 
-    return LIBRARY.why_not(model, compute, attend, obstacle)
+    def measure() -> float:
+        options: dict[str, Any] = {"window": model.sliding_window, "deterministic": compute.deterministic}
+        attention = functools.partial(attend, scale=model.head_dim**-0.5, **options)
+        return relative_error(model, compute, attention)
+
+    return LIBRARY.examine(obstacle, measure)

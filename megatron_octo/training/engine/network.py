@@ -11,7 +11,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_octo.checkpoint.reader import WeightReader
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.model.attention.backend import Backend, choose_backend
 from megatron_octo.model.attention.packed import packed_params
@@ -72,22 +72,24 @@ class Network:
             self.kernels["mlp"] = arithmetic.name
             self.chosen += f"; MLP: {arithmetic}"
         self.cross_entropy = CrossEntropy(*self.setup, grid)
+        self.started = False
         self.model: DistributedDataParallel
         self.optimizer: Optimizer
         self._clear = False  # whether the gradients are zero
 
-    def start_from(self, reader: WeightReader | None, resumed: bool = False) -> None:
+    def start_from(self, reader: Source | None, resumed: bool = False) -> None:
         """Give the weights their start, from a checkpoint or fresh, and only then wrap them for training.
 
         The optimizer copies its fp32 weights when it is built: weights come first.
 
         Args:
-            resumed: leave what is trained without values; ``load_checkpoint`` gives it some.
+            resumed: leave what is trained without values; ``load_state`` gives it some.
         """
         if reader:
             load_weights(reader, self.core, *self.setup, self.grid)
         if not resumed and (self.recipe.lora or not reader):
             init_weights(self.core, *self.setup, self.grid, only_trained=reader is not None)
+        self.started = True
         self.model = wrap_data_parallel(self.core, self.recipe, self.grid)
         self.optimizer = Optimizer(self.model, self.recipe)
         self.core.config.finalize_model_grads_func = self._finalize_gradients

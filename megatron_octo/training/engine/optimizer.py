@@ -17,9 +17,9 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.model.fused.fused_gpt import FusedGPT
 from megatron_octo.model.fused.matmul.gradient_buffers import spare_zeroing
-from megatron_octo.model.mcore_gpt import DTYPES
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.platform.mcore import using_transformer_engine
 from megatron_octo.recipe.schema import Recipe

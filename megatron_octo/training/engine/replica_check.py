@@ -66,7 +66,7 @@ class ReplicaCheck:
     def __init__(self, model: torch.nn.Module, recipe: Recipe, grid: Grid):
         self._grid = grid
         self._held: list[Held] = list(held_parameters(model, recipe.model, recipe.compute, grid))
-        largest = max((held.parameter.numel() for held in self._held), default=1)
+        largest = max((held.values.numel() for held in self._held), default=1)
         self._coefficients = _coefficients(min(_CHUNK, largest), grid.device)
         every = range(len(self._held))
         self._groups: list[tuple[str, dist.ProcessGroup, list[int]]] = []
@@ -83,7 +83,7 @@ class ReplicaCheck:
     @torch.no_grad()
     def digests(self) -> Tensor:
         """int64 [P], of this rank's parameters in their order."""
-        digests = [digest(held.parameter, self._coefficients) for held in self._held]
+        digests = [digest(held.values, self._coefficients) for held in self._held]
         return torch.stack(digests) if digests else torch.zeros(0, dtype=torch.int64)
 
     @torch.no_grad()

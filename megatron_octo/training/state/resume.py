@@ -6,17 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.adapter_base import base_record
+from megatron_octo.checkpoint.fit import check_adapters, check_fit
+from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.data.row_stream import Position
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.model.weights import check_adapters, check_shape
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.datasets import Corpora
 from megatron_octo.training.engine.network import Network
-from megatron_octo.training.state.checkpoint_choice import base_of, check_tokenizer, newest_good, weights_of
-from megatron_octo.training.state.state_parts import load_checkpoint
+from megatron_octo.training.engine.randomness import set_random_states
+from megatron_octo.training.state.checkpoint_choice import base_of, check_whole, load_newest, weights_of
+from megatron_octo.training.state.state_parts import check_complete, load_state
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,20 @@ class RunState:
     guard: dict[str, Any] | None = None
 
 
+def _check_continues(reader: CheckpointReader, recipe: Recipe, corpora: Corpora) -> None:
+    """Check by its manifest that a checkpoint is of this very run: shape, adapters, tokenizer and data."""
+    manifest, where = reader.manifest, reader.directory
+    check_fit(manifest, recipe.model, corpora.tokenizer, where)
+    check_adapters(recipe.lora, manifest.lora, where)
+    check_complete(manifest, where)
+    if manifest.state.get("corpora") != corpora.digest:
+        raise OctoError(
+            "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
+            where="data.train",
+            hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
+        )
+
+
 def resume(
     network: Network, recipe: Recipe, grid: Grid, corpora: Corpora, folder: Path, say: Callable[[str], None]
 ) -> RunState:
@@ -46,34 +65,44 @@ def resume(
     Raises:
         OctoError: the checkpoint belongs to other data, another tokenizer, shape or adapters, or none is whole.
     """
-    reader = newest_good(folder, grid, say)
+    base: Source | None = None
+    random: dict[str, Tensor] | None = None
+
+    def check(reader: CheckpointReader) -> None:
+        nonlocal base
+        _check_continues(reader, recipe, corpora)
+        if not network.started:
+            base = base_of(reader, recipe, grid) if recipe.lora else None
+            network.start_from(base, resumed=True)
+
+    def load(reader: CheckpointReader) -> None:
+        nonlocal random
+        random = load_state(reader, network.core, network.optimizer, recipe, grid)
+
+    reader = load_newest(folder, grid, say, check, load)
     if grid.is_main:
         layout.sweep(folder)  # what a kill left of a save
     if reader is None:
         source = recipe.checkpoint.init_from
         start = weights_of(source, recipe, grid) if source else None
         if start:
-            check_tokenizer(start.manifest.tokenizer, corpora.tokenizer, start.directory)
+            check_fit(start.manifest, recipe.model, corpora.tokenizer, start.directory)
         network.start_from(start)
+        if start:
+            check_whole(start, grid)
         say(
             f"starting from the weights of {start.directory}"
             if start
             else f"fresh start, seed {recipe.train.seed}"
         )
         return RunState(base=base_record(start) if start and recipe.lora else {})
-    check_tokenizer(reader.manifest.tokenizer, corpora.tokenizer, reader.directory)
-    check_shape(recipe.model, reader.manifest.model, reader.directory)
-    check_adapters(recipe.lora, reader.manifest.lora, reader.directory)
-    base = base_of(reader, recipe, grid) if recipe.lora else None
-    network.start_from(base, resumed=True)
-    exact = load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
+    if base:
+        check_whole(base, grid)
     state = reader.manifest.state
-    if state["corpora"] != corpora.digest:
-        raise OctoError(
-            "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
-            where="data.train",
-            hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
-        )
+    network.optimizer.restored(int(state["optimizer_steps"]))
+    exact = random is not None
+    if random is not None:
+        set_random_states(random, grid)
     step, position = reader.manifest.step, Position(**state["position"])
     how = "everything restored" if exact else "another parallel layout: dropout's random state starts anew"
     if not exact:

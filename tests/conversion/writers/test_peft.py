@@ -161,6 +161,7 @@ def peft_model(folder: Path, **options: Any) -> Any:
     return PeftModel.from_pretrained(base, str(folder / "adapter"), **options)
 
 
+@pytest.mark.slow
 def test_logits_and_gradients_are_pefts(folder: Path) -> None:
     logits, apart, grads = run_forked(our_step, folder / "run")
     model = peft_model(folder, is_trainable=True)

@@ -80,6 +80,7 @@ STARCODER2 = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "parallel", "model"),
     [

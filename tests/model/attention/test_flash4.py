@@ -147,7 +147,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(backend, "_torch", lambda model, compute: torchs)
     monkeypatch.setattr(flash4, "_library", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(flash4.probe, "relative_error", lambda model, compute, attend: 0.004)
+    monkeypatch.setattr(flash4, "relative_error", lambda model, compute, attend: 0.004)
     return found
 
 

@@ -35,6 +35,7 @@ def sharded_loss(
     return losses.detach(), loss.detach(), mine.grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize(
     ("vocabulary", "multiple", "dtype"),

@@ -106,6 +106,7 @@ def both_steps(recipes: list[Recipe]) -> list[tuple[dict[str, Any], dict[str, An
     return [(some_steps(recipe, mcore_step), some_steps(recipe, own_step)) for recipe in recipes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_the_step_of_megatron_core(layout: str, make_recipe: Callable[..., Recipe]) -> None:
     world, sections = LAYOUTS[layout]
@@ -241,6 +242,7 @@ def drawn_both(recipe: Recipe, mixed: bool) -> tuple[dict[str, Any], dict[str, A
     return drawn_steps(recipe, mixed, None), drawn_steps(recipe, mixed, Kernels())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "mixed"])
 @pytest.mark.parametrize("longest", [3, 1024])
 def test_lists_for_transformer_engine(

@@ -156,7 +156,7 @@ def as_format_1(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ) as writer:
         for name, tensor in weights.items():
             writer.write(name, tensor)
-        manifest.files[file] = {"digest": writer.close(), "bytes": writer.size}
+        manifest.files[file] = writer.close()
     entries = {
         name: TensorEntry(shape, "BF16", (Fragment(file, name, (0,) * len(shape), shape),))
         for name, shape in ((name, tuple(tensor.shape)) for name, tensor in weights.items())

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.comm.peer_memory import PeerMemory
-from megatron_octo.model.mcore_gpt import DTYPES
 from megatron_octo.model.platform.grid import Grid
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.model.attention.probe import Library, relative
 from megatron_octo.model.fused.kernels import reference
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
+from megatron_octo.model.platform.optional_library import Library, relative
 
 LIBRARY = Library("quack-kernels", "flash4", "0.6.5")
 _ROWS = 300  # of the probe: not a multiple of a tile's

@@ -16,7 +16,7 @@ from megatron_octo.model.fused.matmul import quack
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.fused.matmul.matmul_choice import arithmetic_of
 from megatron_octo.recipe.schema import Recipe
-from tests.model.attention.test_probe import on_a_cpu
+from tests.model.attention.test_attention_check import on_a_cpu
 from tests.model.configs import given
 from tests.model.fused.matmul.test_matmul_backend import ALONE, compare, leaves
 

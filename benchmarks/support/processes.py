@@ -1,4 +1,4 @@
-"""Processes of torchrun's: GPUs that they may share, and groups of them."""
+"""Processes of torchrun: the choice of a GPU that several may share, and groups that come and go."""
 
 import os
 from datetime import timedelta
@@ -10,9 +10,9 @@ from megatron_octo.training.engine.device import own_device
 
 
 def device_of_this_process(wanted: str = "auto") -> torch.device:
-    """A run's own choice (``own_device``), but that processes may share GPUs where there are fewer.
+    """Return the device as a run chooses it (``own_device``); processes share GPUs where there are fewer.
 
-    NCCL before 2.30 refuses that ("Duplicate GPU detected"); another can be put before torch's with LD_PRELOAD.
+    NCCL before 2.30 refuses shared GPUs ("Duplicate GPU detected"); LD_PRELOAD puts a newer one before torch's.
     """
     if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
         os.environ["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
@@ -20,14 +20,14 @@ def device_of_this_process(wanted: str = "auto") -> torch.device:
 
 
 class Processes:
-    """Process groups that come and go with each run: communicators left open add up until none can be made."""
+    """Process groups, one per run, made and destroyed: communicators left open add up until none can be made."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.store, self.rank, self.world = next(dist.rendezvous("env://"))
 
     def join(self, ranks: int, purpose: str) -> None:
-        """The first ones form a group for something that all of them call the same."""
+        """Form a group of the first ``ranks`` processes; ``purpose`` is a name that all of them give alike."""
         gpu = self.device.type == "cuda"
         dist.init_process_group(
             "nccl" if gpu else "gloo",
@@ -37,7 +37,7 @@ class Processes:
         )
 
     def meet(self, place: str) -> None:
-        """Wait for all of them, whether they are of a group or not."""
+        """Wait until all processes have come to ``place``, members of a group or not."""
         if self.store.add(place, 1) == self.world:
             self.store.set(f"{place}: all", "")
         self.store.wait([f"{place}: all"], timedelta(minutes=10))

@@ -1,4 +1,4 @@
-"""A corpus of random tokens with the lengths of real source files, for benchmarks: no text, no tokenizer."""
+"""Random tokens in documents with the lengths of real source files, without text and tokenizer."""
 
 from pathlib import Path
 
@@ -10,13 +10,15 @@ from megatron_octo.data.dataset.writer import IndexedWriter
 def write_random_corpus(
     prefix: Path, tokens: int, vocabulary: int, mean_length: int, seed: int = 0, learnable: bool = False
 ) -> Path:
-    """Documents of context and target with lognormal lengths (sigma 1, as source files have) around a mean.
+    """Write documents of context and target with lognormal lengths (sigma 1, as source files have) around a mean.
 
     Args:
-        prefix: of the .bin and .idx to write.
-        tokens: about so many in all.
-        mean_length: mean tokens of a document.
-        learnable: words are as frequent as in a language (Zipf), so that a loss falls; else all are alike.
+        prefix: path of the data set without its suffixes.
+        tokens: size of all documents together, approximately.
+        vocabulary: number of tokens to draw from; 0 is not drawn.
+        mean_length: mean tokens per document.
+        seed: seed of all draws.
+        learnable: draw tokens with the frequencies of a language (Zipf), so that a loss falls; else uniformly.
     """
     generator = np.random.default_rng(seed)
     written = 0
@@ -35,7 +37,7 @@ def write_random_corpus(
 
 
 def overrides_on(corpus: Path) -> list[str]:
-    """What a recipe needs to train on such a corpus, from its own random weights, with a line a step."""
+    """Return the overrides with which a recipe trains on such a corpus from random weights, with a line per step."""
     return [
         f"data.train=train: 1.0 0:1 {corpus}",
         "data.valid=null",

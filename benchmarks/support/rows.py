@@ -1,4 +1,4 @@
-"""The documents of a step in other rows than the plan's: losses and gradients must not depend on where they lie."""
+"""Batches whose documents lie in other rows than planned, which must not change losses and gradients."""
 
 import dataclasses
 import itertools
@@ -10,13 +10,13 @@ from torch import Tensor
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.batches import StepBatch
 
-# As the plan has them, each in a padded row of its own, or in another order.
+# As planned; each document in a padded row of its own; packed in reverse order.
 ROWS = ("packed", "padded", "backwards")
 Document = tuple[Tensor, Tensor, Tensor]  # tokens, labels, weights
 
 
 def laid_out(documents: list[Document], length: int, width: int, align: int) -> dict[str, Any]:
-    """The fields of a micro-batch of documents, each from a multiple of ``align`` on, filled up with padding."""
+    """Return the fields of a micro-batch of documents, each from a multiple of ``align`` on, padded between."""
     pieces: list[Document] = []
     boundaries = [0]
     for number, document in enumerate(documents):
@@ -41,7 +41,7 @@ def laid_out(documents: list[Document], length: int, width: int, align: int) -> 
 
 
 def rearranged(batch: StepBatch, rows: str, recipe: Recipe) -> StepBatch:
-    """The documents of a batch in other rows; those that nothing is learned from are left out."""
+    """Return a batch with its documents in other rows, without the documents that have no loss."""
     if rows == "packed":
         return batch
     width, size = recipe.data.seq_length, recipe.batch.micro_size

@@ -1,8 +1,8 @@
-"""Weights on disk in any format, as one thing: every tensor under our name, read in any box, nothing kept.
+"""Reads any box of any tensor of weights on disk, of any format and however they were cut when they were written.
 
-A format says in which file, under which key and from which row on the boxes of our tensors lie
-(:class:`~megatron_octo.checkpoint.directory.Fragment`, :class:`RowsFragment`); the rest is here. Knows no process
-group: training reads its ranks' parts of a Hugging Face model the way that a conversion reads blocks of rows.
+A format gives for each box of our tensors its file, key and first row
+(:class:`~megatron_octo.checkpoint.directory.Fragment`, :class:`RowsFragment`); the rest is here. Files are digested
+while they are read. Knows no process group: training and conversion read the same way.
 """
 
 import math
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
-from megatron_octo.checkpoint.reader import rounded
-from megatron_octo.checkpoint.tensor_file import DTYPES, Stored, TensorFile
+from megatron_octo.checkpoint.tensor_file import Stored, TensorFile
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json
+from megatron_octo.common.torch_dtypes import DTYPE_NAMES, NAMED_DTYPES
 
 BLOCK = 1 << 24  # bytes read at once
 
 
 @dataclass(frozen=True)
 class RowsFragment(Fragment):
-    """A box that lies inside a larger stored tensor, from one of its rows on."""
+    """A box inside a larger stored tensor, from row ``row`` of that on."""
 
     row: int = 0
 
@@ -39,8 +39,23 @@ class _Box:
     fragments: tuple[Fragment, ...]
 
 
+def rounded(stored: Tensor, dtype: torch.dtype, fragment: Fragment, where: Path) -> Tensor:
+    """Return a fragment in the dtype that the manifest names: fp32 weights serve as those of a bf16 run, too.
+
+    Raises:
+        OctoError: it is stored in another dtype.
+    """
+    if stored.dtype not in (dtype, torch.float32):
+        raise OctoError(
+            f"damaged checkpoint: {fragment.key} is stored in {DTYPE_NAMES[stored.dtype]}, "
+            f"its manifest says {DTYPE_NAMES[dtype]}",
+            where=where / fragment.file,
+        )
+    return stored.to(dtype)
+
+
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, not copied."""
+    """Return the bytes of a contiguous tensor without a copy."""
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
@@ -50,9 +65,9 @@ class Source:
     Args:
         directory: for messages.
         format: ``checkpoint``, ``huggingface`` or ``bigcode``.
-        manifest: what is there; for another format than ours, made from what it says of itself.
+        manifest: its contents; for a format other than ours, made from its own description.
         open_file: opens one of the files that the manifest's fragments name.
-        check: compares what the format stores more than once.
+        check: compares copies of what the format stores more than once.
 
     Attributes:
         tokenizer: its tokenizer.json, if it has one.
@@ -74,44 +89,47 @@ class Source:
         self._boxes: dict[tuple[str, str], list[_Box]] = {}
 
     def shape(self, name: str, kind: str = "weights") -> tuple[int, ...]:
+        """Return a tensor's shape, padding included."""
         return self._entry(kind, name).shape
 
     def dtype(self, name: str, kind: str = "weights") -> torch.dtype:
-        """What :meth:`rows` gives."""
-        return DTYPES[self._entry(kind, name).dtype]
+        """Return the dtype of :meth:`rows`."""
+        return NAMED_DTYPES[self._entry(kind, name).dtype]
 
     def written_dtype(self, name: str, kind: str = "weights") -> torch.dtype:
-        """What a conversion writes unless it is told another one: the tensor's own."""
-        return DTYPES[self._entry(kind, name).dtype]
+        """Return the dtype that a conversion writes by default: the tensor's own."""
+        return NAMED_DTYPES[self._entry(kind, name).dtype]
 
     def path_of(self, file: str) -> Path:
+        """Return the path of a file of the manifest."""
         return self.directory / file
 
     def _entry(self, kind: str, name: str) -> TensorEntry:
         entries = self.manifest.tensors.get(kind, {})
         if name not in entries:
-            raise OctoError(f"no {kind} of {name!r} here", where=self.directory)
+            raise OctoError(f"there are no {kind} of {name!r}", where=self.directory)
         return entries[name]
 
     def files(self, kinds: tuple[str, ...]) -> list[str]:
-        """Files that hold tensors of some kinds."""
+        """Return the files that hold tensors of some kinds."""
         entries = [entry for kind in kinds for entry in self.manifest.tensors.get(kind, {}).values()]
         return list(dict.fromkeys(fragment.file for entry in entries for fragment in entry.fragments))
 
     def identity(self, kinds: tuple[str, ...] = ("weights",)) -> str:
-        """A digest that changes when a file with tensors of some kinds does: sizes and times, not contents."""
+        """Return a digest of the manifest and of the sizes and times of the files with tensors of some kinds."""
         stats = {name: self.path_of(name).stat() for name in sorted(self.files(kinds))}
         files = {name: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats.items()}
         manifest = self.manifest.to_json()
         return digest_json([str(self.directory.absolute()), manifest, files])
 
     def opened(self, file: str) -> TensorFile:
+        """Return a file, opened once."""
         if file not in self._files:
             self._files[file] = self._open_file(file)
         return self._files[file]
 
     def check(self) -> None:
-        """Compare the copies of what the format stores more than once: replicas over ranks, tied tensors.
+        """Compare copies of what the format stores more than once: replicas over ranks, tied tensors.
 
         Raises:
             OctoError: they differ.
@@ -120,7 +138,7 @@ class Source:
             self._check(self)
 
     def finish(self, kinds: tuple[str, ...] = ("weights",)) -> None:
-        """Compare all files of some kinds with their digests; what was read already is not read again.
+        """Compare all files of some kinds with their digests; bytes that were digested already are not read again.
 
         Raises:
             OctoError: a file is damaged.
@@ -135,7 +153,7 @@ class Source:
         offset: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """A box of a tensor, on the CPU in its dtype; the whole tensor by default."""
+        """Return a box of a tensor, on the CPU in its dtype; the whole tensor by default."""
         whole = self.shape(name, kind)
         offset, shape = offset or (0,) * len(whole), shape or whole
         rows, columns = shape[0], math.prod(shape[1:])
@@ -149,13 +167,26 @@ class Source:
             )
         return out.view(shape)
 
+    def read_flat(
+        self, name: str, kind: str, offset: tuple[int, ...], shape: tuple[int, ...], start: int, end: int
+    ) -> Tensor:
+        """Return elements [start, end) of a box laid flat; reads no more when the box is stored as it is."""
+        wanted = tuple((first, first + extent) for first, extent in zip(offset, shape))
+        rows, columns = wanted[0], wanted[1] if len(wanted) > 1 else (0, 1)
+        for box in self._boxes_of(name, kind):
+            if (box.rows, box.columns) == (rows, columns) and len(shape) < 3:
+                out = torch.empty(end - start, dtype=self.dtype(name, kind))
+                self._read(box, start, out)
+                return out
+        return self.read(name, kind, offset, shape).reshape(-1)[start:end]
+
     def rows(
         self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor
     ) -> None:
         """Fill ``out`` [rows, columns] from a tensor seen as a matrix. Padding of the vocabulary reads as zeros.
 
         Raises:
-            OctoError: a part of it is nowhere, or a file is damaged.
+            OctoError: a part of it is missing, or a file is damaged.
         """
         covered = 0
         for box in self._boxes_of(name, kind):
@@ -176,6 +207,8 @@ class Source:
         if (kind, name) not in self._boxes:
             groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Fragment]] = {}
             for fragment in self._entry(kind, name).fragments:
+                if not 1 <= len(fragment.offset) == len(fragment.shape) <= 2:
+                    raise OctoError(f"{name!r} is neither a vector nor a matrix", where=self.directory)
                 groups.setdefault((fragment.offset, fragment.shape), []).append(fragment)
             self._boxes[kind, name] = [
                 _Box(
@@ -188,7 +221,7 @@ class Source:
         return self._boxes[kind, name]
 
     def _fill(self, box: _Box, rows: tuple[int, int], column: int, target: Tensor) -> None:
-        """Rows of a box, from one of its columns on, into ``target``."""
+        """Read rows of a box, from one of its columns on, into ``target``."""
         width = box.columns[1] - box.columns[0]
         if target.size(1) < width and box.fragments[0].flat is None:
             # A slice of a wide row: read that alone, row by row.
@@ -203,7 +236,7 @@ class Source:
             target.copy_(whole[:, column : column + target.size(1)])
 
     def _read(self, box: _Box, start: int, out: Tensor) -> None:
-        """Elements of a box laid flat, from ``start`` on."""
+        """Read elements of a box laid flat, from ``start`` on, into ``out``."""
         filled = 0
         for fragment in box.fragments:
             file = self.opened(fragment.file)

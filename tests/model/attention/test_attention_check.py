@@ -1,45 +1,20 @@
-"""An attention library is taken if it computes the right thing, and the reason against it is said."""
+"""The check of an attention library finds wrong outputs and wrong gradients."""
 
-import importlib.metadata
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from megatron_octo.model.attention import probe
+from megatron_octo.model.attention.attention_check import Attend, relative_error
+from megatron_octo.model.platform.optional_library import TOLERANCE
 from megatron_octo.recipe.schema import Recipe
 
 GRADIENTS = ("query", "key", "value")  # wrong ones, of outputs that are right
-LIBRARY = probe.Library("some-attention", "some", "2.0")
 
 
-def test_the_reasons_against_it(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = make_recipe(train={"precision": "bf16"})
-
-    def fail(*_: Any) -> Any:
-        raise RuntimeError("no engine\nand much more")
-
-    def why_not(obstacle: Callable[[], str | None] = lambda: None) -> str | None:
-        return LIBRARY.why_not(recipe.model, recipe.compute, fail, obstacle)
-
-    assert not LIBRARY.installed and "not installed (pip install -e .[some])" in str(why_not())
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.99")
-    assert LIBRARY.installed and why_not(lambda: "the GPU is too old") == "the GPU is too old"
-    complaint = "some-attention 1.99 (2.0 is needed) failed: RuntimeError: no engine"
-    assert why_not(fail) == complaint
-    monkeypatch.setattr(probe, "relative_error", fail)
-    assert why_not() == complaint
-    for error, text in ((0.5, "0.5"), (float("nan"), "nan")):
-        monkeypatch.setattr(probe, "relative_error", lambda model, compute, attend, error=error: error)
-        assert why_not() == f"some-attention 1.99 computes something else here: relative error {text}"
-    monkeypatch.setattr(probe, "relative_error", lambda model, compute, attend: 0.004)
-    assert why_not() is None
-
-
-def attention(window: int | None, wrong: str = "") -> probe.Attend:
+def attention(window: int | None, wrong: str = "") -> Attend:
     def attend(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int) -> Tensor:
         assert query.dtype == torch.bfloat16 and int(boundaries.diff().max()) <= longest
         outputs = []
@@ -70,19 +45,18 @@ def test_it_tells_right_from_wrong(
     model = {"architecture": "starcoder2", "rotary_base": 1e4, "sliding_window": window} if window else {}
     recipe = make_recipe(model=model, train={"precision": "bf16"})
     with torch.no_grad():  # as a conversion asks
-        assert probe.relative_error(recipe.model, recipe.compute, attention(window)) < probe.TOLERANCE / 2
+        assert relative_error(recipe.model, recipe.compute, attention(window)) < TOLERANCE / 2
     other = None if window else 8
-    assert not probe.relative_error(recipe.model, recipe.compute, attention(other)) < 5 * probe.TOLERANCE
+    assert not relative_error(recipe.model, recipe.compute, attention(other)) < 5 * TOLERANCE
     if not window:
         assert (
-            not probe.relative_error(recipe.model, recipe.compute, attention(window, wrong="documents"))
-            < 5 * probe.TOLERANCE
+            not relative_error(recipe.model, recipe.compute, attention(window, wrong="documents"))
+            < 5 * TOLERANCE
         )
     for wrong in (*GRADIENTS, "nan"):
-        assert (
-            not probe.relative_error(recipe.model, recipe.compute, attention(window, wrong=wrong))
-            < probe.TOLERANCE
-        ), wrong
+        assert not relative_error(recipe.model, recipe.compute, attention(window, wrong=wrong)) < TOLERANCE, (
+            wrong
+        )
 
 
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

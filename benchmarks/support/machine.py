@@ -1,4 +1,4 @@
-"""Results: what they were measured on and with, without names of hosts and folders, and where they are kept."""
+"""The record of a result: versions, GPUs and command, without names of hosts and folders."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from megatron_octo.runfiles.run_directory import environment
 
 
 def machine() -> dict[str, Any]:
-    """Versions, GPUs, cores, and the command as a person types it."""
+    """Return versions, GPUs, cores, and the command as it is typed."""
     known = environment()
     kept = {key: known[key] for key in ("python", "packages", "gpus", "cuda")}
     return {
@@ -22,7 +22,7 @@ def machine() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The benchmark's command as a person types it, without where its result goes."""
+    """Return the benchmark's command as it is typed, without ``--output``."""
     words = sys.argv[1:]
     if "--output" in words:
         at = words.index("--output")
@@ -31,7 +31,7 @@ def command() -> str:
 
 
 def keep(output: Path | None, row: dict[str, Any]) -> None:
-    """Append a result, with the date, to a file of JSON lines, if there is one."""
+    """Append a result with the date to a file of JSON lines; None: keep nothing."""
     row = {**row, "date": date.today().isoformat()}
     if output:
         with open(output, "a", encoding="utf-8") as file:

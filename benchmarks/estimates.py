@@ -1,6 +1,6 @@
-"""The planner beside measurements: memory and time of every GPU row of ``results/throughput.jsonl``.
+"""Compare the planner with measurements: memory and time of every GPU row of ``results/throughput.jsonl``.
 
-    python -m benchmarks.plan [--results FILE]
+    python -m benchmarks.estimates [--results FILE]
 
 Prints planned / measured for each row, and how many rows are within 5, 8 and 15 %. Needs no GPU.
 """
