@@ -13,6 +13,7 @@ _OVERLONG = ["split", "window", "truncate", "skip", "error"]
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.inspect",
         description="Show what PREFIX.bin and PREFIX.idx hold, or how a run stands, and check it (exit 2: something "

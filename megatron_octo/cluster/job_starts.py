@@ -134,6 +134,8 @@ def with_ends(
     SLURM's accounting decides. Without it, a start is over if the job was started again, or SLURM has no such job.
 
     Args:
+        run: the run directory.
+        starts: all of its starts, in order.
         rows: accounting of their jobs; by default SLURM is asked.
         active: jobs that are not over, if that is known.
         begins: a start that is not written down yet.

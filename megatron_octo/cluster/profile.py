@@ -110,6 +110,7 @@ def check_profile(
     """Validate a plain mapping as a profile.
 
     Args:
+        tree: the mapping.
         where: the file, named in errors.
         lines: ``FILE:LINE`` of its dotted keys.
 

@@ -86,6 +86,7 @@ def status_of(run: Path, asked: Queue | None = None) -> Status:
     """Collect the state of a run.
 
     Args:
+        run: the run directory.
         asked: SLURM's answer about it; by default SLURM is asked.
 
     Raises:
