@@ -16,6 +16,7 @@ from megatron_octo.architectures.parameters import (
     ParameterSpec,
     parameter_specs,
 )
+from megatron_octo.config.optimizer_state import state_bytes
 from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.recipe.schema import Recipe
 
@@ -222,8 +223,8 @@ def stage_memory(recipe: Recipe, replicas: int, micro_batches: int, stage: int) 
     tokens = recipe.batch.micro_size * recipe.data.seq_length
     last = stage == parallel.pipeline - 1
     half = recipe.optimizer.state_dtype == "bf16"
-    # Adam's two moments, and the fp32 weights, which an fp32 model has in its weights.
-    state = (4 if half else 8) + (4 if size == 2 else 0)
+    # An fp32 model's weights are its fp32 weights.
+    state = state_bytes(recipe.optimizer) + (4 if size == 2 else 0)
     # One forward, one backward: a stage holds as many micro-batches as there are stages from it to the last.
     in_flight = min(parallel.pipeline - stage, micro_batches)
     layers = model.num_layers // parallel.pipeline

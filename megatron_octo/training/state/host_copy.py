@@ -16,7 +16,7 @@ from megatron_octo.checkpoint.file_image import FileImage
 from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter, spec_bytes
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.training.state.host_memory import available_bytes
-from megatron_octo.training.state.state_parts import Part, Stored
+from megatron_octo.training.state.state_parts import StatePart, Stored
 
 _MEMORY_SHARE = 0.8  # of what the machine has left
 _Key = tuple[str, torch.dtype]
@@ -39,7 +39,7 @@ class HostCopy:
         say: for people.
     """
 
-    def __init__(self, parts: Iterable[Part], grid: Grid, worker: Executor, say: Callable[[str], None]):
+    def __init__(self, parts: Iterable[StatePart], grid: Grid, worker: Executor, say: Callable[[str], None]):
         self._grid, self._worker = grid, worker
         self._images: dict[_Key, FileImage] = {}
         self._stream = torch.cuda.Stream(grid.device) if grid.device.type == "cuda" else None
@@ -83,7 +83,7 @@ class HostCopy:
         self._taken.result()
         return len(self._images) == len(self._wanted)
 
-    def fill(self, parts: Iterable[Part]) -> None:
+    def fill(self, parts: Iterable[StatePart]) -> None:
         """Copy the present values; on a GPU the copies are under way when this returns."""
         if self._stream:
             self._stream.wait_stream(torch.cuda.current_stream())

@@ -34,7 +34,7 @@ from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.metrics import SaveNews
 from megatron_octo.training.engine.network import Network
 from megatron_octo.training.state.host_copy import HostCopy, write_directly
-from megatron_octo.training.state.state_parts import Part, full_part, weights_part
+from megatron_octo.training.state.state_parts import StatePart, full_part, weights_part
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Target:
     """One checkpoint of a save: the whole state, or weights alone."""
 
     folder: Path
-    part: Part
+    part: StatePart
     precision: str
     state: dict[str, Any]
 
