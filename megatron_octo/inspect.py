@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _OVERLONG = ["split", "window", "truncate", "skip", "error"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.inspect",
         description="Show what PREFIX.bin and PREFIX.idx hold, or how a run stands, and check it (exit 2: something "
@@ -79,7 +79,7 @@ def _inspect_run(args: argparse.Namespace, console: "Console") -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     from rich.console import Console
 
     console = Console()

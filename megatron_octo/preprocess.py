@@ -57,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read control tokens that are spelled out in the rows as tokens (default: as plain text)",
     )
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: %(default)s)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add("--workers", type=int, default=cores, help="processes (default: %(default)s)")
     add("--on-error", choices=["stop", "skip"], default="stop", help="at a bad row (default: %(default)s)")
     add(
         "--tokenizer-backend",

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from megatron_octo.common.errors import OctoError, run_command
 from megatron_octo.recipe.loading import dump_recipe, load_recipe, replicas_of
+from megatron_octo.recipe.reference import HelpKeys
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.supervision import launch
@@ -27,8 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", help="recipe file (YAML); docs/recipes.md describes the keys")
+    parser.add_argument("recipe", help="recipe file (YAML); --help-keys describes the keys")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    parser.add_argument("--help-keys", action=HelpKeys)
     parser.add_argument("--nproc", type=int, help="start this many processes on this machine (default: 1)")
     return parser
 

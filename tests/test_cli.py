@@ -1,5 +1,7 @@
 """``octo``: lists its commands at once, hands the rest to them, and knows a typing error when it sees one."""
 
+import importlib
+import os
 import subprocess
 import sys
 import types
@@ -69,3 +71,54 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "line,expected",
+    [
+        ("octo tr", ["train"]),
+        ("octo train --np", ["--nproc"]),
+        ("octo convert from-", ["from-hf", "from-bigcode"]),
+        ("octo trian --np", []),
+    ],
+)
+def test_completion(tmp_path: Path, line: str, expected: list[str]) -> None:
+    answer = tmp_path / "completions"
+    environment = {
+        **os.environ,
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+    }
+    subprocess.run([sys.executable, "-m", "megatron_octo.cli"], env=environment, capture_output=True)
+    assert [word.strip() for word in answer.read_text().splitlines()] == expected
+
+
+def test_every_command_has_a_parser_for_completion() -> None:
+    for name in cli.COMMANDS:
+        assert importlib.import_module(f"megatron_octo.{name}").build_parser()
+
+
+@pytest.mark.parametrize(
+    "lines,message",
+    [
+        (
+            ["sys.version_info = (3, 9, 1)", "sys.version = '3.9.1 (x)'"],
+            "needs Python 3.12 or newer, this is 3.9.1",
+        ),
+        (
+            ["sys.argv = ['-m']", "sys.path = [p for p in sys.path if 'site-' not in p]"],
+            "is not installed in this Python: missing pydantic, yaml",
+        ),
+    ],
+    ids=["old Python", "not installed"],
+)
+def test_a_start_that_cannot_work_says_why(lines: list[str], message: str) -> None:
+    script = "\n".join(
+        ["import sys", f"sys.path.insert(0, {str(LIBRARY.parent)!r})", *lines, "import megatron_octo"]
+    )
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: megatron_octo {message}") and "make install" in done.stderr

@@ -128,7 +128,7 @@ def test_profiles(desk: Path) -> None:
     )
     said = refused(str(RECIPE), "--cluster", "mine")
     assert "unknown key 'partiton'; did you mean 'partition'?" in said
-    assert "unknown key 'stages.convert.cpus'; did you mean 'cpus_per_task'?" in said
+    assert "unknown key 'stages.convert.cpus'; did you mean 'stages.convert.cpus_per_task'?" in said
     assert "clusters/mine.yaml:2" in said
     (desk / "clusters" / "mine.yaml").write_text("nodes: two\ntime: soon\n")
     said = refused(str(RECIPE), "--cluster", "mine")
@@ -144,10 +144,10 @@ def test_names_in_profiles(desk: Path) -> None:
     path = desk / "clusters" / "mine.yaml"
     path.write_text("nodes: 2\nstages:\n  covert: {time: 1:00:00}\n")
     said = refused(str(RECIPE), "--cluster", "mine")
-    assert "unknown stage 'covert'; did you mean 'convert'?" in said and "mine.yaml:3" in said
+    assert "stages: unknown name 'covert'; did you mean 'convert'?" in said and "mine.yaml:3" in said
     path.write_text("environment: {A B: x}\nsbatch: {--mail-type: FAIL}\n")
     said = refused(str(RECIPE), "--cluster", "mine")
-    assert "'A B' is no name of a variable" in said and "'--mail-type' is no name of an option" in said
+    assert "environment: 'A B' does not match" in said and "sbatch: '--mail-type' does not match" in said
     assert set(get_args(_STAGE)) == {*STAGES, "merge"}
     path.write_bytes(b"nodes: 2\naccount: caf\xe9\n")
     said = refused(str(RECIPE), "--cluster", "mine")

@@ -124,7 +124,7 @@ class TensorFile:
             if not count:
                 raise OctoError(f"damaged file: it ends at byte {start + done}", where=self.path)
             done += count
-        if self._stream:
+        if self._stream and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), start, len(out), os.POSIX_FADV_DONTNEED)
 
     def _digest_to(self, span: Span, end: int) -> None:

@@ -1,29 +1,15 @@
 """What a cluster needs said once: ``clusters/NAME.yaml``, as a strict and frozen object."""
 
-import difflib
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.strict_yaml import explain, key_lines, parse_yaml, read_text
 from megatron_octo.config.model import Count, PositiveInt, Section
 
 FOLDER = Path("clusters")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``20:00:00`` is text, not a number to the base of sixty."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":int", ":float", ":timestamp"))]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+$"), list("-+0123456789"))
-
 
 # sbatch --time: minutes, minutes:seconds, hours:minutes:seconds, or with days before.
 TIME = r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$"
@@ -109,87 +95,29 @@ def find_profile(name: str | None) -> Profile:
             where=path,
             hint=f"{there}write one (docs/slurm.md), or say --cluster local to run on this machine",
         )
-    try:
-        return _parse(path.read_text(encoding="utf-8"), path)
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise OctoError("not UTF-8", where=f"{path}:{line}", hint="save the file as UTF-8") from None
-
-
-def _parse(text: str, path: Path) -> Profile:
-    try:
-        tree = yaml.load(text, Loader=_Loader) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise OctoError(
-            f"not valid YAML: {what}", where=f"{path}:{mark.line + 1}" if mark else path
-        ) from None
+    text = read_text(path)
+    tree = parse_yaml(text, path, fractions=False) or {}
     if not isinstance(tree, dict):
         raise OctoError(
             "a cluster profile is a YAML mapping", where=path, hint="docs/slurm.md has an example"
         )
-    try:
-        return Profile.model_validate(tree)
-    except ValidationError as error:
-        raise _explain(error, text, path) from None
+    return check_profile(tree, path, key_lines(text, path))
 
 
-def check_profile(tree: dict[str, Any]) -> Profile:
-    """A profile changed by the command line.
+def check_profile(
+    tree: dict[str, Any], where: str | Path = "command line", lines: dict[str, str] | None = None
+) -> Profile:
+    """Validate a plain mapping as a profile.
+
+    Args:
+        where: the file, named in errors.
+        lines: ``FILE:LINE`` of its dotted keys.
 
     Raises:
-        OctoError: a value is wrong.
+        OctoError: a key is unknown or a value is wrong.
     """
     try:
         return Profile.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, "", Path("command line")) from None
-
-
-def _explain(error: ValidationError, text: str, path: Path) -> OctoError:
-    problems, line = [], ""
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        leaf = str(item["loc"][-1])
-        line = line or _line_of(leaf, text)
-        if leaf == "[key]":
-            name = str(item["loc"][-2])
-            line = _line_of(name, text) or line
-            problems.append(_bad_name(str(item["loc"][0]), name))
-        elif item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(leaf, _keys(item["loc"]), 1, 0.4)
-            problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        else:
-            found = f", found {item['input']!r}"
-            problems.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}{found}")
-    return OctoError(
-        "bad cluster profile: " + "\n  ".join(problems),
-        where=f"{path}{line}",
-        hint="the keys are described in docs/slurm.md",
-    )
-
-
-def _bad_name(section: str, name: str) -> str:
-    if section != "stages":
-        return (
-            f"{section}: {name!r} is no name of {'a variable' if section == 'environment' else 'an option'}"
-        )
-    stages = get_args(_STAGE)
-    near = difflib.get_close_matches(name, stages, 1, 0.4)
-    return f"stages: unknown stage {name!r}; " + (
-        f"did you mean {near[0]!r}?" if near else f"there are {', '.join(stages)}"
-    )
-
-
-def _keys(place: tuple[Any, ...]) -> list[str]:
-    sections: dict[str, type[Section]] = {"stages": Resources, "container": Container}
-    section = sections.get(str(place[0]), Profile) if len(place) > 1 else Profile
-    return list(section.model_fields)
-
-
-def _line_of(key: str, text: str) -> str:
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.match(rf"\s*{re.escape(key)}\s*:", line):
-            return f":{number}"
-    return ""
+        hint = "the keys are described in docs/slurm.md"
+        raise explain(error, Profile, "cluster profile", where=where, lines=lines or {}, hint=hint) from None

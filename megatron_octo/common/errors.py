@@ -82,7 +82,8 @@ def users_mistake(error: OSError) -> OctoError | None:
 
 
 # A disk or a file server that fails.
-_FILE_SYSTEM = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN)
+_REMOTE = getattr(errno, "EREMOTEIO", errno.EIO)  # Linux only
+_FILE_SYSTEM = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, _REMOTE, errno.ENOTCONN)
 
 
 def machines_failure(error: BaseException | None) -> MachineError | None:

@@ -1,4 +1,4 @@
-"""What is trained: sections of the recipe for the model's shape and for adapters (see :mod:`megatron_octo.config`)."""
+"""Recipe sections for the model's shape and for adapters."""
 
 from typing import Annotated, Literal, Self
 
@@ -12,47 +12,63 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the recipe: unknown keys and wrong types are errors, and it never changes."""
+    """Part of a recipe: frozen and strict. The docstring under each field is its description for users."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
-    """Shape of a model, one that its architecture (:mod:`megatron_octo.architectures`) has."""
+    """Shape of the model. docs/architectures.md lists what each architecture allows."""
 
     architecture: str = "gpt_bigcode"
+    """`gpt_bigcode` (StarCoder, SantaCoder) or `starcoder2`."""
     num_layers: PositiveInt
+    """Transformer layers."""
     hidden_size: PositiveInt
+    """Width of a token's hidden state; a multiple of `model.num_attention_heads`."""
     num_attention_heads: PositiveInt
-    num_query_groups: PositiveInt = 1  # key/value heads, each for as many queries
+    """Query heads."""
+    num_query_groups: PositiveInt = 1
+    """Key/value heads, each shared by equally many successive query heads. 1: multi-query attention."""
     ffn_hidden_size: PositiveInt
+    """Width inside the feed-forward block; 4 x `model.hidden_size` in the published models."""
     max_position_embeddings: PositiveInt
-    vocab_size: PositiveInt  # real tokens; the weights are padded to a multiple of vocab_multiple
-    vocab_multiple: PositiveInt = 128  # does not depend on the parallel layout, so neither does the model
-    rotary_base: PositiveFloat | None = None  # of rotary positions; None: learned ones
-    sliding_window: PositiveInt | None = (
-        None  # tokens that a position sees, itself included; None: all before it
-    )
-    tied_embeddings: bool = True  # the output layer is the word embeddings
-    activation: Literal["gelu_tanh", "gelu"] = (
-        "gelu_tanh"  # gelu: the exact one; the other its tanh approximation
-    )
+    """Longest sequence that the model can read. Learned positions cannot be extended later."""
+    vocab_size: PositiveInt
+    """Tokens of the tokenizer."""
+    vocab_multiple: PositiveInt = 128
+    """Embedding rows are padded to a multiple of this under every layout. Padding has no loss and is never exported."""
+    rotary_base: PositiveFloat | None = None
+    """Base of the wavelengths of rotary positions; null: positions are learned."""
+    sliding_window: PositiveInt | None = None
+    """Tokens that a position attends to, itself included; null: all tokens before it."""
+    tied_embeddings: bool = True
+    """Use the word embeddings as the output layer; false: the output layer has its own weights."""
+    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    """`gelu_tanh`: tanh approximation (SantaCoder, StarCoder2; `gelu_pytorch_tanh` in Hugging Face). `gelu`: exact
+    (StarCoder)."""
     layernorm_epsilon: PositiveFloat = 1e-5
+    """Added to the variance in LayerNorm."""
     hidden_dropout: Fraction = 0.0
+    """Dropout after the embedding, attention and feed-forward blocks."""
     attention_dropout: Fraction = 0.0
+    """Dropout on the attention weights."""
     init_std: PositiveFloat = 0.02
+    """Standard deviation of new weights; output projections use it divided by sqrt(2 x layers)."""
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def qkv_size(self) -> int:
-        """Rows of the fused projection to queries, keys and values."""
+        """Rows of the fused query, key and value projection."""
         return self.hidden_size + 2 * self.num_query_groups * self.head_dim
 
     @property
     def padded_vocab_size(self) -> int:
+        """Embedding rows, padding included."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @model_validator(mode="after")
@@ -70,14 +86,18 @@ class ModelConfig(Section):
 
 
 class LoraConfig(Section):
-    """Adapters of low rank beside frozen weights (LoRA); the default is what OctoCoder had."""
+    """LoRA: train low-rank adapters beside the frozen weights of `checkpoint.init_from`; see docs/lora.md."""
 
     rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0  # adapters are scaled by alpha / rank
-    dropout: Fraction = 0.05  # of an adapter's input
-    # Ends of our names or of Hugging Face's: c_proj is attention's output and the feed-forward part's.
+    """Inner dimension of an adapter."""
+    alpha: PositiveFloat = 32.0
+    """Adapters are scaled by alpha / rank."""
+    dropout: Fraction = 0.05
+    """Dropout on an adapter's input."""
     target_modules: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = (
         "linear_qkv",
         "linear_proj",
         "linear_fc2",
     )
+    """Linear layers that get an adapter, by the end of their name: Megatron-core's (`linear_fc1` is the fourth) or
+    Hugging Face's (`c_attn`, `c_proj`, `attn.c_proj`). `c_proj` matches in both attention and feed-forward blocks."""

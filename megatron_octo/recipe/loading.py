@@ -1,131 +1,78 @@
 """Recipes in YAML: strict reading, dotted overrides, and errors that name the line and the nearest key."""
 
-import difflib
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json
+from megatron_octo.common.strict_yaml import dump_yaml, explain, key_lines, parse_yaml, read_text
 from megatron_octo.recipe.schema import Recipe
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``5e-5`` is a number (YAML 1.2), and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key is not a plain word", key.start_mark
-                )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$"),
-    list("-+.0123456789"),
-)
-# The first resolver that matches wins: whole numbers stay integers.
-for _resolvers in _Loader.yaml_implicit_resolvers.values():
-    _resolvers.sort(key=lambda item: item[0] != "tag:yaml.org,2002:int")
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise OctoError(f"not valid YAML: {error.problem}", where=f"{where}{line}") from None
-    except yaml.YAMLError as error:  # a character that YAML does not allow
-        raise OctoError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from None
-
-
-def _lines(text: str, where: str) -> dict[str, str]:
-    """``FILE:LINE`` of every dotted key."""
-    found: dict[str, str] = {}
-
-    def walk(node: yaml.Node | None, prefix: str) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                name = f"{prefix}{key.value}"
-                found[name] = f"{where}:{key.start_mark.line + 1}"
-                walk(value, f"{name}.")
-
-    walk(yaml.compose(text, Loader=_Loader), "")
-    return found
-
-
-def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    """The class of the section at a dotted path."""
-    for part in path:
-        section = section_class(model.model_fields[part].annotation)
-        assert section is not None
-        model = section
-    return model
-
-
-def section_class(annotation: Any) -> type[BaseModel] | None:
-    """The class of a key that is a section, also of one that may be null."""
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if section := section_class(field.annotation):
-            yield from _all_keys(section, f"{prefix}{name}.")
-
-
-def _nearest(path: list[str]) -> str | None:
-    """The known key most like an unknown one: in the same section if there is one, else anywhere."""
-    siblings = list(_section(Recipe, path[:-1]).model_fields)
-    if near := difflib.get_close_matches(path[-1], siblings, 1, 0.6):
-        return ".".join([*path[:-1], near[0]])
-    keys = list(_all_keys(Recipe))
-    same_leaf = [key for key in keys if key.rpartition(".")[2] == path[-1]]
-    near = same_leaf or difflib.get_close_matches(".".join(path), keys, 1, 0.5)
-    return near[0] if near else None
+# Keys by the names that transformers, Megatron and nanoGPT give them: used in hints only.
+_NAMES_ELSEWHERE = {
+    "run_dir": "output_dir save save_dir out_dir",
+    "model.num_layers": "n_layer n_layers num_hidden_layers",
+    "model.hidden_size": "n_embd d_model hidden_dim dim",
+    "model.num_attention_heads": "n_head n_heads num_heads",
+    "model.num_query_groups": "num_key_value_heads n_kv_heads num_kv_heads",
+    "model.ffn_hidden_size": "intermediate_size n_inner d_ff",
+    "model.max_position_embeddings": "n_positions n_ctx max_positions",
+    "model.vocab_size": "n_vocab padded_vocab_size",
+    "model.vocab_multiple": "make_vocab_size_divisible_by pad_vocab_size_multiple_of pad_to_multiple_of",
+    "model.layernorm_epsilon": "layer_norm_epsilon layer_norm_eps norm_epsilon norm_eps rms_norm_eps",
+    "model.init_std": "init_method_std initializer_range",
+    "model.hidden_dropout": "resid_pdrop embd_pdrop residual_dropout",
+    "model.attention_dropout": "attn_pdrop",
+    "model.rotary_base": "rope_theta rope_base",
+    "model.tied_embeddings": "tie_word_embeddings untie_embeddings_and_output_weights",
+    "model.activation": "activation_function hidden_act",
+    "data.train": "data_path train_data_path train_data train_file dataset",
+    "data.valid": "valid_data_path validation_file eval_dataset",
+    "data.tokenizer": "tokenizer_name tokenizer_path tokenizer_model tokenizer_file",
+    "data.seq_length": "max_seq_length max_seq_len seq_len sequence_length sequence_len max_length block_size "
+    "cutoff_len model_max_length",
+    "batch.global_size": "global_batch_size train_batch_size total_batch_size gradient_accumulation_steps",
+    "batch.micro_size": "micro_batch_size per_device_train_batch_size per_device_batch_size batch_size",
+    "optimizer.lr": "learning_rate peak_lr max_lr",
+    "optimizer.min_lr": "min_learning_rate",
+    "optimizer.beta1": "adam_beta1",
+    "optimizer.beta2": "adam_beta2",
+    "optimizer.eps": "adam_epsilon adam_eps epsilon",
+    "optimizer.clip_grad": "max_grad_norm grad_clip gradient_clipping max_norm",
+    "schedule.style": "lr_scheduler_type lr_decay_style lr_scheduler",
+    "schedule.warmup_steps": "num_warmup_steps warmup_iters lr_warmup_iters lr_warmup_steps",
+    "schedule.warmup_fraction": "warmup_ratio lr_warmup_fraction",
+    "schedule.decay_steps": "lr_decay_iters lr_decay_steps",
+    "train.steps": "max_steps num_train_epochs num_epochs epochs train_iters max_iters num_steps total_steps",
+    "train.precision": "bf16 fp16 dtype torch_dtype params_dtype mixed_precision",
+    "train.recompute": "gradient_checkpointing activation_checkpointing recompute_granularity",
+    "parallel.tensor": "tensor_model_parallel_size tensor_parallel_size tensor_parallel tp tp_size",
+    "parallel.pipeline": "pipeline_model_parallel_size pipeline_parallel_size pipeline_parallel pp pp_size",
+    "parallel.sequence": "sequence_parallel",
+    "eval.interval": "eval_interval eval_steps evaluation_strategy eval_strategy",
+    "eval.steps": "eval_iters",
+    "checkpoint.interval": "save_interval save_steps checkpoint_interval save_every",
+    "checkpoint.keep": "save_total_limit",
+    "checkpoint.init_from": "model_name_or_path load pretrained pretrained_checkpoint finetune_from",
+    "log.interval": "log_interval logging_steps log_every",
+    "log.wandb_project": "wandb wandb_name report_to",
+    "lora.rank": "lora_r lora_rank r",
+    "lora.alpha": "lora_alpha",
+    "lora.dropout": "lora_dropout",
+    "lora.target_modules": "lora_target_modules",
+    "system.attention": "attn_implementation use_flash_attn use_flash_attention",
+}
+ALIASES = {name: key for key, names in _NAMES_ELSEWHERE.items() for name in names.split()}
 
 
 def _explain(error: ValidationError, where: str, lines: dict[str, str], overridden: set[str]) -> OctoError:
-    problems = []
-    first_line = ""
-    for item in error.errors():
-        path = [str(part) for part in item["loc"]]
-        key = ".".join(path)
-        # An override may have brought a whole section into being, too.
-        given = key in overridden or (
-            key not in lines and any(name.startswith(f"{key}.") for name in overridden)
-        )
-        origin = "command line" if given else lines.get(key, where)
-        first_line = first_line or origin
-        if item["type"] == "extra_forbidden":
-            near = _nearest(path)
-            text = f"unknown key {key!r}" + (f"; did you mean {near!r}?" if near else "")
-        elif item["type"] == "missing":
-            text = f"missing key {key!r}"
-        elif item["type"] == "value_error":
-            text = str(item["ctx"]["error"])
-        else:
-            text = f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, found {item['input']!r}"
-        problems.append(f"{text}  ({origin})")
-    what = "bad recipe: " + ("\n  ".join(problems) if len(problems) == 1 else "\n  " + "\n  ".join(problems))
-    return OctoError(what, where=first_line, hint="the keys are described in docs/recipes.md")
+    hint = "the keys are described in docs/recipes.md"
+    return explain(
+        error, Recipe, "recipe", where=where, lines=lines, hint=hint, overridden=overridden, aliases=ALIASES
+    )
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> str:
@@ -141,7 +88,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
         if not isinstance(child, dict):
             raise OctoError(f"{key!r}: {section!r} is a value, not a section", where="command line")
         node = child
-    parsed = _parse_yaml(value, "command line") if value else None
+    parsed = parse_yaml(value, "command line") if value else None
     # "NAME: 1.0 0:1 PREFIX" is text here: a mapping on the command line has braces.
     node[leaf] = value if isinstance(parsed, dict) and not value.lstrip().startswith("{") else parsed
     return key
@@ -165,16 +112,13 @@ def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dic
     Args:
         above: the files whose bases led here.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise OctoError(f"not UTF-8 text: {error.reason}", where=path) from None
-    tree = _parse_yaml(text, str(path))
+    text = read_text(path)
+    tree = parse_yaml(text, path)
     if not isinstance(tree, dict):
         raise OctoError(
             "a recipe is a YAML mapping of sections", where=path, hint="start from recipes/demo.yaml"
         )
-    lines = _lines(text, str(path))
+    lines = key_lines(text, path)
     if "base" not in tree:
         return tree, lines
     where, base = lines["base"], tree.pop("base")
@@ -218,7 +162,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML that :func:`load_recipe` reads back to an equal object."""
-    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+    return dump_yaml(recipe.model_dump())
 
 
 def recipe_digest(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The recipe as one frozen, strict object, and the checks that need more than one of its sections."""
+"""Recipe as one frozen, strict object, with the checks that span several sections."""
 
 from typing import Self
 
@@ -22,9 +22,10 @@ from megatron_octo.config.sections import (
 
 
 class Recipe(Section):
-    """Everything that defines a run, and the directory that holds it."""
+    """All settings of a run, and the directory that holds it."""
 
     run_dir: str
+    """Directory of the run: recipe, checkpoints, metrics, logs. An existing run is resumed."""
     model: ModelConfig
     parallel: ParallelConfig = ParallelConfig()
     data: DataConfig
@@ -32,7 +33,8 @@ class Recipe(Section):
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig
-    lora: LoraConfig | None = None  # None: all weights are trained
+    lora: LoraConfig | None = None
+    """null: train all weights; `{}`: train adapters with the defaults below."""
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     guard: GuardConfig = GuardConfig()
@@ -41,10 +43,12 @@ class Recipe(Section):
 
     @property
     def decay_steps(self) -> int:
+        """Step at which the learning rate stops falling."""
         return self.schedule.decay_steps or self.train.steps
 
     @property
     def warmup_steps(self) -> int:
+        """Steps of linear warm-up."""
         if self.schedule.warmup_fraction is not None:
             return int(self.schedule.warmup_fraction * self.decay_steps)
         return self.schedule.warmup_steps or 0

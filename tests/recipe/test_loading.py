@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.recipe.loading import build_recipe, dump_recipe, load_recipe, recipe_digest
+from megatron_octo.common.strict_yaml import _all_keys
+from megatron_octo.recipe.loading import ALIASES, build_recipe, dump_recipe, load_recipe, recipe_digest
 from megatron_octo.recipe.schema import Recipe
 from tests.conftest import recipe_tree
 
@@ -83,9 +84,32 @@ def test_unknown_keys_elsewhere(file: Path, key: str, nearest: str | None) -> No
     error = refused(file, "train:\n  steps", f"{key}\ntrain:\n  steps")
     assert f"unknown key '{key.partition(':')[0]}'" in error.what
     assert f"{file}:15" in str(error.where)
-    if key.startswith("sequence"):
-        return  # any suggestion will do: the name is like no other
     assert (f"did you mean {nearest!r}?" in error.what) if nearest else ("did you mean" not in error.what)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("optimizer.learning_rate=1e-4", "optimizer.lr"),
+        ("train.num_train_epochs=3", "train.steps"),
+        ("batch.per_device_train_batch_size=3", "batch.micro_size"),
+        ("max_seq_length=3", "data.seq_length"),
+        ("model.max_seq_length=3", "data.seq_length"),
+        ("train.bf16=true", "train.precision"),
+        ("model.n_layer=3", "model.num_layers"),
+        ("train.warmup_ratio=0.1", "schedule.warmup_fraction"),
+    ],
+)
+def test_names_of_other_programs_are_understood(file: Path, override: str, meant: str) -> None:
+    with pytest.raises(OctoError) as error:
+        load_recipe(file, [override])
+    assert f"did you mean {meant!r}?" in error.value.what
+
+
+def test_every_hint_names_a_key() -> None:
+    known = set(_all_keys(Recipe))
+    assert set(ALIASES.values()) <= known
+    assert not known & set(ALIASES), "a hint for a name that is right"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +172,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\x80\x81\xff")
     with pytest.raises(OctoError, match="not UTF-8") as error:
         load_recipe(tmp_path / "binary")
-    assert error.value.where == tmp_path / "binary"
+    assert error.value.where == f"{tmp_path / 'binary'}:1"
     with pytest.raises(FileNotFoundError):  # run_command has the words for it
         load_recipe(tmp_path / "missing")
 

@@ -22,6 +22,7 @@ from megatron_octo.checkpoint.digest import FileRecord, PieceDigest
 
 _ALIGNMENT = 4096
 _BUFFER = 1 << 24
+_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux; elsewhere writes go through the page cache
 _BUFFERS = 2  # one is filled while the other is written
 
 
@@ -36,7 +37,7 @@ class DirectFile:
         self.path, self.size = path, 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            self._handle = os.open(path, flags | os.O_DIRECT, 0o666)
+            self._handle = os.open(path, flags | _DIRECT, 0o666)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -95,12 +96,12 @@ class DirectFile:
             try:
                 done += os.pwrite(self._handle, view[done:count], place + done)
             except OSError as error:
-                direct = fcntl.fcntl(self._handle, fcntl.F_GETFL) & os.O_DIRECT
+                direct = fcntl.fcntl(self._handle, fcntl.F_GETFL) & _DIRECT
                 if error.errno != errno.EINVAL or not direct:
                     raise
                 # Opened so, but not written so (some network file systems), or a short write left us unaligned.
                 flags = fcntl.fcntl(self._handle, fcntl.F_GETFL)
-                fcntl.fcntl(self._handle, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+                fcntl.fcntl(self._handle, fcntl.F_SETFL, flags & ~_DIRECT)
 
     def close(self) -> FileRecord:
         """Wait until all of it is on the disk; returns the file's size and digest."""

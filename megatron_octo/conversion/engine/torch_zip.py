@@ -176,8 +176,10 @@ def _mappings() -> list[tuple[int, int, int]]:
     An address inside says where in the file it is. (torch says places only under its fake tensors, and these leave
     marks in a process that are felt by its training.)
     """
-    found = []
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+    found, maps = [], Path("/proc/self/maps")
+    if not maps.exists():
+        raise OctoError("files of torch.save are read and written in place on Linux only", where=maps)
+    for line in maps.read_text(encoding="utf-8", errors="replace").splitlines():
         addresses, _, offset, _, inode = line.split(maxsplit=5)[:5]
         first, _, last = addresses.partition("-")
         if inode != "0":

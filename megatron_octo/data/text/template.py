@@ -3,7 +3,6 @@
 Reading is strict: what is unknown, missing or of the wrong kind is an error with file, line and the nearest word.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 import yaml
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.strict_yaml import compose_yaml, did_you_mean, read_text
 from megatron_octo.data.dataset.indexed import CONTEXT, TARGET
 
 FOLDER = Path(__file__).parent / "templates"
@@ -115,8 +115,8 @@ class _Reader:
         for key, value in node.value:
             name = str(key.value)
             if name not in allowed:
-                near = difflib.get_close_matches(name, allowed, 1, 0.5)
-                known = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(allowed)}"
+                near = did_you_mean(name, allowed)
+                known = f"did you mean {near!r}?" if near else f"known here: {', '.join(allowed)}"
                 raise self.fail(key, f"unknown key {name!r}; {known}")
             if name in found:
                 raise self.fail(key, f"key {name!r} given twice")
@@ -238,9 +238,9 @@ def template_path(name: str | Path) -> Path:
         return FOLDER / f"{name}.yaml"
     if Path(name).is_file():
         return Path(name)
-    near = difflib.get_close_matches(str(name), FORMATS, 1, 0.5)
+    near = did_you_mean(str(name), FORMATS)
     raise OctoError(
-        f"no format {str(name)!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+        f"no format {str(name)!r}" + (f"; did you mean {near!r}?" if near else ""),
         where="--format",
         hint=f"one of {', '.join(FORMATS)}, or the path of a template",
     )
@@ -253,12 +253,4 @@ def load_template(name: str | Path) -> Template:
         OctoError: there is none, or it is wrong; names file and line.
     """
     path = template_path(name)
-    try:
-        return _Reader(path).template(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
-    except UnicodeDecodeError as error:
-        raise OctoError(f"not UTF-8 text: {error.reason}", where=path) from None
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise OctoError(f"not valid YAML: {error.problem}", where=f"{path}{line}") from None
-    except yaml.YAMLError as error:
-        raise OctoError(f"not valid YAML: {str(error).splitlines()[0]}", where=path) from None
+    return _Reader(path).template(compose_yaml(read_text(path), path))
