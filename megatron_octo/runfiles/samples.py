@@ -1,7 +1,7 @@
 """Rows of each step: 40 bytes per step in ``RUN/samples.bin``, and the way back from them to documents.
 
-Rows are a pure function of the recipe and the data (docs/data.md), so the place in the plan identifies them. A step that
-was computed again after a restart has two records, and the later attempt's counts.
+Rows are a pure function of the recipe and the data (docs/data.md), so the place in the plan identifies them. A step
+that was computed again after a restart has two records, and the later attempt's counts.
 """
 
 import zipfile
@@ -78,6 +78,18 @@ def read_samples(run: str | Path) -> NDArray[np.void]:
         ) from None
     every = np.frombuffer(data[: len(data) // RECORD.itemsize * RECORD.itemsize], RECORD)
     return every[that_count(every["step"], every["attempt"])]
+
+
+def last_attempt(run: str | Path) -> int:
+    """Return the attempt of the last record, 0 if there is none."""
+    try:
+        with open(Path(run) / SAMPLES, "rb") as file:
+            count = file.seek(0, 2) // RECORD.itemsize
+            file.seek(max(0, count - 1) * RECORD.itemsize)
+            found = np.frombuffer(file.read(RECORD.itemsize), RECORD, count=min(1, count))
+    except OSError:
+        return 0
+    return int(found["attempt"][0]) if len(found) else 0
 
 
 def find_gaps(samples: NDArray[np.void], last: int | None = None) -> list[str]:

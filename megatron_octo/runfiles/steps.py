@@ -32,7 +32,9 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     """Return the metrics of the steps that count, in order; a line that a kill cut short is left out."""
     with open(Path(run) / METRICS, encoding="utf-8") as file:
         records = [json.loads(line) for line in file if line.endswith("\n")]
-    keep = that_count([record["step"] for record in records], [record.get("attempt", 0) for record in records])
+    keep = that_count(
+        [record["step"] for record in records], [record.get("attempt", 0) for record in records]
+    )
     return [record for record, counts in zip(records, keep, strict=True) if counts]
 
 

@@ -1,4 +1,4 @@
-"""What a step reports: JSONL and TensorBoard for machines, one line with an ETA for people."""
+"""Metrics of steps: sums over all ranks, metrics.jsonl, TensorBoard, Weights & Biases, and log lines with an ETA."""
 
 import importlib.util
 import json
@@ -23,20 +23,25 @@ from megatron_octo.runfiles.signals import REASONS
 from megatron_octo.sizing.flops import FORMULA, LORA_FORMULA, peak_flops, training_flops
 from megatron_octo.training.engine.batches import StepBatch
 
-_BOARD_SECONDS = 20  # a rank that is killed takes what TensorBoard has not written yet
+_BOARD_SECONDS = 20  # between TensorBoard's writes; a kill loses the rest
 
 
 @dataclass(frozen=True)
 class SaveNews:
-    """What a rank tells of its saves, or all of them together (see saver.py)."""
+    """Progress of saves on a rank, or its sum over all ranks (see saver.py).
 
-    phases: int = 0  # that were gone through since the start
+    Attributes:
+        phases: completed since the start.
+        failed: whether a rank could not write.
+    """
+
+    phases: int = 0
     failed: bool = False
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all ranks of one step: one all-reduce carries them, the gradient norm, and the wish to stop."""
+    """Sums over all ranks of one step; one all-reduce carries them with the gradient norm and requests to stop."""
 
     loss: float
     grad_norm: float
@@ -55,12 +60,13 @@ def reduce_totals(
     saves: SaveNews = SaveNews(),
     grad_norm: float = 0.0,
 ) -> Totals:
-    """Collective over all ranks; every rank gets the same answer, so all decide alike about a step and about stopping.
+    """Sum a step's numbers over all ranks. Collective; all get the same answer, and decide alike.
 
     Args:
+        loss: this replica's part of the loss.
         stop: why this rank wants to stop, one of signals.REASONS.
-        saves: what this rank has done of its saves.
-        grad_norm: rank 0's counts, that no rank's rounding can differ.
+        saves: this rank's progress.
+        grad_norm: rank 0's is taken, so that ranks cannot differ by rounding.
     """
     mine = float(grid.counts_loss)  # tensor ranks hold the same loss: count a replica once
     counts = [batch.used, batch.squared_lengths, batch.targets]
@@ -85,12 +91,12 @@ def reduce_totals(
 
 
 def _finite(value: float) -> float | None:
-    # JSON has no other numbers.
+    # JSON has no infinity and no NaN.
     return value if math.isfinite(value) else None
 
 
 def agree_to_stop(stop: str | None, grid: Grid) -> str | None:
-    """Whether any rank wants to stop, as in :func:`reduce_totals`; between steps. Collective."""
+    """Return why some rank wants to stop, between steps, or None. Collective."""
     wishes = torch.tensor([float(stop == reason) for reason in REASONS], device=grid.device)
     dist.all_reduce(wishes)
     return _first_wish(wishes.tolist())
@@ -100,8 +106,14 @@ def _first_wish(wishes: list[float]) -> str | None:
     return next((reason for reason, wished in zip(REASONS, wishes, strict=True) if wished), None)
 
 
+def _mean(records: list[dict[str, Any]], key: str) -> float:
+    """Return the mean of the finite values of a key; NaN if there are none."""
+    values = [record[key] for record in records if record[key] is not None]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
 class Reporter:
-    """Rank 0's voice; silent on the others."""
+    """Writes metrics and log lines; does nothing except on rank 0."""
 
     def __init__(self, recipe: Recipe, grid: Grid, run: RunDirectory):
         self._recipe, self._grid, self._active = recipe, grid, grid.is_main
@@ -112,6 +124,8 @@ class Reporter:
         self._attempt, self._path = run.attempt, run.path
         self._started: float | None = None
         self._first_step = 0
+        self._recent: list[dict[str, Any]] = []  # records since the last line
+        self._count = 0  # records of all attempts, for Weights & Biases
         self._jsonl: IO[str] | None = None
         self._log: IO[str] | None = None
         self._board: Any = None
@@ -129,8 +143,10 @@ class Reporter:
             )
         if sys.stderr.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.table import Column
 
-            self._bar = Progress(BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+            text = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+            self._bar = Progress(BarColumn(10), MofNCompleteColumn(table_column=Column(no_wrap=True)), text)
             self._bar.add_task("", total=self._recipe.train.steps)
             self._bar.start()
 
@@ -148,6 +164,10 @@ class Reporter:
         if log.wandb_project:
             import wandb
 
+            # Steps that are computed again are recorded again, and Weights & Biases takes no step twice: its own counts
+            # records, and "step" is the axis.
+            with open(self._path / METRICS, "rb") as file:
+                self._count = sum(1 for _ in file)
             self._wandb = wandb.init(
                 project=log.wandb_project,
                 dir=str(self._path),
@@ -156,22 +176,25 @@ class Reporter:
                 id=xxhash.xxh64_hexdigest(str(self._path.absolute()).encode()),
                 resume="allow",
                 config=self._recipe.model_dump(),
-                # Nodes often have no way out, and a run must not wait.
+                # Nodes often have no network, and a run must not wait.
                 mode=cast(Any, os.environ.get("WANDB_MODE", "offline")),
             )
+            self._wandb.define_metric("step")
+            self._wandb.define_metric("*", step_metric="step")
 
     def say(self, text: str) -> None:
-        """A line for people, on the terminal and in the attempt's log."""
+        """Print a line on the terminal and in the attempt's log."""
         if not self._active:
             return
         if self._bar:
-            self._bar.console.print(text)
+            self._bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, flush=True)
         if self._log:
             print(text, file=self._log, flush=True)
 
     def say_formula(self) -> None:
+        """Print how FLOPs and MFU are counted."""
         self.say(f"{FORMULA}; {LORA_FORMULA}" if self._recipe.lora else FORMULA)
         if self._peak:
             self.say(
@@ -191,9 +214,10 @@ class Reporter:
         """Record one training step.
 
         Args:
-            skipped: why the step did not touch the weights.
-            seconds: wall time of the whole step; ``data_seconds`` of it waited for data.
-            row: data.stream.Position after the step.
+            lr: learning rate.
+            seconds: wall time of the whole step, of which ``data_seconds`` waited for data.
+            row: Position in the data after the step.
+            skipped: why the step did not change the weights.
         """
         if not self._active:
             return
@@ -220,16 +244,19 @@ class Reporter:
             **({"skipped": skipped} if skipped else {}),
         }
         self._write(record)
+        self._recent.append({**record, "flops": flops})
         if self._started is None:
             # The first step of an attempt warms up; the ETA is counted from its end.
             self._started, self._first_step = time.monotonic(), step
         if skipped:
             self.say(f"step {step}/{self._recipe.train.steps} | skipped, weights stay as they are: {skipped}")
         elif step % self._recipe.log.interval == 0 or step == self._recipe.train.steps:
-            self._show(step, record)
+            self._show(step, lr)
+            self._recent.clear()
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._jsonl is not None
+        self._count += 1
         self._jsonl.write(json.dumps(record) + "\n")
         self._jsonl.flush()
         numbers = {
@@ -241,20 +268,24 @@ class Reporter:
             for key, value in numbers.items():
                 self._board.add_scalar(f"train/{key}", value, record["step"])
         if self._wandb:
-            self._wandb.log({f"train/{key}": value for key, value in numbers.items()}, step=record["step"])
+            values = {f"train/{key}": value for key, value in numbers.items()}
+            self._wandb.log({**values, "step": record["step"]}, step=self._count)
 
-    def _show(self, step: int, record: dict[str, Any]) -> None:
-        steps = self._recipe.train.steps
+    def _show(self, step: int, lr: float) -> None:
+        """Print means over the steps since the last line; step, loss and ETA come first, for narrow terminals."""
+        steps, recent = self._recipe.train.steps, self._recent
         done = step - self._first_step
         eta = "?"
         if done and self._started is not None:
             left = int((time.monotonic() - self._started) / done * (steps - step))
             eta = f"{left // 3600}:{left % 3600 // 60:02d}:{left % 60:02d}"
-        mfu = f" | MFU {record['mfu']:.1%}" if record["mfu"] is not None else ""
+        seconds = sum(record["step_s"] for record in recent)
+        per_rank = sum(record["flops"] for record in recent) / seconds / self._grid.world
+        mfu = f" | MFU {per_rank / self._peak:.1%}" if self._peak else ""
         text = (
-            f"loss {record['loss']:.4f} | grad {record['grad_norm']:.3f} | lr {record['lr']:.2e} | "
-            f"{record['tokens_per_s']:,.0f} tokens/s | {record['tflops_per_gpu']:.3g} TFLOP/s/rank{mfu} | "
-            f"fill {record['fill']:.2%} | data {record['data_s'] / record['step_s']:.1%} | ETA {eta}"
+            f"loss {_mean(recent, 'loss'):.4f} | ETA {eta} | {self._positions * len(recent) / seconds:,.0f} tokens/s"
+            f" | {per_rank / 1e12:.3g} TFLOP/s/rank{mfu} | grad {_mean(recent, 'grad_norm'):.3f} | lr {lr:.2e}"
+            f" | fill {_mean(recent, 'fill'):.2%} | data {sum(r['data_s'] for r in recent) / seconds:.1%}"
         )
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step, description=text)
@@ -264,6 +295,7 @@ class Reporter:
             self.say(f"step {step}/{steps} | {text}")
 
     def validation(self, step: int, name: str, loss: float) -> None:
+        """Record the mean loss of a validation after a step."""
         self.say(f"step {step} | {name} loss {loss:.4f}")
         if self._active:
             with open(self._path / VALIDATION, "a", encoding="utf-8") as file:
@@ -273,9 +305,10 @@ class Reporter:
             if self._board:
                 self._board.add_scalar(f"{name}/loss", loss, step)
             if self._wandb:
-                self._wandb.log({f"{name}/loss": loss}, step=step)
+                self._wandb.log({f"{name}/loss": loss, "step": step}, step=self._count)
 
     def close(self) -> None:
+        """Close all files and boards."""
         for part in (self._jsonl, self._log, self._board):
             if part:
                 part.close()
