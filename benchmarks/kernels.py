@@ -90,11 +90,10 @@ def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
     from megatron_octo.data.row_stream import Position
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.batches import Loader
-    from megatron_octo.training.loop import Run
+    from megatron_octo.training.loop import Training
+    from megatron_octo.training.run import Run
 
-    run = Run(recipe, Grid.build(recipe.parallel, device, recipe.train.seed))
-    run._resume()
-    run.saver = run._make_saver()
+    run = Training(Run(recipe, Grid.build(recipe.parallel, device, recipe.train.seed)))
     loader = Loader(run.corpora.train, recipe, run.grid, Position())
     for _ in range(arguments.warm_up):
         run._one_step(loader)

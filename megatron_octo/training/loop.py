@@ -124,7 +124,7 @@ class Training:
         say(f"cross entropy: {self.network.cross_entropy.kind}; precision: {recipe.train.precision}")
         for line in self.corpora.describe(recipe):
             say(line)
-        self.reporter.say_formula()
+        self.reporter.log_formula()
 
     def _train_steps(self) -> str:
         """Train to the last step or until a request to stop; return the reason of the end."""

@@ -47,9 +47,8 @@ def wait_for(ready: Callable[[], Any], alive: Callable[[], bool], seconds: float
 
 def saving(run: TestRun, step: int) -> bool:
     """Whether the checkpoint of a step is being written and has some bytes already."""
-    aside = run.checkpoints / f".step-{step:08d}.tmp"
     try:
-        return any(entry.stat().st_size for entry in os.scandir(aside))
+        return any(path.stat().st_size for path in run.checkpoints.glob(f".step-{step:08d}.*.tmp/*"))
     except FileNotFoundError:
         return False
 

@@ -18,8 +18,8 @@ class GuardError(OctoError):
 class Guard:
     """Judges numbers that all ranks share, so that all decide alike.
 
-    A spike is a loss or gradient norm above mean + ``sigmas`` standard deviations of the last ``window`` steps that were
-    not skipped, once there are half as many (the rule of OLMo's SkipStepOptimizer).
+    A spike is a loss or gradient norm above mean + ``sigmas`` standard deviations of the last ``window`` steps that
+    were not skipped, once there are half as many (the rule of OLMo's SkipStepOptimizer).
 
     Args:
         config: thresholds and actions.

@@ -193,9 +193,10 @@ class Reporter:
         if self._log:
             print(text, file=self._log, flush=True)
 
-    def say_formula(self) -> None:
-        """Print how FLOPs and MFU are counted."""
-        self.say(f"{FORMULA}; {LORA_FORMULA}" if self._recipe.lora else FORMULA)
+    def log_formula(self) -> None:
+        """Write into the attempt's log how FLOPs and MFU are counted."""
+        if self._log:
+            print(f"{FORMULA}; {LORA_FORMULA}" if self._recipe.lora else FORMULA, file=self._log, flush=True)
         if self._peak:
             self.say(
                 f"MFU = FLOPs / (step time * GPUs * {self._peak / 1e12:.0f} TFLOP/s), the GPU's dense bf16 peak"

@@ -53,7 +53,7 @@ def explain(error: BaseException) -> OctoError | None:
         return OctoError(
             f"out of memory on the CPU: {first}",
             where="batch.micro_size, model, or other programs on this machine",
-            hint="smaller micro-batches or a smaller model, fewer ranks per machine, or a higher memory limit (ulimit -v)",
+            hint="take smaller micro-batches, a smaller model or fewer ranks per machine, or raise the memory limit",
         )
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE):
         return MachineError(

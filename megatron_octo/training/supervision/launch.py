@@ -1,7 +1,7 @@
 """Ranks of a run: placed by torchrun or srun, or started here. Imports no torch.
 
-``--nproc`` does not use torch's elastic launch: that turns every exit code of the ranks (2, 75, 76) into 1, does not pass
-on SIGUSR1 and SIGUSR2, kills ranks that save for longer than 30 s, and imports torch in the launcher.
+``--nproc`` does not use torch's elastic launch: that turns every exit code of the ranks (2, 75, 76) into 1, does not
+pass on SIGUSR1 and SIGUSR2, kills ranks that save for longer than 30 s, and imports torch in the launcher.
 """
 
 import ctypes

@@ -56,7 +56,7 @@ class Watch:
     """
 
     def __init__(self, rank: int, world: int, timeout_minutes: float, stop: StopRequest | None = None):
-        self.rank, self._world, self._stop = rank, world, stop
+        self.rank, self.world, self._stop = rank, world, stop
         self._place: tuple[int, Phase, float] = (0, "start", time.monotonic())
         self.done = 0
         self._interrupts = 0
@@ -76,7 +76,7 @@ class Watch:
         self._hub_thread: threading.Thread | None = None
         if self.rank == 0:
             token = secrets.token_hex(16)
-            hub = Hub(self._world, token, limits, self._silence, self._beat)
+            hub = Hub(self.world, token, limits, self._silence, self._beat)
             self._hub_thread = threading.Thread(target=hub.run, name="hub", daemon=True)
             self._hub_thread.start()
             about = [(hub.port, token)]
