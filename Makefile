@@ -1,43 +1,59 @@
-# make demo | test | checks | bench | slurm-up | slurm-down | clean | help. The first of them installs into .venv, once.
+# make help lists the targets. The first one that needs it installs into .venv, once; LOCKED=1 takes requirements.lock.
 .DELETE_ON_ERROR:
-.PHONY: help install demo test checks bench slurm-up slurm-down clean
+.PHONY: help install demo test test-fast coverage checks generated lock bench slurm-up slurm-down clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP)  ## find Python 3.12 or newer, make .venv, install the project and its tools into it
 
-demo: $(STAMP)  ## the whole job on two CPU cores: data, training, a kill, resume, conversion
+demo: $(STAMP)  ## run the whole job on two CPU cores: data, training, a kill, resume, conversion
 	$(PY) demo/run.py
 
-test: $(STAMP)  ## the tests
+test: $(STAMP)  ## run all tests
 	$(PY) -m pytest
 
-checks: $(STAMP)  ## ruff and mypy
+test-fast: $(STAMP)  ## run the tests that need neither minutes, nor a GPU, nor SLURM: under two minutes on two cores
+	$(PY) -m pytest -m 'not slow and not gpu and not slurm'
+
+coverage: $(STAMP)  ## run all tests, and print how much of each room they execute
+	COVERAGE_CORE=sysmon $(PY) -m coverage run -m pytest
+	$(PY) -m coverage combine -q
+	$(PY) -m coverage report --skip-covered --sort=cover
+
+checks: $(STAMP)  ## check style, types and the order of the rooms: ruff, mypy, import-linter
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy megatron_octo demo benchmarks
+	$(VENV)/bin/lint-imports
 
-bench: $(STAMP)  ## the benchmarks that a CPU can run
+generated: $(STAMP)  ## renew generated files: reference and schema of recipes, picture of the architecture
+	$(PY) -m megatron_octo.schema --update recipes/recipe.schema.json docs/recipes.md
+	$(PY) docs/architecture_svg.py
+
+lock: $(STAMP)  ## renew requirements.lock, the versions that a CPU environment was tested with (needs uv)
+	uv pip compile -q pyproject.toml --extra dev --universal --python-version 3.12 --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+bench: $(STAMP)  ## run the benchmarks that a CPU can run
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.throughput recipes/demo.yaml --nproc 2 --steps 20
 
-slurm-up:  ## a SLURM of two nodes on this machine, for tests/slurm (root; Debian or Ubuntu)
+slurm-up:  ## start a SLURM of two nodes on this machine, for tests/slurm (root; Debian or Ubuntu)
 	tests/slurm/start_slurm.sh
 
-slurm-down:  ## end it
+slurm-down:  ## stop that SLURM
 	tests/slurm/stop_slurm.sh
 
 clean:  ## remove what demo, tests and tools left (.venv stays)
-	rm -rf demo/out build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf demo/out build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-# A candidate has to run: pyenv puts a python3.13 on the PATH that only says it is not chosen, and
-# Debian splits venv off. 3.12 comes first because it is what the tests run on (and what uv is asked for: the newest
-# Python has no wheels yet). PYTHON=... goes before all.
+# A candidate has to run: pyenv puts a python3.13 on the PATH that only prints that it is not selected, and Debian ships
+# venv separately. 3.12 comes first because most tests run on it (uv installs it, too). PYTHON=... overrides all.
 $(STAMP): pyproject.toml setup.py
 	@set -eu; \
 	usable() { "$$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; }; \
@@ -60,9 +76,10 @@ $(STAMP): pyproject.toml setup.py
 	    exit 1; \
 	  fi; \
 	fi; \
-	if [ -n "$$uv" ]; then uv pip install --python $(PY) -e '.[dev]'; \
+	if [ -n "$$uv" ]; then pip="uv pip install --python $(PY)"; \
 	else \
 	  $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q; \
-	  $(PY) -m pip install -q -e '.[dev]'; \
+	  pip="$(PY) -m pip install -q"; \
 	fi; \
+	if [ -n "$(LOCKED)" ]; then $$pip -r requirements.lock; $$pip --no-deps -e .; else $$pip -e '.[dev]'; fi; \
 	touch $@

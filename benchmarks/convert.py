@@ -1,13 +1,13 @@
 # bench: cpu
-"""Conversion at any size: from-hf, reshard and to-hf beside ``cp`` of the same bytes on the same disk, same run.
+"""Measure from-hf, reshard and to-hf at any size beside ``cp`` of the same bytes on the same disk, in one run.
 
     python -m benchmarks.convert --layers 40 --delete        # StarCoderBase's shape, 31 GB; wants 62 GB of disk
     python -m benchmarks.convert --layers 8 --bigcode        # 7.3 GB, and through BigCode's format, too
 
-The model is made of random weights by this script. Every step is the product's own command in a process of its own; its
-peak memory is the process's (``ru_maxrss``), its time is from start to end, imports and flushing to the disk included.
-``cp`` copies the step's input, and is over when the copy is flushed. Neither finds anything of its input in the page
-cache. At the end the tensors are those of the beginning, by digest.
+The model has random weights, made by this script. Every step is the product's own command in a process of its own;
+peak memory is that of the process (``ru_maxrss``), time is from start to end, imports and flushing to the disk
+included. ``cp`` copies the step's input and ends when the copy is flushed. Both start without their input in the page
+cache. At the end the tensors must be those of the beginning, by digest.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import math
 import os
 import platform
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -26,71 +25,53 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 
+from benchmarks.support.tensor_digests import model_digests
 from megatron_octo.architectures import find_architecture
+from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter, Specs, spec_bytes
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
+from megatron_octo.conversion.engine.direct_file import DirectFile
 
 GIB = 1 << 30
 _BLOCK = 1 << 25
 
 
 def make_model(directory: Path, model: ModelConfig, seed: int) -> None:
-    """A Hugging Face model in bf16 with random signs and mantissas, all of about the same size."""
+    """Write a Hugging Face model in bf16 with random signs and mantissas, all of about the same size."""
     architecture = find_architecture(model.architecture)
     directory.mkdir(parents=True)
     config = architecture.hf_config(model, 0, "bfloat16")
     (directory / "config.json").write_text(json.dumps(config))
-    tensors = [
-        OutTensor(name, torch.bfloat16, each.shape) for name, each in architecture.hf_tensors(model).items()
-    ]
-    shards: list[list[OutTensor]] = [[]]
-    for tensor in tensors:
-        if sum(each.size for each in shards[-1]) + tensor.size > 5e9:
+    specs: Specs = {
+        name: (torch.bfloat16, each.shape) for name, each in architecture.hf_tensors(model).items()
+    }
+    shards: list[list[str]] = [[]]
+    for name, spec in specs.items():
+        if sum(spec_bytes(specs[each]) for each in shards[-1]) + spec_bytes(spec) > 5e9:
             shards.append([])
-        shards[-1].append(tensor)
+        shards[-1].append(name)
     generator = np.random.default_rng(seed)
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        weight_map.update({tensor.key: file for tensor in shard})
-        with SafetensorsSink(directory / file, shard, {"format": "pt"}) as sink:
-            for tensor in shard:
-                width = math.prod(tensor.shape[1:])
+        weight_map.update(dict.fromkeys(shard, file))
+        own = {name: specs[name] for name in shard}
+        with SafetensorsWriter(directory / file, own, {"format": "pt"}, DirectFile) as sink:
+            for name, (_, shape) in own.items():
+                width = math.prod(shape[1:])
                 step = max(1, _BLOCK // (2 * width))
-                for row in range(0, tensor.shape[0], step):
-                    rows = min(step, tensor.shape[0] - row)
+                for row in range(0, shape[0], step):
+                    rows = min(step, shape[0] - row)
                     bits = generator.integers(0, 1 << 16, (rows, width), dtype=np.uint16)
                     bits = bits & np.uint16(0x807F) | np.uint16(0x3C00)  # +-2^-7 * 1.xxx
-                    sink.write(tensor.key, torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16))
+                    sink.write(name, torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16))
             sink.close()
-    index = {"metadata": {"total_size": sum(each.size for each in tensors)}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": sum(map(spec_bytes, specs.values()))}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def tensor_digests(directory: Path) -> dict[str, str]:
-    """Digest of every tensor's bytes, from the files alone."""
-    found = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            for name, item in header.items():
-                start, end = item["data_offsets"]
-                file.seek(8 + length + start)
-                state, left = xxhash.xxh3_128(), end - start
-                while left:
-                    data = file.read(min(left, _BLOCK))
-                    state.update(data)
-                    left -= len(data)
-                found[name] = f"{item['dtype']} {item['shape']} {state.hexdigest()}"
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return found
-
-
 def size_of(directory: Path) -> int:
+    """Return the bytes of all files below a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
@@ -104,7 +85,7 @@ def forget(directory: Path) -> None:
 
 
 def copy_seconds(source: Path) -> float:
-    """``cp -r`` and a flush of what it wrote."""
+    """Return the seconds of ``cp -r`` and of flushing what it wrote."""
     forget(source)
     target = source.with_name("copy")
     start = time.perf_counter()
@@ -116,7 +97,7 @@ def copy_seconds(source: Path) -> float:
 
 
 def run_command(*arguments: str | Path) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of ``convert ARGUMENTS``."""
+    """Return seconds and peak memory in bytes of ``convert ARGUMENTS``."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "megatron_octo.convert", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -129,6 +110,7 @@ def run_command(*arguments: str | Path) -> tuple[float, int]:
 
 
 def main() -> None:
+    """Measure one model and append the figures to the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=6144)
@@ -162,7 +144,7 @@ def main() -> None:
 
 
 def measure(folder: Path, model: ModelConfig, args: argparse.Namespace) -> dict[str, Any]:
-    """All steps of one model; prints a line a step and returns the figures."""
+    """Run all steps of one model; prints a line per step and returns the figures."""
     layout = ("--tensor", str(args.tensor), "--pipeline", str(args.pipeline))
     steps: list[tuple[str, list[str]]] = [("from-hf", []), ("reshard", [*layout])]
     if args.bigcode:
@@ -170,7 +152,7 @@ def measure(folder: Path, model: ModelConfig, args: argparse.Namespace) -> dict[
     steps.append(("to-hf", []))
     source = folder / "hf"
     make_model(source, model, args.seed)
-    before, size = tensor_digests(source), size_of(source)
+    before, size = model_digests(source), size_of(source)
     largest = max(
         math.prod(tensor.shape) for tensor in find_architecture("gpt_bigcode").hf_tensors(model).values()
     )
@@ -191,7 +173,7 @@ def measure(folder: Path, model: ModelConfig, args: argparse.Namespace) -> dict[
         if args.delete or source.name != "hf":
             shutil.rmtree(source)
         source = target
-    same = tensor_digests(source) == before
+    same = model_digests(source) == before
     print(f"every tensor as at the beginning: {'yes' if same else 'NO'}", flush=True)
     if args.verify:
         seconds, memory = run_command("verify", folder / "hf", source)

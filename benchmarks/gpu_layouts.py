@@ -1,14 +1,14 @@
-"""Runs of one small model on every layout and option that some processes allow: same losses, exact resume.
+"""Train a small model on every layout and option that some processes allow: same losses, exact resume.
 
     torchrun --nproc-per-node 4 benchmarks/gpu_layouts.py --output benchmarks/results/layouts.jsonl
 
 Each case trains six steps with validation and a checkpoint at step 3, then loses the last checkpoint and resumes from
-step 3. It is held against the first case of the same arithmetic: bf16 against one process that does everything, fp8
-and dropout against replicas. Reported are the largest differences: of a loss; of a gradient norm (relative); of a
-tensor's first moment after the last step, which holds the gradients of all six; of a tensor's weights, as a share of
-how far they moved. And whether the resumed steps have the losses and gradient norms of the first time to the last bit.
-It fails if a difference is beyond its tolerance, or a resume is not exact though its kernels add up in a fixed order.
-Processes may share GPUs, slowly (NCCL 2.30 or later). Without GPUs it runs on gloo, and only the torch attention.
+step 3. It is compared with the first case of the same arithmetic: bf16 with one process alone, fp8 and dropout with
+replicas. Reported are the largest differences: of a loss; of a gradient norm (relative); of a tensor's first moment
+after the last step, which holds the gradients of all six; of a tensor's weights, as a share of their movement; and
+whether the resumed steps have bitwise the losses and gradient norms of the first time. Exit code 1: a difference is
+beyond its tolerance, or a resume is not exact although its kernels add up in a fixed order. Processes may share GPUs,
+slowly (NCCL 2.30 or later). Without GPUs it runs on gloo with torch attention alone.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks.corpus import write_random_corpus
-from benchmarks.machine import keep
-from benchmarks.processes import Processes, device_of_this_process
-from benchmarks.rows import rearranged
+from benchmarks.support.corpus import write_random_corpus
+from benchmarks.support.machine import keep
+from benchmarks.support.processes import Processes, device_of_this_process
+from benchmarks.support.rows import rearranged
 from megatron_octo.checkpoint.directory import CHECKPOINTS, step_name
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.recipe.loading import build_recipe
@@ -36,7 +36,7 @@ Sections = dict[str, dict[str, Any]]
 Step = tuple[int, float, float]  # number, loss, gradient norm
 DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
 ALONE = "one process"
-# Processes that tensor and pipeline leave over are replicas.
+# Processes beyond tensor x pipeline are replicas.
 CASES: dict[str, Sections] = {
     ALONE: {},
     "replicas": {},
@@ -72,22 +72,23 @@ CASES: dict[str, Sections] = {
     "dropout, pipeline 2": {"model": DROPOUT, "parallel": {"pipeline": 2}},
     "deterministic, dropout": {"model": DROPOUT, "system": {"deterministic": True}},
 }
-# Of losses near 7 and, relative, of gradient norms, moments and weights. Gradients in bf16 are within 1.5 % of fp32's,
-# in fp8 within 19 % (gpu_parity.py): two that are rounded otherwise differ by 1.4 times as much at the most. A weight's
-# error of six steps is held against its way in three.
-# With dropout another layout draws other masks: the losses are alike, and nothing else is.
+# For losses near 7 and, relative, for gradient norms, moments and weights. Gradients in bf16 are within 1.5 % of fp32,
+# in fp8 within 19 % (gpu_parity.py): two roundings differ by 1.4 times as much at most. A weight's error of six steps
+# is relative to its movement in three.
+# With dropout another layout draws other masks: only the losses are close.
 TOLERANCES = {
     "bf16": {"loss": 5e-4, "norm": 2e-3, "moment": 0.03, "weight": 0.1},
     "fp8": {"loss": 5e-3, "norm": 0.02, "moment": 0.27, "weight": 0.8},
     "dropout": {"loss": 5e-2, "norm": 0.1},
 }
-# Attention whose backward pass adds up in no fixed order unless it is told to.
+# Attention whose backward pass adds up in no fixed order unless deterministic mode fixes it.
 UNORDERED = ("flash", "flash4")
 STEPS = 6
 GPU_ONLY = {"bf16 gradients and moments", *(name for name in CASES if name.startswith("FlashAttention-4"))}
 
 
 def make_recipe(folder: Path, name: str, sections: Sections) -> Recipe:
+    """Return the recipe of a case."""
     tree: dict[str, Any] = {
         "run_dir": str(folder / name.replace(" ", "-").replace(",", "")),
         "model": {
@@ -105,7 +106,7 @@ def make_recipe(folder: Path, name: str, sections: Sections) -> Recipe:
             "seq_length": 512,
         },
         "batch": {"global_size": 8, "micro_size": 2},
-        # Adam divides a gradient by its own size, rounding's noise, too; this epsilon keeps small ones small.
+        # Adam scales even rounding noise to the size of a gradient; this epsilon keeps it small.
         "optimizer": {"lr": 1e-3, "eps": 1e-4},
         "schedule": {"style": "constant"},
         "train": {"steps": STEPS},
@@ -120,11 +121,12 @@ def make_recipe(folder: Path, name: str, sections: Sections) -> Recipe:
 
 
 def checkpoint(run_dir: str, step: int = STEPS) -> Path:
+    """Return the directory of a checkpoint."""
     return Path(run_dir) / CHECKPOINTS / step_name(step)
 
 
 def ranks_of(name: str, sections: Sections, world: int) -> int:
-    """How many processes train a case; 0 where the layout needs others than there are."""
+    """Return the number of processes that train a case; 0 where the layout does not fit them."""
     if name == ALONE:
         return 1
     parallel = sections.get("parallel", {})
@@ -132,6 +134,7 @@ def ranks_of(name: str, sections: Sections, world: int) -> int:
 
 
 def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: str) -> None:
+    """Train one attempt in a process group of its own; the second one loses the last checkpoint first."""
     from megatron.core import parallel_state as mpu
 
     from megatron_octo.model.platform.grid import Grid
@@ -142,7 +145,7 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
     if recipe.system.deterministic:
         os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
     processes.join(ranks, f"{recipe.run_dir} {attempt}")
-    grid = Grid.build(recipe.parallel, processes.device, recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, processes.device, recipe.train.seed)
     lost = checkpoint(recipe.run_dir)
     if grid.is_main and lost.exists():
         lost.rename(lost.with_name("lost"))
@@ -157,7 +160,7 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
 
 
 def examine(recipe: Recipe, processes: Processes, ranks: int, rows: str) -> tuple[list[Step], list[Step]]:
-    """Train, lose the last checkpoint, resume; the steps of both attempts."""
+    """Train, lose the last checkpoint, resume; returns the steps of both attempts."""
     if processes.rank < ranks:
         for attempt in (1, 2):
             run(recipe, processes, ranks, attempt, rows)
@@ -170,12 +173,14 @@ def examine(recipe: Recipe, processes: Processes, ranks: int, rows: str) -> tupl
 
 
 def arithmetic(recipe: Recipe) -> str:
+    """Return the key of ``TOLERANCES`` for a recipe."""
     if recipe.model.hidden_dropout:
         return "dropout"
     return "bf16" if recipe.train.fp8 == "none" else "fp8"
 
 
 def step_differences(steps: list[Step], reference: list[Step]) -> dict[str, float]:
+    """Return the largest differences of losses and gradient norms."""
     pairs = list(zip(steps, reference, strict=True))
     return {
         "loss": max(abs(mine[1] - other[1]) for mine, other in pairs),
@@ -184,7 +189,7 @@ def step_differences(steps: list[Step], reference: list[Step]) -> dict[str, floa
 
 
 def trained(reader: CheckpointReader, kind: str) -> dict[str, Tensor]:
-    """Every tensor of a kind, but for the key's bias: softmax ignores it, its gradient is rounding's noise."""
+    """Return every tensor of a kind with the key's bias zeroed: softmax ignores it, its gradient is noise."""
     model = reader.manifest.model
     key = slice(model.hidden_size, model.hidden_size + model.head_dim)
     tensors = {name: reader.read(name, kind).float() for name in reader.names(kind)}
@@ -195,9 +200,9 @@ def trained(reader: CheckpointReader, kind: str) -> dict[str, Tensor]:
 
 
 def tensor_differences(run_dir: str, reference: str) -> dict[str, float]:
-    """After the last step, the norm of the difference of the tensor that differs most.
+    """Return, after the last step, the norm of the difference of the tensor that differs most.
 
-    ``moment``: Adam's first, over its norm. ``weight``: over how far the reference's moved since the checkpoint before.
+    ``moment``: Adam's first, relative to its norm. ``weight``: relative to its movement since the checkpoint before.
     """
 
     def read(folder: str, kind: str, step: int = STEPS) -> dict[str, Tensor]:
@@ -215,11 +220,14 @@ def tensor_differences(run_dir: str, reference: str) -> dict[str, float]:
     }
 
 
-def main() -> int:
+def main() -> int:  # one pass over the cases, which share the processes
+    """Run all cases, print a line per case."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--case", action="append", help="only this one; may be repeated", choices=CASES)
+    parser.add_argument(
+        "--case", action="append", help="run this case; may be repeated (default: all)", choices=CASES
+    )
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     from megatron_octo.model.platform.mcore import load_mcore

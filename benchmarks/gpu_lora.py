@@ -1,12 +1,12 @@
-"""LoRA on GPUs: its gradients in bf16 beside fp32, then speed and memory of a recipe's own size.
+"""Check LoRA's gradients in bf16 beside fp32 on GPUs, then measure speed and memory at a recipe's own size.
 
     torchrun --nproc-per-node 1 benchmarks/gpu_lora.py --output benchmarks/results/lora.jsonl
     torchrun --nproc-per-node 2 benchmarks/gpu_lora.py recipes/octocoder_lora.yaml train.recompute=none
 
-The base is drawn at random, in the frozen weights' own precision; tensor parallelism takes all ranks. The first lines
-are of a small model: every back end's loss and adapter gradients against fp32 with attention computed document by
-document. The last is of the recipe: medians over its steps after the first three, the memory that torch had at most,
-and what ``megatron_octo.plan`` says.
+The base is drawn at random in the frozen weights' own precision; tensor parallelism takes all ranks. The first lines
+are of a small model: every back end's loss and adapter gradients against fp32 with attention computed per document. The
+last is of the recipe: medians over its steps after the first three, torch's largest allocation, and the plan of
+``megatron_octo.plan``.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.corpus import write_random_corpus
-from benchmarks.machine import keep, machine
-from benchmarks.processes import device_of_this_process
-from benchmarks.training import corpus_for
+from benchmarks.support.corpus import write_random_corpus
+from benchmarks.support.machine import keep, machine
+from benchmarks.support.processes import device_of_this_process
+from benchmarks.support.training import corpus_for
 from megatron_octo.recipe.loading import build_recipe, load_recipe
 from megatron_octo.recipe.schema import Recipe
 
@@ -33,6 +33,7 @@ WARM_UP = 3
 
 
 def small_recipe(folder: Path, precision: str, attention: str, world: int) -> Recipe:
+    """Return the recipe of a case."""
     return build_recipe(
         {
             "run_dir": str(folder / "small"),
@@ -61,7 +62,7 @@ def small_recipe(folder: Path, precision: str, attention: str, world: int) -> Re
 
 
 class Steps:
-    """A recipe's network on random weights and its steps, one after the other."""
+    """A recipe's network on random weights, and its steps."""
 
     def __init__(self, recipe: Recipe, grid: Any, draw_b: bool):
         from megatron_octo.data.row_stream import Position
@@ -75,7 +76,7 @@ class Steps:
         self.network = Network(recipe, grid)
         self.network.start_from(None)
         if draw_b:  # B starts at zero, and then A has no gradient
-            for held in held_parameters(self.network.core, recipe, grid):
+            for held in held_parameters(self.network.core, recipe.model, recipe.compute, grid):
                 if held.spec.name.endswith(".lora.b"):
                     generator = torch.Generator().manual_seed(len(held.spec.name) * 31 + held.spec.shape[0])
                     drawn = torch.randn(held.spec.shape, generator=generator) * 0.05
@@ -84,6 +85,7 @@ class Steps:
         self.loader = Loader(corpora.train, recipe, grid, Position())
 
     def run(self, learning_rate: float) -> dict[str, Any]:
+        """Make one step; returns loss, seconds and rates."""
         from megatron_octo.sizing.flops import training_flops
         from megatron_octo.training.engine.metrics import reduce_totals
 
@@ -104,9 +106,10 @@ class Steps:
         }
 
     def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the trained parameters' gradients of the last step in fp32."""
         from megatron_octo.model.weights import held_parameters
 
-        parameters = held_parameters(self.network.core, self.recipe, self.grid)
+        parameters = held_parameters(self.network.core, self.recipe.model, self.recipe.compute, self.grid)
         return {
             held.key: held.parameter.main_grad.float().clone()  # type: ignore[attr-defined]
             for held in parameters
@@ -115,7 +118,7 @@ class Steps:
 
 
 def parity(folder: Path, grid: Any) -> list[dict[str, Any]]:
-    """Loss and gradients of every back end beside fp32."""
+    """Compare loss and gradients of every back end with fp32."""
     lines: list[dict[str, Any]] = []
     reference: dict[str, torch.Tensor] = {}
     for name, (precision, attention) in CASES.items():
@@ -139,7 +142,7 @@ def parity(folder: Path, grid: Any) -> list[dict[str, Any]]:
 
 
 def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
-    """Medians of a recipe's steps."""
+    """Return medians of a recipe's steps."""
     from megatron_octo.recipe.loading import check_batch
     from megatron_octo.sizing.memory import GIB, memory
 
@@ -149,7 +152,7 @@ def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
     records = [steps.run(recipe.optimizer.lr) for _ in range(count)]
     steps.loader.close()
     counted = records[min(WARM_UP, count - 1) :]
-    planned = memory(recipe, grid.data_size, check_batch(recipe, grid.data_size))
+    planned = memory(recipe.model, recipe.compute, grid.layout.data, check_batch(recipe, grid.layout.data))
     return {
         "case": recipe.run_dir,
         "backend": str(steps.network.backend),
@@ -163,6 +166,7 @@ def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Check the small model, then measure the recipe."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -200,7 +204,7 @@ def main() -> int:
         write_random_corpus(folder / "small_corpus", 60_000, 1001, 200)
         corpus_for(folder / "corpus", recipe, arguments.steps + 1, 512)
     dist.barrier()
-    grid = Grid.build(recipe.parallel, device, seed=1)
+    grid = Grid.build(recipe.parallel.layout, device, seed=1)
     lines = [*parity(folder, grid), speed(recipe, grid, arguments.steps)]
     for line in lines if grid.is_main else []:
         print(json.dumps(line))

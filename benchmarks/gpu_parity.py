@@ -1,43 +1,38 @@
-"""One step of one model on every back end of this GPU: losses and gradients beside fp32 on the same weights.
+"""Compare one step of one model on every back end of this GPU with fp32 on the same weights.
 
     torchrun --nproc-per-node 1 benchmarks/gpu_parity.py --output benchmarks/results/parity.jsonl
     torchrun --nproc-per-node 1 benchmarks/gpu_parity.py --architecture starcoder2
 
-The reference is torch attention, document by document, with fp32 weights and the fp32 cross entropy. bf16 back ends
-must agree with it within the rounding of bf16; the fused cross entropy must agree with the reference one on the same
-logits.
+The reference is torch attention per document with fp32 weights and the fp32 cross entropy. bf16 back ends must agree
+with it within the rounding of bf16; the fused cross entropy must agree with the reference one on the same logits.
 """
 
 import argparse
 import json
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
 
-from benchmarks.corpus import write_random_corpus
-from benchmarks.machine import keep
-from benchmarks.processes import device_of_this_process
+from benchmarks.support.corpus import write_random_corpus
+from benchmarks.support.machine import keep
+from benchmarks.support.processes import device_of_this_process
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 
-# precision, attention, cross entropy (of megatron-core's layers), layers. Attention is the recipe's, where torch is
-# cuDNN's, or flash: torch's without cuDNN's. What is not installed is left out.
+# Precision, attention, cross entropy (of megatron-core's layers), layers: values of the recipe's keys. A case whose
+# library is not installed is left out.
 CASES = {
     "fp32 unfused": ("fp32", "unfused", "reference", "mcore"),
     "bf16 unfused": ("bf16", "unfused", "reference", "mcore"),
-    "bf16 torch flash": ("bf16", "flash", "reference", "mcore"),
-    "bf16 torch cudnn": ("bf16", "torch", "reference", "mcore"),
+    "bf16 torch flash": ("bf16", "torch", "reference", "mcore"),
     "bf16 flash4": ("bf16", "flash4", "reference", "mcore"),
     "bf16 te": ("bf16", "te", "reference", "mcore"),
     "bf16 te, te cross entropy": ("bf16", "te", "te", "mcore"),
     "fp32 unfused, fused layers": ("fp32", "unfused", "reference", "fused"),
-    "bf16 torch flash, fused layers": ("bf16", "flash", "reference", "fused"),
-    "bf16 torch cudnn, fused layers": ("bf16", "torch", "reference", "fused"),
+    "bf16 torch flash, fused layers": ("bf16", "torch", "reference", "fused"),
     "bf16 flash4, fused layers": ("bf16", "flash4", "reference", "fused"),
     "bf16 te, fused layers": ("bf16", "te", "reference", "fused"),
     "fp8 te": ("fp8", "te", "reference", "mcore"),
@@ -57,8 +52,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str], world: int) -> Recipe:
+    """Return the recipe of a case."""
     precision, attention, cross_entropy, layers = case
-    attention = "torch" if attention == "flash" else attention
     return build_recipe(
         {
             "run_dir": str(folder / "run"),
@@ -84,6 +79,7 @@ def make_recipe(folder: Path, architecture: str, case: tuple[str, str, str, str]
 
 
 def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
+    """Return loss, gradients by key with name and region, and the kernels of one step."""
     from megatron_octo.data.row_stream import Position
     from megatron_octo.model.weights import held_parameters
     from megatron_octo.runfiles.run_directory import RunDirectory
@@ -102,7 +98,7 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
     loss = reduce_totals(part, batch, None, grid).loss
     gradients = {
         held.key: (held.spec.name, held.region, held.parameter.main_grad.float().clone())  # type: ignore[attr-defined]
-        for held in held_parameters(network.core, recipe, grid)
+        for held in held_parameters(network.core, recipe.model, recipe.compute, grid)
     }
     return {
         "loss": loss,
@@ -114,7 +110,7 @@ def one_step(recipe: Recipe, grid: Any) -> dict[str, Any]:
 
 
 def relative_errors(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    """Of each tensor of the model: the norm of its difference from the reference over the reference's norm."""
+    """Return for each tensor of the model the norm of its difference from the reference over the reference's norm."""
     sums: dict[str, list[float]] = {}
     for key, (name, region, value) in found.items():
         expected = reference[key][2] if key in reference else reference[name][2][region]
@@ -124,7 +120,8 @@ def relative_errors(found: dict[str, Any], reference: dict[str, Any]) -> dict[st
     return {name: (difference / norm) ** 0.5 for name, (difference, norm) in sums.items()}
 
 
-def main() -> int:
+def main() -> int:  # one pass over the cases, which share the process group
+    """Run all cases, print a line per case."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -137,7 +134,7 @@ def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     load_mcore()
     dist.init_process_group("nccl")
-    from megatron_octo.model.attention import cudnn, flash4
+    from megatron_octo.model.attention import flash4
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.runfiles.run_directory import environment
 
@@ -152,8 +149,8 @@ def main() -> int:
         for name, case in CASES.items()
         if arguments.architecture == "gpt_bigcode" or case[3] == "mcore"
     }
-    grid = Grid.build(recipes["fp32 unfused"].parallel, device, seed=1)
-    # Tensor ranks of the two kinds of layers hold other rows of queries and keys: each kind has its reference then.
+    grid = Grid.build(recipes["fp32 unfused"].parallel.layout, device, seed=1)
+    # Tensor ranks of the two kinds of layers hold different rows of queries and keys: each kind has its own reference.
     references = {
         recipe.system.layers: one_step(recipe, grid)["gradients"]
         for name, recipe in recipes.items()
@@ -161,19 +158,16 @@ def main() -> int:
     }
     baseline = one_step(recipes["fp32 unfused"], grid)
     for name, recipe in recipes.items():
-        library = {"torch": cudnn, "flash4": flash4}.get(CASES[name][1])
-        if library and (reason := library.why_not(recipe)):
+        if CASES[name][1] == "flash4" and (reason := flash4.why_not(recipe.model, recipe.compute)):
             if dist.get_rank() == 0:
                 print(f"{name} is left out: {reason}")
             continue
-        flash = mock.patch.object(cudnn, "why_not", return_value="this case is flash's")
-        with flash if CASES[name][1] == "flash" else nullcontext():
-            found = one_step(recipe, grid)
+        found = one_step(recipe, grid)
         reference = references["mcore" if dist.get_world_size() == 1 else recipe.system.layers]
         worst, worst_name = max(
             (error, key)
             for key, error in relative_errors(found["gradients"], reference).items()
-            if "linear_qkv.bias" not in key  # the key's part of it has no gradient but noise
+            if "linear_qkv.bias" not in key  # the key's part has no gradient, only noise
         )
         line = {
             "architecture": arguments.architecture,

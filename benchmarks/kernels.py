@@ -93,7 +93,7 @@ def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
     from megatron_octo.training.loop import Training
     from megatron_octo.training.run import Run
 
-    run = Training(Run(recipe, Grid.build(recipe.parallel, device, recipe.train.seed)))
+    run = Training(Run(recipe, Grid.build(recipe.parallel.layout, device, recipe.train.seed)))
     loader = Loader(run.corpora.train, recipe, run.grid, Position())
     for _ in range(arguments.warm_up):
         run._one_step(loader)

@@ -1,10 +1,10 @@
-"""Training throughput beside Megatron-LM's own pretrain_gpt.py: same model, same machine, one run.
+"""Measure training throughput beside Megatron-LM's own pretrain_gpt.py: same model, same machine, one run.
 
     python -m benchmarks.megatron_lm --megatron-lm PATH_OF_A_CHECKOUT recipes/santacoderpack.yaml batch.global_size=8
 
 Three measurements: Megatron-LM on its mock data (rows are not packed), ours on rows of one document each, ours on
-packed documents. Tokens/s a GPU are medians of the steps after warm-up; ratios are ours over Megatron-LM's. TFLOP/s are
-counted on real attention (the formula is in megatron_octo/sizing/flops.py): for whole rows the causal half.
+packed documents. Tokens/s per GPU are medians of the steps after warm-up; ratios are ours over Megatron-LM's. TFLOP/s
+are counted on real attention (the formula is in megatron_octo/sizing/flops.py): for whole rows the causal half.
 """
 
 import json
@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import keep, machine
+from benchmarks.support.machine import keep, machine
+from benchmarks.support.training import parser_of
 from benchmarks.throughput import WARM_UP, benchmark
-from benchmarks.training import parser_of
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.sizing.flops import training_flops
@@ -27,7 +27,7 @@ _LONG = 1_000_000  # mean length at which every row is one document
 
 
 def arguments_of(recipe: Recipe, steps: int, folder: str) -> list[str]:
-    """pretrain_gpt.py's arguments for a recipe's model, with its fastest switches on."""
+    """Return pretrain_gpt.py's arguments for a recipe's model, with its fastest switches on."""
     model, parallel, optimizer = recipe.model, recipe.parallel, recipe.optimizer
     values = {
         "num-layers": model.num_layers,
@@ -53,7 +53,7 @@ def arguments_of(recipe: Recipe, steps: int, folder: str) -> list[str]:
         "clip-grad": optimizer.clip_grad,
         "position-embedding-type": "learned_absolute",
         "tokenizer-type": "NullTokenizer",
-        "vocab-size": model.vocab_size - 1,  # it adds a token of its own
+        "vocab-size": model.vocab_size - 1,  # Megatron-LM adds a token of its own
         "make-vocab-size-divisible-by": model.vocab_multiple,
         "cross-entropy-fusion-impl": "native",
         "attention-backend": "fused",
@@ -80,7 +80,7 @@ def megatron_lm(checkout: Path, recipe: Recipe, ranks: int, steps: int) -> dict[
     """Run pretrain_gpt.py.
 
     Raises:
-        RuntimeError: it failed, with the end of what it said.
+        RuntimeError: it failed; the message holds the end of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -105,6 +105,7 @@ def megatron_lm(checkout: Path, recipe: Recipe, ranks: int, steps: int) -> dict[
 
 
 def main() -> int:
+    """Measure Megatron-LM, then ours on whole and on packed rows."""
     parser = parser_of(__doc__, overrides="for both")
     parser.add_argument("--megatron-lm", type=Path, required=True, help="a checkout with pretrain_gpt.py")
     parser.add_argument("--ours", nargs="*", default=[], metavar="section.key=value", help="for ours alone")

@@ -1,11 +1,11 @@
-"""The MLP's products with gelu and its gradient on one GPU: QuACK's kernels beside cuBLAS', time and error.
+"""Measure the MLP's products with gelu and its gradient on one GPU: QuACK's kernels beside cuBLAS'.
 
     python -m benchmarks.mlp recipes/santacoderpack.yaml --output benchmarks/results/mlp.jsonl
 
-Of a micro-batch of the recipe's model: the first linear layer with gelu, and gelu's gradient out of the second layer's,
-with the sum for the bias; for gelu and for its tanh approximation. They take turns, so that all see the card as
-warm, and with torch's product alone; medians of the rounds, in microseconds. TFLOP/s count the product. Errors are
-relative, of all that comes out, beside fp32.
+For a micro-batch of the recipe's model: the first linear layer with gelu, and gelu's gradient from the second layer's,
+with the sum for the bias; for gelu and for its tanh approximation. They and torch's plain product take turns, so that
+all run on an equally warm card; times are medians of the rounds in microseconds. TFLOP/s count the product. Errors are
+relative to fp32, the largest of all outputs.
 """
 
 import functools
@@ -17,37 +17,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.machine import keep, machine
-from benchmarks.training import parser_of
-from megatron_octo.model.attention.probe import relative
+from benchmarks.support.machine import keep, machine
+from benchmarks.support.training import parser_of
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.platform.mcore import load_mcore
+from megatron_octo.model.platform.optional_library import relative
 from megatron_octo.recipe.loading import load_recipe
 
 _CALLS, _ROUNDS = 30, 7
 
 
 def microseconds(function: Callable[[], Any]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    """Return the mean time of a call on the GPU."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     for _ in range(_CALLS):
         function()
     end.record()
     torch.cuda.synchronize()
-    return 1e3 * start.elapsed_time(end) / _CALLS
+    return 1e3 * float(start.elapsed_time(end)) / _CALLS
 
 
 def error(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Return the largest relative error of the outputs."""
     return max(float(relative(mine, its)) for mine, its in zip(found, expected, strict=True))
 
 
 def main() -> int:
+    """Print and keep one row per product and form of gelu."""
     arguments = parser_of(__doc__).parse_intermixed_args()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     load_mcore()
     from megatron_octo.model.fused.matmul.quack import LIBRARY, QuackArithmetic, in_fp32, why_not
 
-    if problem := why_not(recipe):
+    if problem := why_not(recipe.model, recipe.compute):
         raise SystemExit(problem)
     rows = recipe.batch.micro_size * recipe.data.seq_length
     hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor

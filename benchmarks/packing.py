@@ -1,9 +1,9 @@
-"""Plan an epoch of lognormal documents, from the index on disk to the plan on disk: seconds, memory, fill.
+"""Measure the planning of an epoch of lognormal documents, from the index on disk to the plan on disk.
 
-    python benchmarks/packing.py --documents 1e6 1e7 1e8 --seq-length 8192
+    python -m benchmarks.packing --documents 1e6 1e7 1e8 --seq-length 8192
 
-Prints one JSON object a size. Each size runs in a process of its own, whose largest resident size is its memory;
-``private`` is that without the pages of mapped files, which the system takes back when it needs them.
+Prints one JSON object per size: seconds, memory, fill. Each size runs in a process of its own, whose largest resident
+size is its memory; ``private`` is that without the pages of mapped files, which the system reclaims when it needs them.
 """
 # bench: cpu
 
@@ -30,7 +30,7 @@ _BLOCK = 1 << 20
 
 
 def write_index(prefix: Path, documents: int, median: float, sigma: float, pairs: bool, seed: int = 0) -> int:
-    """An index of documents, and a hole as long as their tokens; returns the tokens.
+    """Write an index of documents and a sparse file as long as their tokens; returns the number of tokens.
 
     A document is one target, or with ``pairs`` a context and a target of the same length.
     """
@@ -59,7 +59,7 @@ def write_index(prefix: Path, documents: int, median: float, sigma: float, pairs
 
 
 class _Private(threading.Thread):
-    """The largest anonymous memory of this process, looked at every 20 ms."""
+    """The largest anonymous memory of this process, sampled every 20 ms."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -74,7 +74,7 @@ class _Private(threading.Thread):
 
 
 def measure(prefix: str, cache: str, seq_length: int, overlong: str) -> dict[str, object]:
-    """Open, plan, write, and read back; call it in a fresh process."""
+    """Open, plan, write and read back; call it in a fresh process."""
     watch = _Private()
     watch.start()
     start = time.perf_counter()
@@ -117,6 +117,7 @@ def measure(prefix: str, cache: str, seq_length: int, overlong: str) -> dict[str
 
 
 def main() -> None:
+    """Measure every size in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--documents", nargs="+", type=float, default=[1e6, 1e7])
     parser.add_argument("--seq-length", nargs="+", type=int, default=[8192])
@@ -136,7 +137,14 @@ def main() -> None:
             prefix = Path(folder) / "lengths"
             write_index(Path(prefix), int(documents), args.median, args.sigma, args.pairs)
             for seq_length in args.seq_length:
-                command = [sys.executable, __file__, "--child", str(prefix), f"{folder}/plans"]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.packing",
+                    "--child",
+                    str(prefix),
+                    f"{folder}/plans",
+                ]
                 command += ["--seq-length", str(seq_length), "--overlong", args.overlong]
                 command += ["--pairs"] * args.pairs
                 done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)

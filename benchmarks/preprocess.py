@@ -1,12 +1,12 @@
-"""preprocess beside Megatron-LM's tools/preprocess_data.py: same file, same tokenizer, same number of workers.
+r"""Measure preprocess beside Megatron-LM's tools/preprocess_data.py: same file, tokenizer and number of workers.
 
-    python benchmarks/preprocess.py --commits ../shared/data/commits.jsonl.gz \\
+    python -m benchmarks.preprocess --commits ../shared/data/commits.jsonl.gz \
         --tokenizer ../shared/data/starcoder_tokenizer.json --megatron PATH --megabytes 200
 
-Without ``--megatron`` (a checkout of Megatron-LM) only this project runs. The corpus is one column ``text``: both
+Without ``--megatron`` (a checkout of Megatron-LM) this project runs alone. The corpus is one column ``text``: both
 sides of each commit, repeated with variations until it is large enough (identifiers of a document exchanged among
 themselves, digits moved), and one line of more than 10 MB. Rates are of the whole command, start-up included: tokens
-over seconds of CPU of all its processes, which does not depend on who else uses the machine, and over wall time.
+over seconds of CPU of all its processes, which other load changes little, and over wall time.
 Memory is the largest sum of the processes' proportional set sizes. One JSON object goes to standard output.
 """
 
@@ -40,13 +40,14 @@ LONG = 10_500_000  # characters of the long line
 
 
 def texts(commits: Path) -> list[str]:
+    """Return both sides of every commit that are not empty."""
     with gzip.open(commits) as file:
         rows = [orjson.loads(line) for line in file]
     return [row[column] for row in rows for column in ("old_contents", "new_contents") if row[column]]
 
 
 def varied(given: Sequence[str], seed: int = 0) -> Iterator[str]:
-    """The texts, then variations of them without end; always the same ones."""
+    """Yield the texts, then variations of them without end, always the same ones."""
     yield from given
     copy = 0
     while copy := copy + 1:
@@ -76,13 +77,14 @@ def write_corpus(path: Path, given: Sequence[str], megabytes: float, long_line: 
 
 
 class Memory(threading.Thread):
-    """The most memory that a process and its descendants hold together, looked at five times a second."""
+    """The most memory that a process and its descendants hold together, sampled five times per second."""
 
     def __init__(self, pid: int):
         super().__init__(daemon=True)
         self._process, self.peak, self.done = psutil.Process(pid), 0, False
 
     def run(self) -> None:
+        """Sample until ``done``."""
         while not self.done:
             total = 0
             try:
@@ -97,7 +99,7 @@ class Memory(threading.Thread):
 def measure(
     command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
 ) -> dict[str, float]:
-    """Run a command to its end: seconds of wall time and of CPU, and MiB at the peak."""
+    """Run a command to its end; returns seconds of wall time and of CPU, and MiB at the peak."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     log = folder / "log"
     with log.open("wb") as output:
@@ -114,6 +116,7 @@ def measure(
 
 
 def rates(tokens: int, found: dict[str, float]) -> dict[str, float]:
+    """Return a measurement with its tokens and rates."""
     return {
         "tokens": tokens,
         "tokens_per_cpu_s": round(tokens / found["cpu_s"]),
@@ -123,6 +126,7 @@ def rates(tokens: int, found: dict[str, float]) -> dict[str, float]:
 
 
 def ours(rows: Path, tokenizer: Path, workers: int, folder: Path, *options: str) -> dict[str, float]:
+    """Measure this project."""
     command = [
         *(sys.executable, "-m", "megatron_octo.preprocess", "--format", "text", "--input", str(rows)),
         *("--tokenizer", str(tokenizer), "--output-prefix", str(folder / "ours")),
@@ -133,7 +137,7 @@ def ours(rows: Path, tokenizer: Path, workers: int, folder: Path, *options: str)
 
 
 def theirs(rows: Path, tokenizer: Path, workers: int, folder: Path, megatron: Path) -> dict[str, float]:
-    """Megatron-LM's tool; its tokenizer is a directory of the transformers library."""
+    """Measure Megatron-LM's tool; its tokenizer is a directory of the transformers library."""
     home = folder / "tokenizer"
     home.mkdir()
     shutil.copy(tokenizer, home / "tokenizer.json")
@@ -157,7 +161,7 @@ def theirs(rows: Path, tokenizer: Path, workers: int, folder: Path, megatron: Pa
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """Documents of both outputs that differ; Megatron-LM reads spelled control tokens as tokens."""
+    """Count the documents that differ; Megatron-LM reads spelled control tokens as tokens."""
     mine, other = open_corpus(folder / "ours"), open_corpus(folder / "theirs_text_document")
     assert len(mine) == len(other)
     differ, control = 0, 0
@@ -170,6 +174,7 @@ def compare(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure one or both, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--commits", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)

@@ -1,8 +1,8 @@
-"""What comparing all copies of all weights costs, beside a training step.
+"""Measure the cost of comparing all copies of all weights, beside a training step.
 
     torchrun --nproc-per-node 2 benchmarks/replicas.py recipes/santacoderpack.yaml --step-ms 1100
 
-On one rank there is nothing to compare: the digests alone are timed, which are nearly all of it.
+On one rank there is nothing to compare: the digests alone are timed, which take nearly all of the time.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from megatron_octo.training.supervision import launch
 
 
 def main() -> int:
+    """Time the comparison on random weights."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,9 +41,9 @@ def main() -> int:
     from megatron_octo.training.engine.network import Network
     from megatron_octo.training.engine.replica_check import ReplicaCheck
 
-    grid = Grid.build(recipe.parallel, device, recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, device, recipe.train.seed)
     network = Network(recipe, grid)
-    init_weights(network.core, recipe, grid)
+    init_weights(network.core, recipe.model, recipe.compute, grid)
     check = ReplicaCheck(network.core, recipe, grid)
     seconds = []
     for _ in range(arguments.repeat + 1):
@@ -57,7 +58,7 @@ def main() -> int:
     if grid.is_main:
         count = sum(parameter.numel() for parameter in network.core.parameters())
         typical = statistics.median(seconds[1:])
-        print(f"{grid.world} ranks, {count:,} parameters a rank: {typical * 1e3:.2f} ms a comparison")
+        print(f"{grid.world} ranks, {count:,} parameters per rank: {typical * 1e3:.2f} ms per comparison")
         if arguments.step_ms:
             every = recipe.guard.replica_interval
             share = typical * 1e3 / (every * arguments.step_ms)

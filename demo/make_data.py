@@ -1,9 +1,9 @@
-"""Pairs of instruction and code from the Python standard library on this machine, for the demo.
+r"""Pairs of instruction and code from the Python standard library on this machine, for the demo.
 
 Every function that has a docstring and a moderate length becomes one line
-``{"inputs": "Question: Write a Python function ...\\n\\nAnswer:\\n", "outputs": "def ..."}``,
-in OctoCoder's question-and-answer template: the docstring's first line is asked for, the rest of the function
-is the answer. The same Python gives the same file.
+``{"inputs": "Question: Write a Python function ...\n\nAnswer:\n", "outputs": "def ..."}``,
+in OctoCoder's question-and-answer template: the question holds the docstring's first line, the answer the rest of the
+function. The same Python version gives the same file.
 
     python demo/make_data.py demo/out/pairs.jsonl
 """
@@ -22,7 +22,7 @@ from megatron_octo.common.files import atomic_write
 
 LIMIT = 5000  # pairs
 CHARACTERS = range(60, 2000)  # of a function: no stubs, no giants
-# Test suites, packages that only happen to lie there, and what distributions ship apart from Python.
+# Test suites, installed packages, and modules that some distributions do not ship with Python.
 SKIPPED = {
     *("test", "tests", "site-packages", "dist-packages", "lib2to3", "__pycache__"),
     *("idlelib", "tkinter", "turtle.py", "turtledemo"),
@@ -32,12 +32,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def source_files(library: Path) -> list[Path]:
+    """Return the library's sources in a fixed order."""
     names = (path.relative_to(library) for path in library.rglob("*.py"))
     return [library / name for name in sorted(names) if not SKIPPED.intersection(name.parts)]
 
 
 def functions(path: Path) -> Iterator[tuple[Function, str]]:
-    """Functions and methods with a docstring, each with its source without it, at the left margin."""
+    """Yield functions and methods with a docstring, each with its source without it, at the left margin."""
     try:
         text = path.read_text(encoding="utf-8")
         with warnings.catch_warnings():
@@ -60,7 +61,7 @@ def functions(path: Path) -> Iterator[tuple[Function, str]]:
 
 
 def instruction(node: Function) -> str | None:
-    """What a person would ask for to get this function, or None if its docstring does not say."""
+    """Return a request for this function, or None if its docstring is too short for one."""
     purpose = (ast.get_docstring(node) or "").partition("\n")[0].strip()
     if len(purpose.split()) < 3:
         return None
@@ -69,6 +70,7 @@ def instruction(node: Function) -> str | None:
 
 
 def pairs(library: Path) -> Iterator[dict[str, str]]:
+    """Yield a row of inputs and outputs per function of moderate length."""
     seen: set[str] = set()
     for path in source_files(library):
         for node, source in functions(path):
@@ -80,6 +82,7 @@ def pairs(library: Path) -> Iterator[dict[str, str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Write the pairs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--limit", type=int, default=LIMIT, help="pairs at most (default: %(default)s)")

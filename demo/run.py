@@ -1,9 +1,8 @@
-"""The main job from end to end on two CPU cores: ``make demo``.
+"""Run the whole job from end to end on two CPU cores: ``make demo``.
 
 Makes data from the Python standard library and a tokenizer from the data, then runs the product's own
-commands: preprocess, inspect, train, kill, resume, train once more without a kill, convert, verify. Each is
-printed before it runs. The last part loads the result with transformers alone. Exits with 1 if a bar at the
-end is missed.
+commands: preprocess, inspect, train, kill, resume, train once more without a kill, convert, verify. Each is printed
+before it runs. The last part loads the result with transformers alone. Exit code 1: a bar at the end is missed.
 """
 
 import json
@@ -26,17 +25,18 @@ OUT = Path("demo/out")  # from the project's root, as in the recipe
 DATA, RUN, REFERENCE, HF = OUT / "data", OUT / "run", OUT / "uninterrupted", OUT / "hf"
 RECIPE = "recipes/demo.yaml"
 TRAIN = ("-m", "megatron_octo.train", RECIPE, "--nproc", "2")
-KILL_AFTER = 140  # the step in whose wake the run is killed: between the checkpoints at 120 and at 160
+KILL_AFTER = 140  # steps, between the checkpoints at 120 and at 160
 
-MIN_FALL = 0.30  # of the loss
+MIN_FALL = 0.30  # relative fall of the loss
 MAX_LOGIT_DIFFERENCE = 1e-4
 
 console = Console(soft_wrap=True)
-console.width = max(console.width, 110)  # the closing table, also where there is no terminal
+console.width = max(console.width, 110)  # the width of the closing table where there is no terminal
 seconds: dict[str, float] = {}
 
 
 def timed(title: str, action: Callable[[], Any]) -> Any:
+    """Run a part of the demo under a title and keep its seconds."""
     console.rule(f"[bold]{title}")
     start = time.perf_counter()
     result = action()
@@ -45,16 +45,18 @@ def timed(title: str, action: Callable[[], Any]) -> Any:
 
 
 def environment() -> dict[str, str]:
-    # One thread a rank: two ranks share the two cores, and sums do not depend on the machine's core count.
+    """Return the environment of every command."""
+    # One thread per rank: two ranks share the two cores, and sums do not depend on the machine's core count.
     return dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", PYTHONUNBUFFERED="1")
 
 
 def show(arguments: tuple[str, ...]) -> None:
+    """Print a command line."""
     console.print(f"[bold cyan]$ python {' '.join(arguments)}", highlight=False)
 
 
 def run(*arguments: str) -> None:
-    """One command line of the product."""
+    """Run one command line of the product; ends the demo if it fails."""
     show(arguments)
     code = subprocess.run([sys.executable, *arguments], env=environment()).returncode
     if code:
@@ -62,7 +64,7 @@ def run(*arguments: str) -> None:
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:
-    """Complete lines of a run's metrics; the last one may be half written while it runs."""
+    """Return the complete lines of a run's metrics; the last line may be half written while the run goes on."""
     file = path / "metrics.jsonl"
     if not file.exists():
         return []
@@ -89,7 +91,7 @@ def train_and_kill() -> int:
 
 @dataclass
 class Comparison:
-    """An interrupted and resumed run against one that nobody disturbed."""
+    """An interrupted and resumed run against an undisturbed one."""
 
     resumed_at: int
     steps: int
@@ -99,9 +101,10 @@ class Comparison:
 
 
 def compare() -> Comparison:
+    """Compare the steps and the last checkpoints of both runs."""
     lines, undisturbed = metrics(RUN), metrics(REFERENCE)
     expected = {line["step"]: (line["loss"], line["grad_norm"]) for line in undisturbed}
-    # The steps between the last checkpoint and the kill were done twice: both times count.
+    # The steps between the last checkpoint and the kill were done twice; both results must match.
     found = [(line["step"], (line["loss"], line["grad_norm"])) for line in lines]
     resumed = min(line["step"] for line in lines if line["attempt"] == lines[-1]["attempt"])
     ours, theirs = last_tensors(RUN), last_tensors(REFERENCE)
@@ -116,7 +119,7 @@ def compare() -> Comparison:
 
 
 def last_tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Every tensor of a run's last checkpoint, to the bit: weights, optimizer, random states."""
+    """Return the bytes of every tensor of a run's last checkpoint: weights, optimizer, random states."""
     from safetensors.numpy import load_file
 
     folder = path / "checkpoints" / (path / "checkpoints" / "latest").read_text().strip()
@@ -129,7 +132,7 @@ def last_tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def complete() -> None:
-    """Load the converted model as any user of transformers would, and let it answer."""
+    """Load the converted model with transformers and generate an answer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -153,6 +156,7 @@ def complete() -> None:
 
 
 def main() -> int:
+    """Run all parts; returns the exit code."""
     os.chdir(PROJECT)
     shutil.rmtree(OUT, ignore_errors=True)
     pairs, tokenizer, prefix, verdict = (
@@ -181,6 +185,7 @@ def main() -> int:
 
 
 def report(killed_at: int, equal: Comparison, logit_difference: float) -> int:
+    """Print figures and bars; returns the exit code."""
     lines = metrics(REFERENCE)
     first, last = lines[0]["loss"], sum(line["loss"] for line in lines[-10:]) / 10
     fall = 1 - last / first

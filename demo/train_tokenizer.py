@@ -23,6 +23,7 @@ SPECIAL_TOKENS = (
 
 
 def texts(path: Path) -> Iterator[str]:
+    """Yield the text of every pair."""
     with open(path, encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
@@ -30,6 +31,7 @@ def texts(path: Path) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train the tokenizer and write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("input", type=Path, help="jsonl with inputs and outputs")
     parser.add_argument("output", type=Path, help="tokenizer.json")

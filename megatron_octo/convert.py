@@ -11,11 +11,14 @@ from typing import Any
 
 from megatron_octo.common.errors import OctoError, run_command
 from megatron_octo.common.files import write_json
-from megatron_octo.conversion.arguments import build_parser as build_parser  # submit asks the door for it
+from megatron_octo.conversion.arguments import (
+    build_parser as build_parser,  # submit checks its arguments with it
+)
 from megatron_octo.conversion.arguments import parse
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run a conversion command; returns its exit code."""
     arguments = parse(argv)
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "to-hf": _to_hf,
@@ -28,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, silence in a log: the closing line says it all."""
+    """Show a progress bar on a terminal, and nothing in a log."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -75,7 +78,7 @@ def _export(arguments: argparse.Namespace, output: Path) -> None:
     from megatron_octo.conversion.writers.peft import to_peft
     from megatron_octo.conversion.writers.to_hf import to_hf
 
-    # What an earlier attempt made is taken as it is by what comes after the conversion.
+    # --push and --verify go on with the result of an earlier attempt.
     reuse = bool(arguments.push or arguments.verify) and not arguments.renew
     if arguments.adapter:
         print(f"adapters of {to_peft(arguments.source, output, reuse=reuse)} -> {arguments.output}")
@@ -167,7 +170,7 @@ def _text(path: str) -> str:
 
 
 def _compare(arguments: argparse.Namespace, source: str, other: str) -> bool:
-    """Compare, and say what was found; returns whether it is good."""
+    """Compare and print the result; returns whether the copies agree."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # fp32 on the CPU: no TF32, no kernel choice
     from megatron_octo.conversion.proof.verify import TOLERANCE, verify
 
@@ -205,7 +208,7 @@ def _show(arguments: argparse.Namespace) -> int:
     check_options([arguments.source], arguments.vocab_size, None)
     try:
         print(json.dumps(found, indent=1) if arguments.json else "\n".join(lines(found)), flush=True)
-    except BrokenPipeError:  # who reads it has seen enough: head, less
+    except BrokenPipeError:  # head or less has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -79,6 +79,7 @@ def _inspect_run(args: argparse.Namespace, console: "Console") -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
     from rich.console import Console
 
@@ -88,26 +89,23 @@ def main(argv: list[str] | None = None) -> int:
         return _inspect_run(args, console)
     if args.report is not None or args.step is not None:
         raise OctoError("--report and --step are for a run, and this is no directory", where=args.prefix)
+    from megatron_octo.data.planning.settings import RowSettings
     from megatron_octo.data.view.report import report
-    from megatron_octo.data.view.row_view import RowOptions
 
     if args.seq_length < 1 or not 0 <= args.fim_rate <= 1 or not 0 <= args.fim_spm_rate <= 1:
         raise OctoError("--seq-length is 1 or more, rates are from 0 to 1", where="command line")
     prefix, other = (
         name and name.removesuffix(".idx").removesuffix(".bin") for name in (args.prefix, args.against)
     )
-    row = None
-    if args.row is not None:
-        row = RowOptions(
-            row=args.row,
-            epoch=args.epoch,
-            seq_length=args.seq_length,
-            seed=args.seed,
-            overlong=args.overlong,
-            loss_on=args.loss_on,
-            fim_rate=args.fim_rate,
-            fim_spm_rate=args.fim_spm_rate,
-        )
+    settings = RowSettings(
+        cache_dir="",  # rows are planned in a temporary folder
+        seq_length=args.seq_length,
+        seed=args.seed,
+        overlong=args.overlong,
+        loss_on=args.loss_on,
+        fim_rate=args.fim_rate,
+        fim_spm_rate=args.fim_spm_rate,
+    )
     good = report(
         prefix,
         sample=args.sample,
@@ -115,7 +113,9 @@ def main(argv: list[str] | None = None) -> int:
         full=args.full,
         console=console,
         against=other,
-        row=row,
+        row=args.row,
+        epoch=args.epoch,
+        settings=settings,
     )
     if args.plot:
         from megatron_octo.data.view.plot import plot

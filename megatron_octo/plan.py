@@ -1,4 +1,4 @@
-"""``python -m megatron_octo.plan RECIPE --gpu h100 --nodes 8``: memory, time, disk and a better layout, in a second."""
+"""``python -m megatron_octo.plan RECIPE --gpu h100 --nodes 8``: memory, time, disk and a better layout."""
 
 import argparse
 from pathlib import Path
@@ -9,9 +9,10 @@ _SHOWN = 5
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.plan",
-        description="What a recipe needs on a cluster: memory a GPU, time, GPU hours, disk and how often to save. "
+        description="Estimate memory per GPU, time, GPU hours, disk and how often to save. "
         "Arithmetic only; nothing is started. Exit code 2: it does not fit.",
     )
     add = parser.add_argument
@@ -34,23 +35,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--measured",
         type=Path,
         metavar="FILE",
-        help="rows of benchmarks/throughput.py (default: the project's)",
+        help="rows of benchmarks/throughput.py from your GPUs, to correct the modelled time",
     )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Print the plan; returns 2 if it does not fit."""
     arguments = build_parser().parse_intermixed_args(argv)
     from megatron_octo.recipe.loading import load_recipe
-    from megatron_octo.sizing.estimate import estimate
-    from megatron_octo.sizing.step_time import MEASURED
+    from megatron_octo.sizing.estimate import estimate, search
 
     for name in ("nodes", "gpus_per_node", "mean_document", "failures", "disk_gb_s"):
-        if getattr(arguments, name) <= 0:
+        value = getattr(arguments, name)
+        if not 0 < value < float("inf"):
             option = "--" + name.replace("_", "-")
-            raise OctoError(
-                f"{option} is {getattr(arguments, name)}, it has to be above 0", where="command line"
-            )
+            raise OctoError(f"{option} is {value}, it has to be above 0", where="command line")
     if arguments.measured and not arguments.measured.is_file():
         raise OctoError(
             "no such file", where=arguments.measured, hint="benchmarks/throughput.py --output writes it"
@@ -60,21 +60,18 @@ def main(argv: list[str] | None = None) -> int:
         arguments.gpu,
         arguments.nodes,
         arguments.gpus_per_node,
+        measured=arguments.measured,
         failures=arguments.failures,
         disk=1e9 * arguments.disk_gb_s,
         mean_document=arguments.mean_document,
-        measured=arguments.measured or MEASURED,
     )
     print("\n".join(plan.lines()))
     if arguments.search:
-        from megatron_octo.sizing.layout_search import search
-
         found = search(plan.recipe, plan.cluster)
         print(f"search: {len(found)} layouts fit" + (", the fastest:" if found else ""))
         for overrides, other in found[:_SHOWN]:
-            print(
-                f"  {other.tokens_per_second:12,.0f} tokens/s {other.memory.total / 2**30:6.1f} GiB  {overrides}"
-            )
+            memory = other.memory.total / 2**30
+            print(f"  {other.tokens_per_second:12,.0f} tokens/s {memory:6.1f} GiB  {overrides}")
     return 0 if plan.fits else USER_ERROR
 
 

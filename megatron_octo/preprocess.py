@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.preprocess",
         description="Tokenise rows of text into PREFIX.bin, PREFIX.idx and PREFIX.json (the manifest). The same "
@@ -94,6 +95,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
     if args.workers < 1:
         raise OctoError(f"--workers {args.workers}: at least 1 is needed", where="command line")

@@ -10,7 +10,7 @@ import sys
 from datetime import timedelta
 
 from megatron_octo.common.errors import OctoError, run_command
-from megatron_octo.recipe.loading import load_recipe, replicas_of
+from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.recipe.reference import HelpKeys
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.recipe.summary import summary
@@ -51,13 +51,13 @@ def main(argv: list[str] | None = None) -> int:
     if recipe.system.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if arguments.nproc and arguments.nproc > 1:
-        replicas_of(recipe, arguments.nproc)
+        recipe.parallel.layout.replicas(arguments.nproc)
         return launch.start_ranks(arguments.nproc, [arguments.recipe, *arguments.overrides])
     # --nproc 1 means one process, whatever torchrun's or srun's variables say.
     if arguments.nproc == 1 or not launch.adopt_environment():
         launch.stand_alone()
     world = int(os.environ["WORLD_SIZE"])
-    replicas_of(recipe, world)
+    recipe.parallel.layout.replicas(world)
     launch.allow_open_files(world)
     return run(recipe)
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(recipe: Recipe) -> int:
     """Join the other ranks, train and leave; return the exit code. torch's environment variables are set."""
     stop = StopRequest()  # imports take seconds, and a signal may come during them
-    _settings_before_torch(recipe)
+    settings_before_torch(recipe)
     import torch
     import torch.distributed as dist
 
@@ -103,7 +103,7 @@ def run(recipe: Recipe) -> int:
     with supervised(watch):
         if watch.rank == 0:
             print("\n".join(summary(recipe, watch.world)), flush=True)
-        grid = Grid.build(recipe.parallel, device, recipe.train.seed, wait)
+        grid = Grid.build(recipe.parallel.layout, device, recipe.train.seed, wait)
         code = Run(recipe, grid, stop, watch).train()
         dist.barrier()
         watch.close()
@@ -111,7 +111,8 @@ def run(recipe: Recipe) -> int:
     return code
 
 
-def _settings_before_torch(recipe: Recipe) -> None:
+def settings_before_torch(recipe: Recipe) -> None:
+    """Set environment variables that torch and CUDA read when they are loaded; a user's own values win."""
     # torch records the last operations between ranks, for gloo, too: they tell a rank that hangs from one that waits.
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "200")
     # Overlap of communication and compute under tensor parallelism needs a single hardware queue.

@@ -29,36 +29,10 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 
 : "${RECIPE:=recipes/starcoderbase_finetune.yaml}"
-: "${OVERRIDES:=}"     # section.key=value ..., separated by spaces; the script's arguments are overrides, too
-: "${MAX_RESTARTS:=3}"  # in a row that bring no new checkpoint
-: "${SRUN_ARGS:=}"     # further arguments for srun, e.g. those of a container
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=python
   [ ! -x .venv/bin/python ] || PYTHON=$PWD/.venv/bin/python
 fi
-read -ra overrides <<<"$OVERRIDES"
-read -ra srun_args <<<"$SRUN_ARGS"
-
-# This script runs on the job's first node, and so does rank 0.
-read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-# Stops what brings no progress, avoids nodes that fail, finds a free port; without one the run is finished.
-run=("$RECIPE" "${overrides[@]}" "$@")
-MASTER_PORT=$("$PYTHON" -m megatron_octo.cluster.job_guard before "${run[@]}" --max-restarts "$MAX_RESTARTS")
-[ -n "$MASTER_PORT" ] || exit 0
-export MASTER_ADDR MASTER_PORT
-export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun no longer takes it from sbatch
-export PYTHONUNBUFFERED=1
-
-echo "job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, $(date +%FT%T): $SLURM_JOB_NUM_NODES nodes" \
-  "($SLURM_JOB_NODELIST), rendezvous $MASTER_ADDR:$MASTER_PORT, recipe $RECIPE ${overrides[*]} $*"
-
-# Neighbouring ranks on one node (block): tensor parallelism needs the fast links. A rank that ends takes the others
-# along after 60 s (wait), not at once (kill-on-bad-exit): they all end with 75 after saving, and srun would report
-# the 143 of those that it killed. A step that SLURM cannot begin in five minutes fails (immediate). The last word is
-# the guard's, after a SIGTERM, too: it says why this start ended, and queues the job again if that helps.
-trap : TERM
-code=0
-srun --distribution=block --wait=60 --kill-on-bad-exit=0 --immediate=300 "${srun_args[@]}" \
-  "$PYTHON" -m megatron_octo.train "${run[@]}" || code=$?
-exec "$PYTHON" -m megatron_octo.cluster.job_guard after "${run[@]}" --max-restarts "$MAX_RESTARTS" --code "$code"
+# What follows is the same for every training. It reads OVERRIDES, MAX_RESTARTS and SRUN_ARGS.
+training=$("$PYTHON" -m megatron_octo.cluster.script)
+eval "$training"

@@ -16,6 +16,30 @@ from megatron_octo.data.dataset.writer import IndexedWriter
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 
+_STARTS_RANKS = {"tests.distributed", "tests.training.runs"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by where they are and what their module uses: ``slurm``, ``distributed``."""
+    for item in items:
+        if "slurm" in item.path.relative_to(Path(__file__).parent).parts:
+            item.add_marker(pytest.mark.slurm)
+        used = {
+            getattr(value, "__module__", None) for value in vars(getattr(item, "module", object)).values()
+        }
+        if used & _STARTS_RANKS:
+            item.add_marker(pytest.mark.distributed)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 VOCABULARY = 1001  # no power of two divides it
 SEQ_LENGTH = 64
 

@@ -1,6 +1,7 @@
 """Checks that commands, recipes and links in README and docs exist."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from megatron_octo.recipe.loading import load_recipe
 from tests.places import PROJECT
 
 README = PROJECT / "README.md"
-PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [README, *(PROJECT / f"{name}.md" for name in ("ARCHITECTURE", "CONTRIBUTING"))]
+PAGES += sorted((PROJECT / "docs").glob("*.md"))
 
 
 def commands(page: Path) -> list[str]:
@@ -30,6 +32,8 @@ def test_commands_exist(page: Path) -> None:
     for line in words(page):
         for word in line:
             if word.startswith("megatron_octo."):
+                assert (PROJECT / (word.replace(".", "/") + ".py")).is_file(), line
+            if word.startswith("benchmarks.") and line[1] == "-m":
                 assert (PROJECT / (word.replace(".", "/") + ".py")).is_file(), line
             if re.fullmatch(r"(slurm|preprocess|convert|recipes|demo|data_paths)/[\w/]+\.\w+", word):
                 assert (PROJECT / word).is_file() or word.startswith("demo/out/"), line
@@ -59,3 +63,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_readme_lists_every_command() -> None:
     text = README.read_text()
     assert [name for name in COMMANDS if f"python -m megatron_octo.{name}" not in text] == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_files_that_the_guides_name_exist(page: str) -> None:
+    """Apart from those to be written, which have a name in capitals."""
+    for name in re.findall(
+        r"`((?:megatron_octo|tests|docs|recipes|benchmarks|data|training)/[\w/.]+)`",
+        (PROJECT / page).read_text(),
+    ):
+        if not re.search(r"[A-Z]{2}", name):
+            place = PROJECT / name
+            assert place.exists() or (PROJECT / "megatron_octo" / name).exists(), name
+
+
+def test_the_picture_is_current() -> None:
+    """Run `make generated` after a change of the rooms."""
+    script = runpy.run_path(str(PROJECT / "docs/architecture_svg.py"))
+    assert script["TARGET"].read_text() == script["draw"]()

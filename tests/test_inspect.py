@@ -100,12 +100,14 @@ def test_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_row_in_colour(tmp_path: Path, prefix: Path) -> None:
-    from megatron_octo.data.view.row_view import RowOptions
+    from megatron_octo.data.planning.settings import RowSettings
 
     def shown(path: Path, **options: Any) -> str:
         console = Console(force_terminal=True, record=True, width=200, color_system="standard")
-        row = RowOptions(row=0, **options)
-        assert report(str(path), sample=None, tokenizer=None, full=False, console=console, row=row)
+        settings = RowSettings(seed=1234, cache_dir="", **options)
+        assert report(
+            str(path), sample=None, tokenizer=None, full=False, console=console, row=0, settings=settings
+        )
         return console.export_text(styles=True)
 
     pairs = shown(prefix, seq_length=100)

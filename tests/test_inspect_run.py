@@ -53,7 +53,7 @@ def test_summary(run: TestRun, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = said(capsys, str(run.path), "--full")
     assert code == 0
     assert f"finished, step {STEPS:,} of {STEPS:,} (100.0%), step {STEPS} is saved" in text
-    assert "2 layers of 32; 8 rows of 64 tokens a step" in text
+    assert "2 layers of 32; 8 rows of 64 tokens per step" in text
     for name in ("loss", "gradient norm", "tokens/s", "row fill", "waiting for data", "validation loss"):
         assert f"\n  {name} " in text
     assert "2 restarts" in text

@@ -218,14 +218,14 @@ def test_other_mistakes(tmp_path: Path, tokenizer_file: Path, capsys: pytest.Cap
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("module", ["writer", "shards"])
+@pytest.mark.parametrize("module", ["dataset.writer", "preprocessing.shards"])
 def test_full_disk(tmp_path: Path, tokenizer_file: Path, module: str) -> None:
     rows = write_rows(tmp_path / "a.jsonl", GOOD)
     out = tmp_path / "out"
     script = (
         "import sys\n"
         "from megatron_octo.common.errors import run_command; from megatron_octo.preprocess import main\n"
-        f"from megatron_octo.data import {module} as module\n"
+        f"import megatron_octo.data.{module} as module\n"
         "real = module.beside\n"
         "def full(path):\n"
         "    real(path).symlink_to('/dev/full')\n"
@@ -241,7 +241,7 @@ def test_full_disk(tmp_path: Path, tokenizer_file: Path, module: str) -> None:
     assert not [path.name for path in out.iterdir() if ".work-" not in path.name]
     assert not list(out.rglob("*.tmp"))
     again = run_door(*args)  # with room, the same command goes on
-    assert again.returncode == 0 and ("going on after 1 " in again.stderr) == (module == "writer")
+    assert again.returncode == 0 and ("going on after 1 " in again.stderr) == (module == "dataset.writer")
 
 
 def _children(pid: int) -> list[int]:

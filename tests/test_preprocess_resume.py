@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.kills import campaign, command, make_rows, make_tokenizer
+from benchmarks.preprocess_kills import campaign, command, make_rows, make_tokenizer
 from megatron_octo.common.errors import OctoError
 from megatron_octo.data.dataset.indexed import open_corpus
 from megatron_octo.data.dataset.manifest import manifest_path, read_manifest

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_octo.architectures.base import Architecture
+from megatron_octo.architectures.description import LayerDescription
 from megatron_octo.architectures.gpt_bigcode import GPTBigCode
 from megatron_octo.architectures.starcoder2 import Starcoder2
 from megatron_octo.config.model import LoraConfig, ModelConfig
@@ -44,6 +45,25 @@ def checked_model(section: Mapping[str, Any]) -> ModelConfig:
     model = ModelConfig.model_validate(section)
     find_architecture(model.architecture).check(model)
     return model
+
+
+def describe_layer(model: ModelConfig) -> LayerDescription:
+    """Return what a model's layers consist of."""
+    return find_architecture(model.architecture).description
+
+
+def is_multi_query_gpt(model: ModelConfig) -> bool:
+    """Whether a model is a GPT-2 whose heads share one key and value, with tied embeddings and full attention.
+
+    This is what the fused layers compute, and what BigCode's fork of Megatron-LM stores.
+    """
+    return (
+        describe_layer(model) == LayerDescription()
+        and model.activation in ("gelu", "gelu_tanh")
+        and model.num_query_groups == 1
+        and model.sliding_window is None
+        and model.tied_embeddings
+    )
 
 
 def adapted_modules(model: ModelConfig, lora: LoraConfig) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def adapter_specs(model: ModelConfig, lora: LoraConfig) -> dict[str, AdapterSpec
         out, columns = weight.shape
         cut_a, cut_b = (1 if weight.axis == 1 else None), (0 if weight.axis == 0 else None)
         a = ParameterSpec(module + A_SUFFIX, (lora.rank, columns), cut_a, "fan_in", lora.rank)
-        b = ParameterSpec(module + B_SUFFIX, (out, lora.rank), cut_b, "zeros", out)
+        b = ParameterSpec(module + B_SUFFIX, (out, lora.rank), cut_b, "zeros", out, weight.parts)
         found[name] = AdapterSpec(module, a, b)
     return found
 

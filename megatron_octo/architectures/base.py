@@ -7,12 +7,12 @@ else in the library knows one architecture from another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-if TYPE_CHECKING:
-    from megatron_octo.config.model import ModelConfig
+from megatron_octo.architectures.description import LayerDescription
+from megatron_octo.config.model import ModelConfig
 
 WORD_EMBEDDINGS = "embedding.word_embeddings.weight"
 POSITION_EMBEDDINGS = "embedding.position_embeddings.weight"
@@ -21,6 +21,7 @@ LAYER_PREFIX = "decoder.layers."
 # Hugging Face's spellings of the tanh approximation of gelu; they differ in how they are computed, not in what.
 TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 
+Box = tuple[tuple[int, ...], tuple[int, ...]]  # offset, shape
 Init = Literal["normal", "residual", "ones", "zeros", "fan_in"]
 
 
@@ -34,6 +35,7 @@ class ParameterSpec:
         axis: which one tensor parallelism cuts; None: every rank holds all of it.
         init: how it starts (see model.weights).
         rows: real ones of the first axis; the rest is padding of the vocabulary, and zero.
+        parts: equal ranges of the first axis, each of which is cut on its own: gate and up of a gated MLP.
     """
 
     name: str
@@ -41,15 +43,24 @@ class ParameterSpec:
     axis: int | None
     init: Init
     rows: int
+    parts: int = 1
 
-    def box(self, rank: int, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Offset and shape of the part that tensor rank ``rank`` of ``size`` holds."""
-        if self.axis is None:
-            return (0,) * len(self.shape), self.shape
-        part = self.shape[self.axis] // size
-        offset, shape = [0] * len(self.shape), list(self.shape)
-        offset[self.axis], shape[self.axis] = rank * part, part
-        return tuple(offset), tuple(shape)
+    def local_shape(self, size: int) -> tuple[int, ...]:
+        """Return the shape of what each of ``size`` tensor ranks holds."""
+        return tuple(extent // (size if axis == self.axis else 1) for axis, extent in enumerate(self.shape))
+
+    def boxes(self, rank: int, size: int) -> list[Box]:
+        """Return the boxes that tensor rank ``rank`` of ``size`` holds, one under the other, as offset and shape."""
+        parts = self.parts if size > 1 and self.axis == 0 else 1  # they lie side by side on a single rank
+        rows, *trailing = self.local_shape(size)
+        offset = [0] * len(self.shape)
+        found = []
+        for part in range(parts):
+            if self.axis is not None:
+                extent = self.shape[self.axis] // (size * parts)
+                offset[self.axis] = (part * size + rank) * extent
+            found.append((tuple(offset), (rows // parts, *trailing)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,10 @@ class Architecture(ABC):
         name: in recipes (``model.architecture``), and Hugging Face's ``model_type``.
         hf_class: the class of transformers that runs its conversions.
         models: published ones, for messages.
-        learned_positions: a table of positions is learned; else positions are rotary.
-        top, layer: Hugging Face's names of our parameters; those of a layer as modules, with their number as ``{}``.
+        description: what its layers consist of.
+        activations: values of ``model.activation`` that it has.
+        top, layer: Hugging Face's names of our parameters; those of a layer as modules, with their number as ``{}``,
+            several where one of ours is several there (see :meth:`split`).
         fields: our key of the model section -> Hugging Face's key and its default there; None: has to be given.
         fixed: Hugging Face's key -> the value written and all that are understood; the first is the default.
     """
@@ -89,19 +102,34 @@ class Architecture(ABC):
     name: ClassVar[str]
     hf_class: ClassVar[str]
     models: ClassVar[str]
-    learned_positions: ClassVar[bool]
+    description: ClassVar[LayerDescription]
+    activations: ClassVar[tuple[str, ...]]
     top: ClassVar[Mapping[str, str]]
-    layer: ClassVar[Mapping[str, str]]
+    layer: ClassVar[Mapping[str, str | tuple[str, ...]]]
     fields: ClassVar[Mapping[str, tuple[str, Any]]]
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]]
 
-    @abstractmethod
     def check(self, model: ModelConfig) -> None:
-        """Whether this architecture has such a shape.
+        """Check that this architecture has such a shape. Subclasses add what they know of their own.
 
         Raises:
             ValueError: it has not; says which key is wrong and what it may be.
         """
+        if model.activation not in self.activations:
+            raise ValueError(
+                f"{self.name} has model.activation {' or '.join(self.activations)}, not {model.activation}"
+            )
+        if self.description.positions == "learned" and model.rotary_base is not None:
+            raise ValueError(f"{self.name} has learned positions: model.rotary_base must be null")
+        if self.description.positions == "rotary":
+            if model.rotary_base is None:
+                raise ValueError(
+                    f"{self.name} has rotary positions: model.rotary_base is missing (10000.0 is common)"
+                )
+            if model.head_dim % 2:
+                raise ValueError(
+                    f"rotary positions turn pairs of numbers: head dimension {model.head_dim} is odd"
+                )
 
     @abstractmethod
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
@@ -117,53 +145,72 @@ class Architecture(ABC):
         """
 
     def parameters(self, model: ModelConfig) -> list[ParameterSpec]:
-        """All parameters in the order of the network: pre-norm layers with biases, fused query, key and value."""
-        hidden, ffn = model.hidden_size, model.ffn_hidden_size
-        # Rows of the fused projection: a group after the other, and in it [its queries | its key | its value].
-        layer: list[tuple[str, tuple[int, ...], int | None, Init]] = [
-            ("input_layernorm.weight", (hidden,), None, "ones"),
-            ("input_layernorm.bias", (hidden,), None, "zeros"),
-            ("self_attention.linear_qkv.weight", (model.qkv_size, hidden), 0, "normal"),
-            ("self_attention.linear_qkv.bias", (model.qkv_size,), 0, "zeros"),
-            ("self_attention.linear_proj.weight", (hidden, hidden), 1, "residual"),
-            ("self_attention.linear_proj.bias", (hidden,), None, "zeros"),
-            ("pre_mlp_layernorm.weight", (hidden,), None, "ones"),
-            ("pre_mlp_layernorm.bias", (hidden,), None, "zeros"),
-            ("mlp.linear_fc1.weight", (ffn, hidden), 0, "normal"),
-            ("mlp.linear_fc1.bias", (ffn,), 0, "zeros"),
-            ("mlp.linear_fc2.weight", (hidden, ffn), 1, "residual"),
-            ("mlp.linear_fc2.bias", (hidden,), None, "zeros"),
-        ]
+        """Return all parameters in the order of the network, as the description of its layers has them."""
+        hidden, width, kinds = model.hidden_size, model.attention_size, self.description
+        inner = kinds.fc1_parts * model.ffn_hidden_size
+
+        def norm(name: str) -> Iterator[ParameterSpec]:
+            yield ParameterSpec(f"{name}.weight", (hidden,), None, "ones", hidden)
+            if kinds.norm_bias:
+                yield ParameterSpec(f"{name}.bias", (hidden,), None, "zeros", hidden)
+
+        def linear(
+            name: str, shape: tuple[int, int], axis: int, bias: bool = kinds.linear_bias, parts: int = 1
+        ) -> Iterator[ParameterSpec]:
+            init: Init = "normal" if axis == 0 else "residual"
+            yield ParameterSpec(f"{name}.weight", shape, axis, init, shape[0], parts)
+            if bias:
+                cut = 0 if axis == 0 else None
+                yield ParameterSpec(f"{name}.bias", shape[:1], cut, "zeros", shape[0], parts)
+
+        def layer(prefix: str) -> Iterator[ParameterSpec]:
+            yield from norm(f"{prefix}input_layernorm")
+            # Rows of the fused projection: a group after the other, and in it [its queries | its key | its value].
+            name = f"{prefix}self_attention.linear_qkv"
+            yield from linear(name, (model.qkv_size, hidden), 0, bias=kinds.qkv_bias)
+            yield from linear(f"{prefix}self_attention.linear_proj", (hidden, width), 1)
+            yield from norm(f"{prefix}pre_mlp_layernorm")
+            yield from linear(f"{prefix}mlp.linear_fc1", (inner, hidden), 0, parts=kinds.fc1_parts)
+            yield from linear(f"{prefix}mlp.linear_fc2", (hidden, model.ffn_hidden_size), 1)
+
         vocabulary = (model.padded_vocab_size, hidden)
         specs = [ParameterSpec(WORD_EMBEDDINGS, vocabulary, 0, "normal", model.vocab_size)]
-        if self.learned_positions:
+        if kinds.positions == "learned":
             length = model.max_position_embeddings
             specs.append(ParameterSpec(POSITION_EMBEDDINGS, (length, hidden), None, "normal", length))
         for number in range(model.num_layers):
-            specs += [
-                ParameterSpec(f"{LAYER_PREFIX}{number}.{name}", shape, axis, init, shape[0])
-                for name, shape, axis, init in layer
-            ]
-        specs += [
-            ParameterSpec("decoder.final_layernorm.weight", (hidden,), None, "ones", hidden),
-            ParameterSpec("decoder.final_layernorm.bias", (hidden,), None, "zeros", hidden),
-        ]
+            specs += layer(f"{LAYER_PREFIX}{number}.")
+        specs += norm("decoder.final_layernorm")
         if not model.tied_embeddings:
             specs.append(ParameterSpec(OUTPUT_LAYER, vocabulary, 0, "normal", model.vocab_size))
         return specs
 
-    def hf_name(self, parameter: str) -> str:
-        """Hugging Face's name of the tensor, or the first of the tensors, that holds one of our parameters."""
+    def hf_names(self, parameter: str) -> tuple[str, ...]:
+        """Return Hugging Face's names of the tensors that hold one of our parameters."""
         if parameter in self.top:
-            return self.top[parameter]
+            return (self.top[parameter],)
         number, _, rest = parameter.removeprefix(LAYER_PREFIX).partition(".")
         module, _, kind = rest.rpartition(".")
-        return f"{self.layer[module].format(number)}.{kind}"
+        names = self.layer[module]
+        return tuple(f"{n.format(number)}.{kind}" for n in ((names,) if isinstance(names, str) else names))
 
     def split(self, spec: ParameterSpec, model: ModelConfig) -> list[HfTensor]:
-        """The tensors that hold one of our parameters on Hugging Face's side; its padding is not among them."""
-        shape = (spec.rows, *spec.shape[1:])
-        return [HfTensor(self.hf_name(spec.name), shape, (Rows(spec.name, 0, spec.rows),))]
+        """Return the tensors that hold one of our parameters on Hugging Face's side, without its padding.
+
+        Three are queries, keys and values, each the same rows of every group; others share the rows evenly.
+        """
+        names, repeats = self.hf_names(spec.name), 1
+        sizes = [spec.rows // len(names)] * len(names)
+        if len(names) == 3:
+            repeats = model.num_query_groups
+            sizes = [model.attention_size // repeats, model.head_dim, model.head_dim]
+        period, first, tensors = sum(sizes), 0, []
+        for name, size in zip(names, sizes, strict=True):
+            starts = [number * period + first for number in range(repeats)]
+            rows = tuple(Rows(spec.name, start, start + size) for start in starts)
+            tensors.append(HfTensor(name, (repeats * size, *spec.shape[1:]), rows))
+            first += size
+        return tensors
 
     def linear_modules(self, model: ModelConfig) -> dict[str, tuple[str, ...]]:
         """The linear modules of a layer: our name (``mlp.linear_fc1``) and Hugging Face's, of the first layer."""
@@ -216,7 +263,8 @@ class Architecture(ABC):
 
     def hf_config(self, model: ModelConfig, eod_id: int | None, dtype: str) -> dict[str, Any]:
         """``config.json``: a document's end is both the first and the last token of a text (transformers' own
-        defaults, 50256, are GPT-2's)."""
+        defaults, 50256, are GPT-2's).
+        """
         return {
             "architectures": [self.hf_class],
             "model_type": self.name,

@@ -7,7 +7,7 @@ attention, and a [query | key | value] for each head otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from megatron_octo.architectures.base import (
     OUTPUT_LAYER,
@@ -16,16 +16,16 @@ from megatron_octo.architectures.base import (
     WORD_EMBEDDINGS,
     Architecture,
 )
-
-if TYPE_CHECKING:
-    from megatron_octo.config.model import ModelConfig
+from megatron_octo.architectures.description import LayerDescription
+from megatron_octo.config.model import ModelConfig
 
 
 class GPTBigCode(Architecture):
     name = "gpt_bigcode"
     hf_class = "GPTBigCodeForCausalLM"
     models = "StarCoder, SantaCoder"
-    learned_positions = True
+    description = LayerDescription()
+    activations = ("gelu_tanh", "gelu")
     top: ClassVar[Mapping[str, str]] = {
         WORD_EMBEDDINGS: "transformer.wte.weight",
         POSITION_EMBEDDINGS: "transformer.wpe.weight",
@@ -33,7 +33,7 @@ class GPTBigCode(Architecture):
         "decoder.final_layernorm.bias": "transformer.ln_f.bias",
         OUTPUT_LAYER: "lm_head.weight",
     }
-    layer: ClassVar[Mapping[str, str]] = {
+    layer: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "input_layernorm": "transformer.h.{}.ln_1",
         "self_attention.linear_qkv": "transformer.h.{}.attn.c_attn",
         "self_attention.linear_proj": "transformer.h.{}.attn.c_proj",
@@ -60,11 +60,9 @@ class GPTBigCode(Architecture):
     }
 
     def check(self, model: ModelConfig) -> None:
-        if model.rotary_base is not None or model.sliding_window is not None:
-            key = "rotary_base" if model.rotary_base is not None else "sliding_window"
-            raise ValueError(
-                f"gpt_bigcode has learned positions and full attention: model.{key} must be null"
-            )
+        super().check(model)
+        if model.sliding_window is not None:
+            raise ValueError("gpt_bigcode has full attention: model.sliding_window must be null")
         if model.num_query_groups not in (1, model.num_attention_heads):
             raise ValueError(
                 f"gpt_bigcode has one key/value head, or one for each of the {model.num_attention_heads} heads: "

@@ -17,6 +17,7 @@ from megatron_octo.architectures.base import (
     WORD_EMBEDDINGS,
     ParameterSpec,
 )
+from megatron_octo.config.layout import Layout
 from megatron_octo.config.model import ModelConfig
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "canonical_name",
     "count_parameters",
     "parameter_specs",
+    "stage_of",
 ]
 
 
@@ -41,6 +43,13 @@ def count_parameters(config: ModelConfig, padded: bool = False) -> int:
     """Parameters of the model, without the padding of the vocabulary unless ``padded``."""
     specs = parameter_specs(config).values()
     return sum((spec.shape[0] if padded else spec.rows) * math.prod(spec.shape[1:]) for spec in specs)
+
+
+def stage_of(name: str, model: ModelConfig, layout: Layout) -> int:
+    """Return the pipeline stage that holds a parameter; of tied embeddings the last one holds a copy."""
+    if name.startswith(LAYER_PREFIX):
+        return layout.stage_of(int(name.removeprefix(LAYER_PREFIX).partition(".")[0]), model.num_layers)
+    return 0 if name.startswith("embedding.") else layout.pipeline - 1
 
 
 # Transformer Engine keeps a layer norm inside the linear layer that follows it.

@@ -6,37 +6,33 @@ Hugging Face keeps query, key and value apart, each with its heads in order; our
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from megatron_octo.architectures.base import (
-    LAYER_PREFIX,
     OUTPUT_LAYER,
     TANH_GELU,
     WORD_EMBEDDINGS,
     Architecture,
-    HfTensor,
-    ParameterSpec,
-    Rows,
 )
-
-if TYPE_CHECKING:
-    from megatron_octo.config.model import ModelConfig
+from megatron_octo.architectures.description import LayerDescription
+from megatron_octo.config.model import ModelConfig
 
 
 class Starcoder2(Architecture):
     name = "starcoder2"
     hf_class = "Starcoder2ForCausalLM"
     models = "StarCoder2"
-    learned_positions = False
+    description = LayerDescription(positions="rotary")
+    activations = ("gelu_tanh",)
     top: ClassVar[Mapping[str, str]] = {
         WORD_EMBEDDINGS: "model.embed_tokens.weight",
         "decoder.final_layernorm.weight": "model.norm.weight",
         "decoder.final_layernorm.bias": "model.norm.bias",
         OUTPUT_LAYER: "lm_head.weight",
     }
-    layer: ClassVar[Mapping[str, str]] = {
+    layer: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "input_layernorm": "model.layers.{}.input_layernorm",
-        "self_attention.linear_qkv": "model.layers.{}.self_attn.q_proj",
+        "self_attention.linear_qkv": tuple(f"model.layers.{{}}.self_attn.{part}_proj" for part in "qkv"),
         "self_attention.linear_proj": "model.layers.{}.self_attn.o_proj",
         "pre_mlp_layernorm": "model.layers.{}.post_attention_layernorm",
         "mlp.linear_fc1": "model.layers.{}.mlp.c_fc",
@@ -61,19 +57,6 @@ class Starcoder2(Architecture):
         "mlp_type": ("default",),  # these two are in the published files, transformers does not read them
         "norm_type": ("layer_norm",),
     }
-
-    def check(self, model: ModelConfig) -> None:
-        if model.activation != "gelu_tanh":
-            raise ValueError(f"starcoder2 has model.activation gelu_tanh, not {model.activation}")
-        if model.rotary_base is None:
-            raise ValueError(
-                "starcoder2 has rotary positions: model.rotary_base is missing (10000.0 is common; the published "
-                "models have 999999.4420358813, 1000000.0 and 100000.0)"
-            )
-        if model.head_dim % 2:
-            raise ValueError(
-                f"rotary positions turn pairs of numbers: head dimension {model.head_dim} is odd"
-            )
 
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
         return {
@@ -101,22 +84,3 @@ class Starcoder2(Architecture):
             )
         base = rope.get("rope_theta", tree.get("rope_theta", 10000.0))
         return {"rotary_base": float(base), "sliding_window": tree.get("sliding_window")}
-
-    def split(self, spec: ParameterSpec, model: ModelConfig) -> list[HfTensor]:
-        """Query, key and value are three tensors there, each of them the same part of every group."""
-        if ".self_attention.linear_qkv." not in spec.name:
-            return super().split(spec, model)
-        queries = model.hidden_size // model.num_query_groups  # rows of a group's queries
-        group = queries + 2 * model.head_dim
-        parts = {"q_proj": (0, queries), "k_proj": (queries, queries + model.head_dim)}
-        parts["v_proj"] = (queries + model.head_dim, group)
-        number, kind = spec.name.removeprefix(LAYER_PREFIX).split(".")[0], spec.name.rpartition(".")[2]
-        tensors = []
-        for module, (start, stop) in parts.items():
-            rows = tuple(
-                Rows(spec.name, index * group + start, index * group + stop)
-                for index in range(model.num_query_groups)
-            )
-            shape = ((stop - start) * model.num_query_groups, *spec.shape[1:])
-            tensors.append(HfTensor(f"model.layers.{number}.self_attn.{module}.{kind}", shape, rows))
-        return tensors

@@ -1,38 +1,35 @@
-"""Checkpoints of adapters (LoRA): they hold what was trained and name the base, which they do not hold again.
+"""Checkpoints of adapters (LoRA): they hold the trained tensors and name the base.
 
-``state.base`` of their manifest is ``{"path": ..., "digest": ...}``. The digest is of the base's weights, so the base
-may move, and may not change.
+``state.base`` of their manifest is ``{"path": ..., "digest": ...}``. The digest is of the base's weights: the base may
+move, but not change.
 """
 
 import dataclasses
 from pathlib import Path
 
 from megatron_octo.checkpoint.directory import Manifest, find_checkpoint, read_manifest
-from megatron_octo.checkpoint.reader import CheckpointReader, WeightReader
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json
 
 
 def weights_digest(manifest: Manifest) -> str:
-    """A digest of a checkpoint's weights: the digests of their files, and what is where in these."""
+    """Return a digest of a checkpoint's weights: of their files' digests and their places in these."""
     entries = {name: dataclasses.asdict(entry) for name, entry in sorted(manifest.tensors["weights"].items())}
     names = {fragment["file"] for entry in entries.values() for fragment in entry["fragments"]}
     return digest_json({"tensors": entries, "files": {name: manifest.files[name] for name in sorted(names)}})
 
 
-def base_record(reader: WeightReader) -> dict[str, str]:
-    """What a checkpoint of adapters says about its base."""
+def base_record(reader: Source) -> dict[str, str]:
+    """Return the record of the base for a checkpoint of adapters."""
     return {"path": str(reader.directory.absolute()), "digest": weights_digest(reader.manifest)}
 
 
-def find_base(adapters: CheckpointReader, named: str | Path | None = None) -> Path:
-    """The base of a checkpoint of adapters: where it was, or where it is said to be now.
-
-    Args:
-        named: a run or checkpoint to look at, too.
+def find_base(adapters: Source, named: str | Path | None = None) -> Path:
+    """Return the base of a checkpoint of adapters: at its recorded place, or at ``named`` (a run or checkpoint).
 
     Raises:
-        OctoError: the base is at neither place, or is not what the adapters were trained on.
+        OctoError: the base is at neither place, or has changed since the adapters were trained.
     """
     record = adapters.manifest.state["base"]
     seen = []

@@ -2,9 +2,9 @@
 
     xxh3-128-64m:<32 hex digits>
 
-is the XXH3-128 of the XXH3-128 digests (16 bytes each) of a file's pieces of 64 MiB, the last one shorter. Whoever
-writes a file adds to it as the bytes go by; whoever checks one gives its pieces to several threads. XXH3 finds
-accidents (a truncated copy, a flipped bit) at memory speed; it is no proof against an attacker.
+is the XXH3-128 of the XXH3-128 digests (16 bytes each) of a file's pieces of 64 MiB, the last one shorter. Writers
+and readers digest bytes on the way; a check apart from reading gives the pieces to several threads. XXH3 finds
+accidents (a truncated copy, a flipped bit) at memory speed; it does not protect against an attacker.
 """
 
 import os
@@ -20,24 +20,25 @@ from megatron_octo.common.files import DIGEST_NAME, digest_file
 PIECE = 1 << 26
 NAME = "xxh3-128-64m"
 _READ = 1 << 22
-_THREADS = min(8, os.cpu_count() or 1)  # they wait for the disk more than they compute
+_THREADS = min(8, os.cpu_count() or 1)  # mostly waiting for the disk
 
 
 class FileRecord(TypedDict):
-    """A file as a manifest has it."""
+    """A file in a manifest."""
 
     bytes: int
     digest: str
 
 
 class PieceDigest:
-    """The digest of bytes that come one after the other."""
+    """The digest of bytes that come in order."""
 
     def __init__(self) -> None:
         self._whole, self._piece = xxhash.xxh3_128(), xxhash.xxh3_128()
         self._left = PIECE
 
     def update(self, data: bytes | memoryview) -> None:
+        """Add bytes."""
         rest = memoryview(data)
         while len(rest):
             part, rest = rest[: self._left], rest[self._left :]
@@ -51,7 +52,7 @@ class PieceDigest:
         self._piece, self._left = xxhash.xxh3_128(), PIECE
 
     def finish(self) -> str:
-        """``xxh3-128-64m:<32 hex digits>``; nothing may be added afterwards."""
+        """Return ``xxh3-128-64m:<32 hex digits>``; nothing may be added afterwards."""
         if self._left < PIECE:
             self._next_piece()
         return f"{NAME}:{self._whole.hexdigest()}"
@@ -69,7 +70,7 @@ def _piece_of(path: Path, start: int) -> bytes:
 
 
 def digests(paths: Iterable[Path]) -> dict[Path, str]:
-    """Digests of files, each of them read once, by several threads.
+    """Return digests of files, each read once, by several threads.
 
     Raises:
         OSError: a file cannot be read.
@@ -87,7 +88,7 @@ def digests(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def differing(expected: dict[Path, str]) -> list[Path]:
-    """Files whose digest is not the expected one; a digest of the whole file (``xxh3-128``) serves, too.
+    """Return the files whose digest is not the expected one (``xxh3-128-64m`` or ``xxh3-128``).
 
     Raises:
         OSError: a file cannot be read.

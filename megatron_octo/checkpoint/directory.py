@@ -3,18 +3,19 @@
     checkpoints/
       latest                      name of the newest one, replaced atomically
       step-00000020/
-        manifest.json             what is in it: shapes, fragments, digests, data position
-        main-00000.safetensors            fp32 weights of a bf16 run, a file a rank
-        weights-tp00-pp00.safetensors     of an fp32 run, or weights alone: a file a tensor x pipeline rank
-        optimizer-00000.safetensors       Adam state, a file a rank
+        manifest.json             contents: shapes, fragments, digests, data position
+        main-00000.safetensors            fp32 weights of a bf16 run, one file per rank
+        weights-tp00-pp00.safetensors     of an fp32 run, or weights alone: one file per tensor x pipeline rank
+        optimizer-00000.safetensors       Adam state, one file per rank
 
-A checkpoint is there or it is not: files are written into a hidden directory which is renamed last.
+Files are written into a hidden directory which is renamed last: a checkpoint is complete or absent.
 docs/checkpoints.md describes every field.
 """
 
 import dataclasses
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Fragment:
 
 @dataclass(frozen=True)
 class TensorEntry:
+    """A tensor of the whole model and its fragments."""
+
     shape: tuple[int, ...]
     dtype: str  # safetensors' name: F32, BF16, ...; fragments that are stored finer are rounded when they are read
     fragments: tuple[Fragment, ...]
@@ -54,7 +57,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     ``tensors`` maps kind -> name -> entry; kinds are ``weights`` and, in a checkpoint that training can
     resume from, ``main`` (fp32 weights of a bf16 run), ``exp_avg`` and ``exp_avg_sq``. A run writes no
@@ -68,19 +71,20 @@ class Manifest:
     files: dict[str, FileRecord]
     tensors: dict[str, dict[str, TensorEntry]]
     layout: dict[str, int] = field(default_factory=dict)  # sizes: tensor, pipeline, data
-    state: dict[str, Any] = field(default_factory=dict)  # what else training resumes from
+    state: dict[str, Any] = field(default_factory=dict)  # everything else that training resumes from
     provenance: dict[str, Any] = field(default_factory=dict)
     lora: LoraConfig | None = None  # the weights are adapters beside those that state.base names
 
     @property
     def weights_are_rounded(self) -> bool:
-        """Whether the weights are not stored, but rounded from the fp32 ones when they are read."""
+        """Return whether the weights are rounded from the stored fp32 ones when they are read."""
         weights, main = self.tensors["weights"], self.tensors.get("main", {})
         return bool(weights) and all(
             name in main and entry.fragments == main[name].fragments for name, entry in weights.items()
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON values."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["model"] = self.model.model_dump()
         fields["lora"] = self.lora.model_dump(mode="json") if self.lora else None
@@ -92,10 +96,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Manifest":
+        """Build a manifest from JSON values."""
         tree = dict(tree)
         tree.pop("format")
         tree["model"] = checked_model(tree["model"])
-        lora = tree.get("lora")  # manifests of earlier versions know none
+        lora = tree.get("lora")  # absent in manifests of earlier versions
         tree["lora"] = LoraConfig.model_validate(lora) if lora else None
         tree["tensors"] = {
             kind: {name: entry_from_json(entry) for name, entry in entries.items()}
@@ -105,6 +110,7 @@ class Manifest:
 
 
 def entry_from_json(tree: dict[str, Any]) -> TensorEntry:
+    """Build a tensor's entry from JSON values."""
     fragments = tuple(
         Fragment(
             item["file"],
@@ -119,14 +125,20 @@ def entry_from_json(tree: dict[str, Any]) -> TensorEntry:
 
 
 def step_name(step: int) -> str:
+    """Return the directory name of a step's checkpoint."""
     return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint from its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def read_manifest(directory: str | Path) -> Manifest:
     """Read a checkpoint's manifest.
 
     Raises:
-        OctoError: there is none, it is damaged, or of a format that this version does not know.
+        OctoError: there is none, it is damaged, or of a format unknown to this version.
     """
     path = Path(directory) / MANIFEST
     tree = read_json(path)
@@ -146,44 +158,52 @@ def read_manifest(directory: str | Path) -> Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write a checkpoint's manifest with its own digest."""
     tree = manifest.to_json()
     write_json(directory / MANIFEST, {**tree, "digest": digest_json(tree)})
 
 
-def check_files(directory: Path, manifest: Manifest, names: list[str] | None = None) -> list[str]:
-    """Compare sizes and digests of a checkpoint's files with its manifest; returns what is wrong."""
-    problems, expected = [], {}
-    for name in manifest.files if names is None else names:
-        record, path = manifest.files[name], directory / name
+def check_sizes(directory: Path, manifest: Manifest, names: Iterable[str]) -> dict[str, str]:
+    """Compare sizes of some of a checkpoint's files with its manifest; returns file -> problem."""
+    problems = {}
+    for name in names:
+        size, path = manifest.files[name]["bytes"], directory / name
         if not path.is_file():
-            problems.append(f"{name} is missing")
-        elif path.stat().st_size != record["bytes"]:
-            problems.append(f"{name} has {path.stat().st_size} bytes, expected {record['bytes']}")
-        else:
-            expected[path] = record["digest"]
+            problems[name] = f"{name} is missing"
+        elif path.stat().st_size != size:
+            problems[name] = f"{name} has {path.stat().st_size} bytes, expected {size}"
+    return problems
+
+
+def check_files(directory: Path, manifest: Manifest, names: list[str] | None = None) -> list[str]:
+    """Compare sizes and digests of a checkpoint's files with its manifest; returns all problems."""
+    names = list(manifest.files) if names is None else names
+    problems = check_sizes(directory, manifest, names)
+    expected = {directory / name: manifest.files[name]["digest"] for name in names if name not in problems}
     changed = [
         f"{path.name} has changed since it was written (digest differs)" for path in differing(expected)
     ]
-    return problems + changed
+    return [*problems.values(), *changed]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Committed checkpoints in ``folder``, oldest first."""
+    """Return the committed checkpoints in ``folder``, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if _STEP.match(p.name) and (p / MANIFEST).is_file())
 
 
 def set_latest(folder: Path, name: str) -> None:
+    """Point ``latest`` at a checkpoint."""
     with atomic_write(folder / LATEST, "w") as file:
         file.write(name + "\n")
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Checkpoints to try, best first: what ``latest`` names, then older ones, newest first, then those beyond it.
+    """Return checkpoints to try, best first: ``latest``, then older ones, newest first, then those beyond it.
 
-    What lies beyond ``latest`` is a future that an operator rolled back from: better than nothing, and no more.
-    A checkpoint that lost its manifest is among them, so that whoever tries it can say so.
+    Checkpoints beyond ``latest`` were rolled back from by an operator and are a last resort. Those without a manifest
+    are included, so that the caller can report them.
     """
     found = sorted((p for p in folder.glob("step-*") if _STEP.match(p.name) and p.is_dir()), reverse=True)
     pointer = folder / LATEST
@@ -194,7 +214,7 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint so that a kill in the middle leaves nothing that looks like one."""
+    """Remove a checkpoint; a kill in the middle leaves nothing that looks like one."""
     doomed = path.with_name(f".{path.name}.removed")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
@@ -202,7 +222,7 @@ def discard(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted saves and removals left; for the one who writes here."""
+    """Remove remains of interrupted saves and removals; call only from the process that owns this folder."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
     remove_leftovers(folder, LATEST)
@@ -211,17 +231,17 @@ def sweep(folder: Path) -> None:
 def prune(folder: Path, keep: int, step: int, every: int = 0) -> None:
     """Keep the newest ``keep`` checkpoints up to ``step``, and those of steps that are multiples of ``every``.
 
-    Checkpoints beyond ``step`` belong to a future that an operator rolled back from; they are not ours to delete.
+    Checkpoints beyond ``step``, from which an operator rolled back, are kept.
     """
     past = [path for path in list_checkpoints(folder) if path.name <= step_name(step)]
     for path in past[:-keep]:
-        if not every or int(path.name.removeprefix("step-")) % every:
+        if not every or step_of(path) % every:
             discard(path)
     sweep(folder)
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that ``path`` means: itself, or the latest of a run or of a folder of checkpoints.
+    """Return the checkpoint that ``path`` names: itself, or the latest of a run or of a folder of checkpoints.
 
     Raises:
         OctoError: there is none.

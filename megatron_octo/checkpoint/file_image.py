@@ -1,4 +1,4 @@
-"""A safetensors file in host memory: filled from tensors at once, written to the disk later, by another thread."""
+"""A safetensors file in host memory: filled from tensors at once, written to the disk later by another thread."""
 
 import os
 import threading
@@ -12,17 +12,17 @@ from megatron_octo.checkpoint.digest import FileRecord, PieceDigest
 from megatron_octo.checkpoint.page_lock import page_locked
 from megatron_octo.checkpoint.tensor_writer import TensorSpec, header, spec_bytes
 
-CHUNK = 1 << 26  # locked at once, while the GPU's other users wait
+CHUNK = 1 << 26  # locked at once, while the GPU's other work waits
 _WRITE = 1 << 24  # a cancelled writer stops after so many bytes
-_FLUSH = 1 << 30  # dirty pages are sent to the disk in portions: others write there, too
+_FLUSH = 1 << 30  # dirty pages go to the disk in portions: other processes write there, too
 
 
 class CancelledSave(Exception):  # noqa: N818 - no error
-    """The save that this file belongs to was given up."""
+    """Raised when the save of this file was given up."""
 
 
 class FileImage:
-    """The bytes of one safetensors file, kept in chunks and used again for every save.
+    """The bytes of one safetensors file in chunks, reused for every save.
 
     Args:
         specs: name -> (dtype, shape), in the order of the file.
@@ -40,12 +40,12 @@ class FileImage:
         self._chunks = [page_locked(n) if pin else torch.empty(n, dtype=torch.uint8) for n in sizes]
 
     def fill(self, tensors: Iterable[Tensor]) -> None:
-        """Copy tensors here, in the order of ``specs``; what has another dtype is rounded.
+        """Copy tensors, in the order of ``specs``, rounded to its dtypes.
 
-        Copies from a GPU are queued on the current stream: the bytes are here when that stream has done them.
+        Copies from a GPU are queued on the current stream and complete when that stream is.
 
         Raises:
-            ValueError: a tensor has not the announced shape, or there are more or fewer of them.
+            ValueError: a tensor has another shape than announced, or there are more or fewer of them.
         """
         place = 0
         for (name, (dtype, shape)), tensor in zip(self.specs.items(), tensors, strict=True):
@@ -64,11 +64,11 @@ class FileImage:
                 rest, place = rest[count:], place + count
 
     def write(self, path: Path, cancelled: threading.Event) -> FileRecord:
-        """Write the file and flush it to the disk. Long calls in here leave the interpreter to others.
+        """Write the file and flush it to the disk; its long calls release the interpreter.
 
         Raises:
             CancelledSave: ``cancelled`` was set.
-            OSError: the disk is full, say.
+            OSError: for example, the disk is full.
         """
         digest, unflushed = PieceDigest(), 0
         with open(path, "wb", buffering=0) as file:

@@ -3,16 +3,17 @@
 import contextlib
 import mmap
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def page_locked(size: int) -> Tensor:
-    """Bytes of page-locked host memory, all zero; a long call, which leaves the interpreter to other threads.
+    """Return zeroed bytes of page-locked host memory; a long call that releases the interpreter.
 
     CUDA's own allocation keeps every other thread from launching kernels while it takes the pages from the system,
-    0.8 s a GiB: a stall of training. Here the calling thread takes them, and CUDA only locks what is there.
+    0.8 s per GiB: a stall of training. Here the calling thread takes them, and CUDA only locks them.
 
     Returns:
         (size,) uint8. The lock goes with it and its views.
@@ -27,7 +28,7 @@ def page_locked(size: int) -> Tensor:
     with contextlib.suppress(OSError):  # a kernel that has none
         memory.madvise(mmap.MADV_HUGEPAGE)  # 512 times fewer pages to take and to lock
     locked = torch.frombuffer(memory, dtype=torch.uint8).zero_()
-    cuda = torch.cuda.cudart()
+    cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     torch.cuda.check_error(cuda.cudaHostRegister(locked.data_ptr(), size, 0))
     unlock = weakref.finalize(locked, cuda.cudaHostUnregister, locked.data_ptr())
     unlock.atexit = False  # the process's end unlocks, and CUDA may be gone by then

@@ -1,6 +1,6 @@
-"""How several ranks make one checkpoint without talking: each leaves a part file, one of them makes the manifest.
+"""Part files, from which one rank makes the manifest of a checkpoint that several ranks wrote.
 
-A part, ``part-00003.json``, stands beside the files that rank 3 wrote, for as long as the checkpoint is not committed:
+Until the checkpoint is committed, ``part-00003.json`` lies beside the files that rank 3 wrote:
 
     {"files": {name: {bytes, digest}}, "tensors": {kind: {name: {shape, dtype, fragments}}}}
 """
@@ -14,15 +14,16 @@ from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.directory import TensorEntry
 from megatron_octo.common.files import read_json, write_json
 
-Entries = dict[str, dict[str, TensorEntry]]  # kind -> parameter -> where it is
+Entries = dict[str, dict[str, TensorEntry]]  # kind -> parameter -> place
 
 
 def part_name(rank: int) -> str:
+    """Return the name of a rank's part file."""
     return f"part-{rank:05d}.json"
 
 
 def write_part(directory: Path, rank: int, files: Mapping[str, FileRecord], tensors: Entries) -> None:
-    """Say what a rank wrote; its files are complete and on the disk before."""
+    """Record what a rank wrote; its files must be complete and on the disk."""
     trees = {
         kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()}
         for kind, entries in tensors.items()
@@ -31,7 +32,7 @@ def write_part(directory: Path, rank: int, files: Mapping[str, FileRecord], tens
 
 
 def merge_parts(directory: Path, world: int) -> tuple[dict[str, FileRecord], Entries]:
-    """Everything that ``world`` ranks wrote; the part files are removed.
+    """Return everything that ``world`` ranks wrote, and remove the part files.
 
     Raises:
         OctoError: a part is missing or broken.

@@ -1,1 +1,4 @@
-"""Clusters: what a run needs, and how it gets there."""
+"""Runs under SLURM: profiles, stages, sbatch scripts, submission, restarts and status.
+
+Modules here decide and start; they never import torch or the training, which run in the jobs.
+"""

@@ -1,6 +1,6 @@
-"""Before and after every start of a training in a SLURM job: go, stop, or start again. The scripts call it.
+"""Decide before and after every start of a training in a SLURM job whether it starts and is queued again.
 
-    python -m megatron_octo.cluster.job_guard before RECIPE [a.b=c ...]           prints a free port; nothing: finished
+    python -m megatron_octo.cluster.job_guard before RECIPE [a.b=c ...]           prints a free port; none: finished
     python -m megatron_octo.cluster.job_guard after --code N RECIPE [a.b=c ...]   exits with N, or requeues the job
 
 It runs on the job's first node, imports no torch, and keeps ``RUN/slurm.jsonl``.
@@ -17,9 +17,10 @@ from pathlib import Path
 from megatron_octo.cluster import job_starts as ledger
 from megatron_octo.cluster import slurm
 from megatron_octo.cluster.job_starts import Start
+from megatron_octo.cluster.script import LOGS
 from megatron_octo.common.errors import FAULT, REQUEUE, USER_ERROR, OctoError, run_command
-from megatron_octo.common.files import read_json
 from megatron_octo.common.ports import free_port_of_job
+from megatron_octo.common.quoting import printable
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.run_lock import owner_of
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_intermixed_args(argv)
     if "SLURM_JOB_ID" not in os.environ:
-        raise OctoError("this belongs into a SLURM job", hint="sbatch a script of slurm/, or RUN/submit.sh")
+        raise OctoError("this runs in a SLURM job", hint="sbatch a script of slurm/, or RUN/submit.sh")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     run, steps = Path(recipe.run_dir), recipe.train.steps
     guard = Guard(run, steps, arguments.max_restarts, arguments.signal_seconds)
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
+    """Print one line with the time into the job's log."""
     print(f"{time.strftime('%FT%T')} {text}", file=sys.stderr, flush=True)
 
 
@@ -78,12 +80,12 @@ class Guard:
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)  # not set at the first start
 
     def before(self) -> int:
-        """Print a port, or nothing if there is nothing to do; returns the exit code."""
+        """Print a port, or nothing if there is nothing to do; return the exit code."""
         nodes = slurm.hosts(os.environ.get("SLURM_JOB_NODELIST", ""))
         start = Start(self.job, self.restart, time.time(), tuple(nodes), ledger.newest_checkpoint(self.run))
         self._settle(start)
         starts = ledger.read_starts(self.run)
-        if _is_finished(self.run, self.steps):
+        if records.is_finished(self.run, self.steps):
             say(f"{self.run} is finished")
             return 0
         if (count := ledger.fruitless(starts, self.job)) > self.most:
@@ -98,7 +100,7 @@ class Guard:
                 end = replace(start, ended=time.time(), reason=ledger.BAD_NODE, detail=what)
                 ledger.write_end(self.run, replace(end, saved_after=start.saved))
                 return self._requeue(away)
-            # To try that again and again would train nothing.
+            # Queueing it again and again would train nothing.
             say(f"{what}, and SLURM did not leave them out: starting here all the same")
         ledger.write_start(self.run, start)
         say(f"job {self.job}, start {self.restart} on {', '.join(nodes)}, from step {start.saved}")
@@ -106,15 +108,15 @@ class Guard:
         return 0
 
     def _settle(self, start: Start) -> None:
-        """Write down how earlier starts ended that could not say it themselves; ``start`` is the next one."""
+        """Record the ends of earlier starts that could not do so themselves; ``start`` is the next one."""
         before = ledger.read_starts(self.run)
         for old, new in zip(before, ledger.with_ends(self.run, before, begins=start)):
             if old.ended is None and new.ended is not None:
                 ledger.write_end(self.run, new)
 
     def after(self, code: int) -> int:
-        """Write down the end of this start and queue the job again if that helps; returns the exit code."""
-        # What ends the job may signal this process, too; it has to say its word first.
+        """Record the end of this start and queue the job again if that helps; return the exit code."""
+        # What ends the job may signal this process, too; it has to write its record first.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         mine = [
             start
@@ -126,7 +128,7 @@ class Guard:
         if state == "COMPLETING" and fields.get("Reason") == "TimeLimit":
             state = "TIMEOUT"  # SLURM does not queue it again by itself
         if state not in ("RUNNING", "TIMEOUT", "CANCELLED") or not mine:
-            # SLURM has taken the job back already (preemption, requeue, a lost node) and will say why.
+            # SLURM has taken the job back already (preemption, requeue, a lost node) and records why.
             say(f"the job is {state}: srun ended with {code}")
             return code
         start = replace(self._end(mine[-1], code, state, fields), ended=time.time(), code=code)
@@ -146,11 +148,14 @@ class Guard:
         return self._requeue(away)
 
     def _end(self, start: Start, code: int, state: str, fields: dict[str, str]) -> Start:
-        """The reason of an end, from what the ranks recorded and what SLURM says."""
+        """Return the start with the reason of its end, from the records of the ranks and of SLURM."""
         saved = ledger.newest_checkpoint(self.run)
         attempt = self._attempt(start)
         said, detail, failed = ledger.told_by(self.run, attempt) if attempt else (None, None, set[str]())
-        reason, detail = said or ledger.ERROR, detail or _last_error(fields) or f"srun ended with {code}"
+        reason, detail = (
+            said or ledger.ERROR,
+            detail or _last_error(self.run, self.job, fields) or f"srun ended with {code}",
+        )
         if code == 0:
             reason, detail = ledger.FINISHED, ""
         elif state == "CANCELLED":
@@ -174,7 +179,7 @@ class Guard:
         return attempts[-1] if attempts else None
 
     def _asked(self, attempt: records.Attempt | None, fields: dict[str, str]) -> str:
-        """Why a training that saved and left did so: it only knows a signal's name."""
+        """Return why a training saved and left: its own record has only the name of a signal."""
         if fields.get("PreemptTime", "None").isdigit():
             return ledger.PREEMPTED
         end = fields.get("EndTime", "")
@@ -184,14 +189,14 @@ class Guard:
         return attempt.reason if attempt and attempt.reason else "signal"
 
     def _no_restart(self, start: Start, starts: list[Start], state: str) -> str | None:
-        """Why the job is not queued again; None: it is."""
+        """Return why the job is not queued again, or None."""
         if start.reason == ledger.FINISHED:
             return "finished"
         if state == "CANCELLED":
-            return "somebody cancelled the job: it stays so"
+            return "the job was cancelled: it is not queued again"
         attempt = self._attempt(start)
         if start.code == USER_ERROR or (attempt and attempt.exit_code == USER_ERROR):
-            return "a mistake that a restart does not mend"
+            return "an error that a restart does not fix"
         owner = owner_of(self.run)
         if owner and owner.job not in (None, self.job) and _is_active(owner.job):
             return f"another job trains in this run directory: {owner}"
@@ -200,7 +205,7 @@ class Guard:
         return None
 
     def _can_do_without(self, bad: set[str]) -> set[str]:
-        """The nodes to exclude, with those that are already; none if too few would be left."""
+        """Return the nodes to exclude, with those that are already; none if too few would be left."""
         fields = slurm.job_fields(self.job)
         excluded = set(slurm.hosts(fields.get("ExcNodeList", "").replace("(null)", "")))
         away = bad | excluded
@@ -227,14 +232,16 @@ class Guard:
         return REQUEUE
 
 
-def _last_error(fields: dict[str, str]) -> str | None:
-    """The last message of an error in the job's log: of a start that ended before there was an attempt."""
-    try:
-        lines = Path(fields["StdOut"]).read_text(encoding="utf-8", errors="replace").splitlines()
-    except (KeyError, OSError):
-        return None
-    said = [line for line in lines if line.startswith("error: ")]
-    return said[-1].removeprefix("error: ") if said else None
+def _last_error(run: Path, job: str, fields: dict[str, str]) -> str | None:
+    """Return the last error message in the job's log: of a start that ended before there was an attempt."""
+    for path in (run / LOGS / f"train-{job}.log", Path(fields.get("StdOut", "/dev/null"))):
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        if said := [line for line in lines if line.startswith("error: ")]:
+            return printable(said[-1].removeprefix("error: "))
+    return None
 
 
 def _is_active(job: str | None) -> bool:
@@ -244,12 +251,6 @@ def _is_active(job: str | None) -> bool:
         return False
 
 
-def _is_finished(run: Path, steps: int) -> bool:
-    try:
-        state = read_json(run / "state.json")
-    except OctoError:
-        return False
-    return bool(state.get("status") == "finished" and state.get("step", 0) >= steps)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,30 @@
-"""The starts of a run's training under SLURM: a line when one begins, a line when it ends, in ``RUN/slurm.jsonl``.
+"""Starts of a run's training under SLURM: a line when one begins, a line when it ends, in ``RUN/slurm.jsonl``.
 
-What ends without a word (a power cut, a kill) is looked up in SLURM's accounting at the next start, or, where there is
-no accounting, in the run's own records.
+An end that the job could not record (a power cut, a kill) is looked up in SLURM's accounting at the next start, or,
+where there is no accounting, in the run's own records.
 """
 
-import re
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.cluster import slurm
 from megatron_octo.common import jsonl
 from megatron_octo.common.errors import REQUEUE, USER_ERROR
+from megatron_octo.common.records import Code, JobId, Moment, Number, Report, Words, checked, ignore, or_none
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
 
 LEDGER = "slurm.jsonl"
 FINISHED, TIME_LIMIT, PREEMPTED, REQUEUED = "finished", "time limit", "preempted", "requeued"
-NODE_FAILURE, CANCELLED, ERROR, NO_WORD = "node failure", "cancelled", "error", "no word of its end"
+NODE_FAILURE, CANCELLED, ERROR, NO_WORD = "node failure", "cancelled", "error", "no record of its end"
 BAD_NODE = "bad node"  # nothing was started there
-# Ends that are nobody's fault: they say nothing about whether a restart helps.
+# Ends that are not failures: they do not count against restarts.
 HARMLESS = (PREEMPTED, REQUEUED, CANCELLED, FINISHED, BAD_NODE)
 _STATES = {
     "COMPLETED": FINISHED,
@@ -42,34 +45,37 @@ class Start:
 
     Attributes:
         job, restart: SLURM's id, and how often it has started the job before.
-        time, ended: Unix times; ``ended`` is None while it runs (or nobody knows better).
+        time, ended: Unix times; ``ended`` is None while it runs, and if its end is not known.
         saved, saved_after: step of the newest checkpoint before and after; 0: none.
         reason: one of the constants above, or an attempt's reason (``hang``, ``lost rank``, ``signal SIGUSR1``).
-        failed_nodes: nodes that are to blame.
+        failed_nodes: nodes whose ranks failed.
         code: exit code of srun.
     """
 
-    job: str
-    restart: int
-    time: float
-    nodes: tuple[str, ...]
-    saved: int
-    ended: float | None = None
-    reason: str | None = None
-    detail: str | None = None
-    failed_nodes: tuple[str, ...] = ()
-    saved_after: int | None = None
-    code: int | None = None
+    job: JobId
+    restart: Number
+    time: Moment
+    nodes: tuple[Words, ...]
+    saved: Number
+    ended: Moment | None = None
+    reason: Words | None = None
+    detail: Words | None = None
+    failed_nodes: tuple[Words, ...] = ()
+    saved_after: Number | None = None
+    code: Code | None = None
 
     @property
     def progressed(self) -> bool:
         return (self.saved_after or 0) > self.saved
 
 
+_START = TypeAdapter(Start)
+
+
 def newest_checkpoint(run: Path) -> int:
-    """Step of the newest committed checkpoint; 0 if there is none."""
+    """Return the step of the newest committed checkpoint; 0 if there is none."""
     found = layout.list_checkpoints(run / layout.CHECKPOINTS)
-    return int(re.sub(r"\D", "", found[-1].name)) if found else 0
+    return layout.step_of(found[-1]) if found else 0
 
 
 def write_start(run: Path, start: Start) -> None:
@@ -82,23 +88,20 @@ def write_end(run: Path, start: Start) -> None:
     jsonl.append(run / LEDGER, {"event": "end", **{key: getattr(start, key) for key in keys}})
 
 
-def read_starts(run: Path) -> list[Start]:
-    """All starts in order, with the ends that were written."""
-    starts: dict[tuple[str, int], Start] = {}
-    for record in jsonl.read(run / LEDGER):
-        key, event = (record["job"], record["restart"]), record.pop("event")
-        for name in ("nodes", "failed_nodes"):
-            if name in record:
-                record[name] = tuple(record[name])
-        if event == "start":
-            starts[key] = Start(**record)
-        elif key in starts:  # else the line of its start was lost
-            starts[key] = replace(starts[key], **record)
+def read_starts(run: Path, report: Report = ignore) -> list[Start]:
+    """Read all starts in order, with the ends that were written; what is not valid is reported and passed over."""
+    starts: dict[str, Start] = {}
+    for record in jsonl.read(run / LEDGER, jsonl.ANY, report):
+        key, begins = f"{record.get('job')} {record.get('restart')}", record.get("event") == "start"
+        if begins or key in starts:  # else the line of its start was lost
+            known = {**({} if begins else asdict(starts[key])), **record}
+            start = or_none(lambda known=known: checked(_START, known, run / LEDGER), report)  # type: ignore[misc]
+            starts |= {key: start} if start else {}
     return list(starts.values())
 
 
 def attempts_of(run: Path, start: Start, until: float = float("inf")) -> list[Attempt]:
-    """Attempts at the run that this start came to, before ``until``."""
+    """Return the attempts at the run that this start came to, before ``until``."""
     return [
         attempt
         for attempt in records.read_attempts(run)
@@ -107,7 +110,7 @@ def attempts_of(run: Path, start: Start, until: float = float("inf")) -> list[At
 
 
 def told_by(run: Path, attempt: Attempt) -> tuple[str | None, str | None, set[str]]:
-    """Reason and detail of an attempt's end in its own words, and the nodes whose ranks failed."""
+    """Return reason and detail of an attempt's end by its records, and the nodes whose ranks failed."""
     errors = [error for error in records.read_errors(run, attempt.number) if error.culprit]
     if not errors:
         return attempt.reason, attempt.detail, set()
@@ -123,12 +126,12 @@ def with_ends(
     active: Collection[str] | None = None,
     begins: Start | None = None,
 ) -> list[Start]:
-    """The ends of the starts that have none of their own; those that run still stay open.
+    """Return the starts with the ends that they could not record themselves; those that still run stay open.
 
-    SLURM's accounting knows best. Without it, what was started again has ended, and what SLURM has no job of.
+    SLURM's accounting decides. Without it, a start is over if the job was started again, or SLURM has no such job.
 
     Args:
-        rows: what the accounting says of their jobs; by default it is asked.
+        rows: accounting of their jobs; by default SLURM is asked.
         active: jobs that are not over, if that is known.
         begins: a start that is not written down yet.
     """
@@ -140,7 +143,7 @@ def with_ends(
         if start.ended is None:
             after = starts[number + 1].saved if number + 1 < len(starts) else newest_checkpoint(run)
             mine = [row for row in rows if row.job == start.job]
-            # The accounting lags behind: before a start is written down, it may still have its word on the last one.
+            # The accounting lags behind: when the next start is written down, it may still lack the end of this one.
             later = [*starts[number + 1 :], *([begins] if begins and not mine else [])]
             again = next((other for other in later if other.job == start.job), None)
             gone = not mine and active is not None and start.job not in active
@@ -152,12 +155,12 @@ def with_ends(
 
 
 def _settle_alone(run: Path, start: Start, until: float | None, saved: int) -> Start:
-    """The end of a start that is over for sure, from the run's own records."""
+    """Return a start that is certainly over with its end, from the run's own records."""
     attempts = attempts_of(run, start, until or float("inf"))
     attempt = attempts[-1] if attempts else None
     reason, detail, failed = told_by(run, attempt) if attempt else (None, None, set())
     if until and attempt and attempt.exit_code == REQUEUE and reason == "signal SIGTERM":
-        # The guard does not queue a job again after a SIGTERM without a word: SLURM has taken it back.
+        # The guard records why it queues a job again; after a SIGTERM without a record SLURM has taken it back.
         reason, detail = REQUEUED, "SLURM took the job back"
     mistake = attempt is not None and attempt.exit_code == USER_ERROR
     return replace(
@@ -172,9 +175,10 @@ def _settle_alone(run: Path, start: Start, until: float | None, saved: int) -> S
 
 
 def _last_sign(run: Path, start: Start) -> float:
-    """When the job wrote into its log last."""
-    log = run / "submit" / "logs" / f"train-{start.job}.log"
-    return max(start.time, log.stat().st_mtime if log.is_file() else 0.0)
+    """Return the time of the last record of the job: of an error, or of an attempt's start."""
+    attempts = {attempt.number: attempt.started for attempt in attempts_of(run, start)}
+    errors = [error.time for error in records.read_errors(run) if error.attempt in attempts]
+    return max([start.time, *attempts.values(), *errors])
 
 
 def _settle(start: Start, rows: list[slurm.Incarnation], saved: int) -> Start:
@@ -202,7 +206,7 @@ def _settle(start: Start, rows: list[slurm.Incarnation], saved: int) -> Start:
 
 
 def fruitless(starts: list[Start], job: str) -> int:
-    """Ends in a row of this job that brought no new checkpoint and that a restart was to mend."""
+    """Count the last ends in a row of this job that a restart should have fixed and that brought no checkpoint."""
     count = 0
     for start in reversed([start for start in starts if start.job == job and start.ended is not None]):
         if start.progressed:
@@ -212,7 +216,7 @@ def fruitless(starts: list[Start], job: str) -> int:
 
 
 def bad_nodes(starts: list[Start]) -> set[str]:
-    """Nodes that were to blame twice within a week."""
+    """Return the nodes whose ranks failed twice within a week."""
     recent = [start for start in starts if time.time() - start.time < _FORGIVEN]
     failures = [name for start in recent for name in start.failed_nodes]
     return {name for name in failures if failures.count(name) > 1}

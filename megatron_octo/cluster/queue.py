@@ -1,4 +1,4 @@
-"""What SLURM has of runs: their jobs that are not over, and how those that are over ended. Asked once for all runs."""
+"""Jobs of runs in SLURM: those that are not over, and how the others ended. SLURM is asked once for all runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from megatron_octo.common.errors import OctoError
 
 @dataclass(frozen=True)
 class StageState:
-    """The newest job of a stage: PENDING (and why), RUNNING, COMPLETED, FAILED, ..., or UNKNOWN."""
+    """The newest job of a stage: PENDING, RUNNING, COMPLETED, FAILED, ..., or UNKNOWN; ``why`` in SLURM's words."""
 
     stage: str
     job: str | None
@@ -22,19 +22,28 @@ class StageState:
 
 @dataclass(frozen=True)
 class Queue:
-    """Attributes:
-    waiting: this user's jobs that are not over; None: nobody knows.
-    rows: every start of the runs' jobs, as the accounting has it.
-    silent: what went wrong where SLURM is installed and does not answer.
+    """SLURM's answer about some runs.
+
+    Attributes:
+        waiting: this user's jobs that are not over; None: not known.
+        rows: every start of the runs' jobs, from the accounting.
+        silent: the error where SLURM is installed and does not answer.
     """
 
     waiting: dict[str, Waiting] | None = None
     rows: list[Incarnation] = field(default_factory=list)
     silent: str | None = None
 
+    def of(self, run: Path) -> "Queue":
+        """Return the same without the jobs of other runs, such as the one that this run is a copy of."""
+        mine = self.waiting and {
+            job: entry for job, entry in self.waiting.items() if not _is_of_another(run, entry)
+        }
+        return Queue(mine, self.rows, self.silent)
+
 
 def look(runs: Iterable[Path]) -> Queue:
-    """What SLURM says about these runs; what it does not say is no error."""
+    """Ask SLURM about these runs; no answer is no error."""
     jobs = {job for run in runs for job in _known_jobs(run)}
     if not jobs or not slurm.installed():
         return Queue()
@@ -46,7 +55,6 @@ def look(runs: Iterable[Path]) -> Queue:
 
 
 def _newest_jobs(run: Path) -> dict[str, str]:
-    """The newest job of each stage that was submitted."""
     return {record["stage"]: record["job"] for record in snapshot.read_jobs(run)}
 
 
@@ -56,7 +64,7 @@ def _known_jobs(run: Path) -> set[str]:
 
 
 def stages(run: Path, queue: Queue) -> list[StageState]:
-    """How the newest job of each stage stands that was submitted."""
+    """Return the state of the newest job of each stage that was submitted."""
     found = []
     for stage, job in _newest_jobs(run).items():
         waiting = (queue.waiting or {}).get(job)
@@ -64,24 +72,25 @@ def stages(run: Path, queue: Queue) -> list[StageState]:
             why = "" if waiting.why == "None" else waiting.why
             found.append(StageState(stage, job, waiting.state, why))
         elif queue.waiting is not None or queue.silent:
-            found.append(StageState(stage, job, state_of(job, queue.rows)))
+            found.append(StageState(stage, job, *state_of(job, queue.rows)))
     return found
 
 
-def state_of(job: str, rows: list[Incarnation]) -> str:
-    """The state of a job: that of its last start; an array is as good as its worst task."""
-    last = {row.task: row.state for row in rows if row.job == job}
-    return max(last.values(), key=_badness, default="UNKNOWN")
+def state_of(job: str, rows: list[Incarnation]) -> tuple[str, str]:
+    """Return state and reason of a job's last start; of an array, those of its worst task."""
+    last = {row.task: row for row in rows if row.job == job}
+    worst = max(last.values(), key=lambda row: _badness(row.state), default=None)
+    return (worst.state, worst.why) if worst else ("UNKNOWN", "")
 
 
 def _badness(state: str) -> int:
     if state in ledger.LIVE:
-        return 3  # not over: nothing is said yet
+        return 3  # not over: its end is not known yet
     return {"COMPLETED": 0, "CANCELLED": 1}.get(state, 2)
 
 
 def jobs_not_over(run: Path) -> list[tuple[str, str]]:
-    """Stage and id of the run's jobs that wait or run, in the order of the chain; those submitted by hand, too.
+    """Return stage and id of the run's jobs that wait or run, in the order of the chain; those submitted by hand, too.
 
     Raises:
         OctoError: SLURM does not answer.
@@ -90,7 +99,7 @@ def jobs_not_over(run: Path) -> list[tuple[str, str]]:
     started = {start.job for start in ledger.read_starts(run)}
     if not submitted and not started and not (run / "submit").is_dir():
         return []
-    waiting = slurm.active()
+    waiting = Queue(slurm.active()).of(run).waiting or {}
     found = {job: stage for job, stage in submitted.items() if job in waiting}
     for job, entry in waiting.items():
         if job not in submitted and (job in started or _is_script_of(run, entry.script)):
@@ -99,9 +108,16 @@ def jobs_not_over(run: Path) -> list[tuple[str, str]]:
 
 
 def _is_script_of(run: Path, script: str) -> bool:
-    """Whether a job runs ``RUN/submit.sh`` or ``RUN/submit/STAGE.sh``: somebody gave it to sbatch."""
+    """Return whether a job runs ``RUN/submit.sh`` or ``RUN/submit/STAGE.sh``."""
     folder = run.resolve()
     return script.startswith("/") and Path(script).resolve().parent in (folder, folder / "submit")
+
+
+def _is_of_another(run: Path, entry: Waiting) -> bool:
+    """Return whether a job runs a script that lies in another run directory."""
+    folder = Path(entry.script).parent
+    folder = folder.parent if folder.name == "submit" else folder
+    return (folder / "submit" / "order.json").is_file() and not _is_script_of(run, entry.script)
 
 
 def _stage_of(script: Path) -> str:

@@ -1,17 +1,21 @@
 """``submit status | logs | cancel | resume | list``: after the submission."""
 
 import argparse
+import collections
 import json
-import os
+import time
 from functools import partial
 from pathlib import Path
 
 from megatron_octo.cluster import queue, sbatch, slurm, snapshot
 from megatron_octo.cluster.script import Job, script_name
-from megatron_octo.cluster.status import Status, find_runs, newest_log, render, status_of
+from megatron_octo.cluster.stages import STAGES, links
+from megatron_octo.cluster.status import Status, find_runs, newest_log, problem_lines, render, status_of
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.quoting import printable
 
 _OVER = ("COMPLETED",)
+_POLL = 0.5  # seconds between looks at a log
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def watch(words: list[str]) -> int:
+    """Run one of the commands; returns the exit code."""
     arguments = build_parser().parse_args(words)
     if arguments.command == "list":
         return _list(arguments.folder)
@@ -52,10 +57,16 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    path = newest_log(arguments.run, arguments.stage)
-    print(f"==> {path} <==", flush=True)
-    words = ["tail", f"--lines={arguments.lines}", *(["--follow"] if arguments.follow else []), str(path)]
-    os.execvp("tail", words)
+    path, about = newest_log(arguments.run, arguments.stage)
+    print(f"==> {printable(path)}: {about} <==", flush=True)
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in collections.deque(file, maxlen=max(0, arguments.lines)):
+            print(printable(line.rstrip("\r\n"), keep="\t"))
+        while arguments.follow:
+            for line in file:
+                print(printable(line, keep="\t\n"), end="", flush=True)
+            time.sleep(_POLL)
+    return 0
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
@@ -77,20 +88,32 @@ def _resume(arguments: argparse.Namespace) -> int:
     queue.check_idle(run)
     status = status_of(run)
     newest = {stage.stage: stage.state for stage in status.stages}
-    links = [link for name in order["stages"] for link in _links(name, order)]
-    left = [name for name in links if not _is_done(name, newest, status)]
+    names = [link for name in order["stages"] if name in STAGES for link in links(name, order.get("array"))]
+    left = [name for name in names if not _is_done(name, newest, status)]
     if not left:
-        print(f"{arguments.run} is done: {', '.join(links)}")
+        print(f"{printable(arguments.run)} is done: {', '.join(names)}")
         return 0
-    jobs = [Job(name, path := run / script_name(name), path.read_text(encoding="utf-8")) for name in left]
+    jobs = [_job(run, name) for name in left]
     done = sbatch.submit_chain(jobs, run / "submit", partial(snapshot.write_job, run))
     for stage, job in done:
         print(f"{stage}: job {job}")
     return 0
 
 
-def _links(stage: str, order: dict[str, object]) -> tuple[str, ...]:
-    return ("preprocess", "merge") if stage == "preprocess" and order["array"] is not None else (stage,)
+def _job(run: Path, stage: str) -> Job:
+    """Return a job of a submission; a run that was moved since has to have scripts that can be moved."""
+    path = run / script_name(stage)
+    try:
+        job = Job(stage, path, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise OctoError(f"the script of {stage} cannot be read: {error}", where=path) from None
+    if "\nhere=$(" not in job.text and f"{run.resolve()}/" not in job.text:
+        raise OctoError(
+            "this run was moved or copied, and its script names the former place",
+            where=path,
+            hint="python -m megatron_octo.submit RECIPE run_dir=RUN --change-recipe writes new scripts",
+        )
+    return job
 
 
 def _is_done(stage: str, newest: dict[str, str], status: Status) -> bool:
@@ -103,15 +126,23 @@ def _list(folder: Path) -> int:
     runs = find_runs(folder)
     asked = queue.look(runs)
     if asked.silent:
-        print(f"SLURM does not answer ({asked.silent}): these are the runs' own records")
+        print(f"SLURM does not answer ({asked.silent}): this is from the runs' own records")
     for run in runs:
+        name = f"{printable(run):<40}"
         try:
             status = status_of(run, asked)
-        except OctoError as error:
-            print(f"{run!s:<40} cannot be read: {error.what}")
+        except (OctoError, OSError) as error:
+            print(
+                f"{name} cannot be read: {printable(error.what if isinstance(error, OctoError) else error)}"
+            )
             continue
         jobs = ", ".join(f"{stage.stage} {stage.state}" for stage in status.stages)
-        print(f"{run!s:<40} {status.state:<10} step {status.step:,} of {status.steps:,}  {jobs}".rstrip())
+        print(f"{name} {status.state:<10} step {status.step:,} of {status.steps:,}  {jobs}".rstrip())
+        print(
+            *(f"  {line}" for line in problem_lines(status.problems)),
+            sep="\n",
+            end="\n" * bool(status.problems),
+        )
     if not runs:
-        print(f"no run in {folder}")
+        print(f"no run in {printable(folder)}")
     return 0

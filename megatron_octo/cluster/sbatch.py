@@ -1,9 +1,8 @@
-"""Submission through submitit. It gets our script: no pickled function.
+"""Submission of readable scripts through submitit.
 
-submitit's own way is a pickle that the job unpickles. It needs the same Python and libraries days later, cannot be
-read or submitted by hand, returns the first run's result to a job that was requeued, and sets signal handlers of its
-own (ranks above 0 ignore SIGTERM), where the training wants to save. A script that a person can read has none of that.
-What submitit does here: write the file, call sbatch, read its answer, and be the handle on the job.
+submitit would submit a pickled function. That needs the same Python and libraries days later, cannot be read or
+submitted by hand, returns the first run's result to a job that was requeued, and installs signal handlers where the
+training wants to save. Here submitit calls sbatch, reads its answer, and keeps a copy of the script.
 """
 
 import contextlib
@@ -21,14 +20,14 @@ from megatron_octo.common.errors import OctoError
 
 
 def submit(job: Job, folder: Path, after: str | None = None) -> str:
-    """Submit one script; returns the job's id.
+    """Submit one script and return the job's id.
 
     Args:
         folder: where submitit keeps the script as it was submitted.
         after: a job that has to succeed before; if it fails, this one is cancelled.
 
     Raises:
-        OctoError: SLURM is not there, or sbatch refuses: its words, explained.
+        OctoError: SLURM is not there, or sbatch refuses; explains its message.
     """
     if not slurm.installed():
         raise OctoError(
@@ -38,11 +37,12 @@ def submit(job: Job, folder: Path, after: str | None = None) -> str:
         )
     from submitit.core.utils import FailedJobError
 
-    options = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
+    options = [f"--output={job.log}"]
+    options += [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
     try:
         # submitit prints what it raises, too
         with contextlib.redirect_stderr(io.StringIO()), _outside_of_jobs():
-            return str(_executor(folder, job.text, options)._submit_command("").job_id)
+            return str(_executor(folder, job, options)._submit_command("").job_id)
     except FailedJobError as error:
         for left in folder.glob(".submission_file_*.sh"):
             left.unlink()
@@ -51,7 +51,7 @@ def submit(job: Job, folder: Path, after: str | None = None) -> str:
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Who submits from inside a job (an interactive one) must not hand that job's size down to the new one."""
+    """Hide the variables of an interactive job that submits, so that the new job does not inherit its size."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -65,18 +65,18 @@ def _outside_of_jobs() -> Iterator[None]:
         os.environ.update(inherited)
 
 
-def _executor(folder: Path, text: str, options: list[str]) -> Any:
+def _executor(folder: Path, job: Job, options: list[str]) -> Any:
     from submitit import SlurmExecutor
 
     class ScriptExecutor(SlurmExecutor):
         """submitit's SLURM executor for a script that is there already."""
 
         def _make_submission_file_text(self, command: str, uid: str) -> str:
-            return text
+            return job.text
 
         def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-            # Dependencies are of this submission; by hand the same script has none.
-            return ["sbatch", *options, str(submission_file_path)]
+            # The file in the run, not the copy: the script asks SLURM where it lies.
+            return ["sbatch", *options, str(job.script)]
 
     return ScriptExecutor(folder)
 
@@ -139,14 +139,14 @@ def _filled(hint: str) -> str:
                 found = dict.fromkeys(slurm.ask(*question).split())
             except OctoError:
                 found = {}
-            hint = hint.replace(f"{{{name}}}", ", ".join(found) or "none that SLURM would name")
+            hint = hint.replace(f"{{{name}}}", ", ".join(found) or "none that SLURM lists")
     return hint
 
 
 def submit_chain(
     jobs: list[Job], folder: Path, record: Callable[[str, str, str | None], None]
 ) -> list[tuple[str, str]]:
-    """Submit jobs, each after the one before; ``record(stage, job, after)`` is called for each as soon as it is there.
+    """Submit jobs, each after the one before; ``record(stage, job, after)`` is called after each submission.
 
     Returns:
         Stage and job id.

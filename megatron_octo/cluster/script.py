@@ -1,4 +1,8 @@
-"""The sbatch scripts of a run, as text: the same for the same order, so that they can be compared and run by hand."""
+"""The sbatch scripts of a run, as text: the same for the same order, so that they can be compared and run by hand.
+
+A script holds no path of its run directory: it asks SLURM where its own file lies, so a run that was moved or copied
+can be submitted again. ``python -m megatron_octo.cluster.script`` prints what the scripts of ``slurm/`` have in common.
+"""
 
 import shlex
 from collections.abc import Iterator
@@ -6,9 +10,47 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_octo.cluster.profile import Profile
-from megatron_octo.cluster.stages import Command, Order, stage_of
+from megatron_octo.cluster.stages import Command, Order, links, stage_of
+from megatron_octo.common.quoting import check_plain, sbatch, shell
 
 LOGS = "submit/logs"
+_EXPORTS = """\
+export PYTHONUNBUFFERED=1
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun no longer takes it from sbatch
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+"""
+# Of the scripts of slurm/, which are configured by variables and arguments.
+_VARIABLES = """\
+: "${OVERRIDES:=}"      # section.key=value ..., separated by spaces; the script's arguments are overrides, too
+: "${MAX_RESTARTS:=3}"  # in a row that bring no new checkpoint
+: "${SRUN_ARGS:=}"      # further arguments for srun, such as those of a container
+read -ra overrides <<<"$OVERRIDES"
+read -ra srun_args <<<"$SRUN_ARGS"
+run=("$RECIPE" "${overrides[@]}" "$@")
+guard=("$PYTHON" -m megatron_octo.cluster.job_guard)
+limits=(--max-restarts "$MAX_RESTARTS")
+train=("${srun_args[@]}" "$PYTHON" -m megatron_octo.train)
+"""
+# Of every training. A rank that ends takes the others along after 60 s (wait), not at once (kill-on-bad-exit): after
+# saving they all end with 75, and srun would report the 143 of those that it killed. A step that SLURM cannot begin in
+# five minutes fails (immediate). The guard decides, after a SIGTERM, too.
+_TRAINING = """\
+read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")  # rank 0 runs where this script does
+# Stops a job without progress, avoids nodes that fail, finds a free port; without one the run is finished.
+MASTER_PORT=$("${guard[@]}" before "${run[@]}" "${limits[@]}")
+[ -n "$MASTER_PORT" ] || exit 0
+export MASTER_ADDR MASTER_PORT
+echo "job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, $(date +%FT%T): ${SLURM_JOB_NUM_NODES:-1} nodes" \\
+  "($SLURM_JOB_NODELIST), rendezvous $MASTER_ADDR:$MASTER_PORT, recipe ${run[*]}"
+
+# After the end of a rank the others have a minute to save; a step that cannot begin in five minutes fails. The guard
+# records the end, after a SIGTERM, too, and queues the job again if that helps.
+trap : TERM
+code=0
+@SCRATCH@srun --distribution=block --wait=60 --kill-on-bad-exit=0 --immediate=300 "${train[@]}" "${run[@]}" || code=$?
+exec "${guard[@]}" after "${run[@]}" "${limits[@]}" --code "$code"
+"""
+_MAKE_SCRATCH = 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"'
 
 
 @dataclass(frozen=True)
@@ -19,40 +61,43 @@ class Job:
     script: Path
     text: str
 
+    @property
+    def log(self) -> Path:
+        """The file for its output, with SLURM's patterns for the job's number."""
+        run = self.script.parent if self.stage == "train" else self.script.parent.parent
+        return run / LOGS / f"{self.stage}-{'%A_%a' if '#SBATCH --array' in self.text else '%j'}.log"
+
 
 def script_name(stage: str) -> str:
-    """The training's script is ``submit.sh``: the one that a person submits again."""
+    """Return the path of a stage's script in the run; the training's is ``submit.sh``, to be submitted by hand, too."""
     return "submit.sh" if stage == "train" else f"submit/{stage}.sh"
 
 
 def jobs_of(order: Order) -> list[Job]:
-    """The links of the chain, each to start after the one before it succeeded."""
-    names = [name for stage in order.stages for name in _links(stage, order)]
+    """Return the links of the chain, each to start after the one before it succeeded."""
+    names = [name for stage in order.stages for name in links(stage, order.array)]
     return [Job(name, order.run / script_name(name), script(name, order)) for name in names]
 
 
-def _links(stage: str, order: Order) -> tuple[str, ...]:
-    return ("preprocess", "merge") if stage == "preprocess" and order.array is not None else (stage,)
-
-
 def code_path(order: Order) -> Path:
-    """The library as it was when the run was submitted."""
+    """Return the library as it was when the run was submitted."""
     return order.run / "submit" / "code"
 
 
 def script(stage: str, order: Order) -> str:
-    """The sbatch script of a stage."""
-    lines = ["#!/usr/bin/env bash", *_title(stage, order), *_header(stage, order), "", *_setup(order)]
+    """Return the sbatch script of a stage.
+
+    Raises:
+        OctoError: a name or a path would not stay on its line.
+    """
+    check_plain(order.run, "run_dir")
+    check_plain(order.folder, "the current directory")
+    purpose = stage_of(stage).purpose
+    lines = ["#!/usr/bin/env bash", f"# {purpose}: made by python -m megatron_octo.submit"]
+    lines += ["# Given to sbatch again, from any directory, it goes on where the run stands.", ""]
+    lines += [*_header(stage, order), "", *_setup(stage, order)]
     body = _training(order) if stage_of(stage).ranks else _single(stage, order)
     return "\n".join([*lines, *body, ""])
-
-
-def _title(stage: str, order: Order) -> Iterator[str]:
-    yield f"# {stage_of(stage).purpose}: made by python -m megatron_octo.submit"
-    if stage == "train":
-        yield "# It goes on where the run stands; to submit it again by hand:"
-    yield f"#   sbatch {shlex.quote(str(order.run / script_name(stage)))}"
-    yield ""
 
 
 def _header(stage: str, order: Order) -> list[str]:
@@ -74,49 +119,53 @@ def _header(stage: str, order: Order) -> list[str]:
         "exclusive": profile.exclusive and ranks,
         "time": own.time or profile.time,
         "signal": f"USR1@{profile.signal_seconds}" if ranks else None,
-        "output": order.run / LOGS / f"{stage}-{'%A_%a' if array else '%j'}.log",
+        "output": f"%x-{'%A_%a' if array else '%j'}.log",
         "open-mode": "append",
         "requeue": True,
         **profile.sbatch,
     }
     kept = {name: value for name, value in options.items() if value is not None and value is not False}
     return [
-        f"#SBATCH --{name}" + ("" if value is True else f"={_word(value)}") for name, value in kept.items()
+        f"#SBATCH --{name}" + ("" if value is True else f"={sbatch(value, name)}")
+        for name, value in kept.items()
     ]
 
 
-def _word(value: object) -> str:
-    return shlex.quote(str(value))
-
-
-def _setup(order: Order) -> Iterator[str]:
-    profile = order.profile
+def _setup(stage: str, order: Order) -> Iterator[str]:
+    profile, own = order.profile, script_name(stage)
+    number = (
+        "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+        if stage == "preprocess" and order.array
+        else "$SLURM_JOB_ID"
+    )
     yield "set -euo pipefail"
-    yield f"cd {_word(order.folder)}"
-    yield "export PYTHONUNBUFFERED=1"
-    yield "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun takes it from nobody else"
-    yield "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"
+    yield f"cd {shell(order.folder)}"
+    yield "# The run is where this file was given to sbatch, whatever it was called when it was written."
+    yield f"recorded={shell(order.recipe.run_dir)}"
+    yield """file=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p') || file="""
+    yield f"case $file in */{own}) here=${{file%/{own}}} ;; *) here=$recorded ;; esac"
+    yield '[ -d "$here/submit/code" ] || { echo "error: the run is not at $here: submit resume RUN" >&2; exit 2; }'
+    yield 'here=$(cd -P -- "$here" >/dev/null && pwd)'
+    yield f"log=$here/{LOGS}/{stage}-{number}.log"
+    yield '[ /dev/stdout -ef "$log" ] || exec >>"$log" 2>&1'
+    yield from _EXPORTS.splitlines()
     yield from profile.setup
     if profile.modules:
         yield f"set +u; module load {shlex.join(profile.modules)}; set -u  # its own scripts use unset variables"
     for name, value in profile.environment.items():
-        yield f"export {name}={_word(value)}"
+        yield f"export {name}={shell(value)}"
     if profile.scratch:
         # Not quoted: $USER and $SLURM_JOB_ID are meant to become what they are in the job.
         yield f'export TMPDIR="{profile.scratch}"'
         yield 'export TRITON_CACHE_DIR="$TMPDIR/triton" TORCHINDUCTOR_CACHE_DIR="$TMPDIR/inductor"'
-    yield "# The code as it was when the run was submitted, whatever became of it since. The safe path: python -m would"
-    yield "# look into this folder first, and here that code may be edited. Last, so that no line above undoes it."
-    yield f"export PYTHONPATH={_word(code_path(order))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
+    yield "# The code as it was when the run was submitted. The safe path: python -m would look into this folder first,"
+    yield "# and here that code may be edited. Last, so that no line above undoes it."
+    yield 'export PYTHONPATH="$here/submit/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1'
     yield ""
 
 
-_MAKE_SCRATCH = 'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 mkdir -p "$TMPDIR"'
-
-
-def _srun(order: Order, *options: str) -> str:
-    profile = order.profile
-    return shlex.join(["srun", *options, *_container(profile), *profile.srun, order.task_python, "-m"])
+def _srun(order: Order) -> list[str]:
+    return [*_container(order.profile), *order.profile.srun, order.task_python, "-m"]
 
 
 def _container(profile: Profile) -> Iterator[str]:
@@ -127,8 +176,15 @@ def _container(profile: Profile) -> Iterator[str]:
         yield from container.options
 
 
-def _call(command: Command) -> str:
-    words = shlex.join([command.module, *command.words])
+def _word(word: str, order: Order) -> str:
+    """Quote a word; a path in the run directory is written relative to it."""
+    inside = word.removeprefix(str(order.run))
+    is_path = inside != word and (not inside or inside.startswith("/"))
+    return f'"$here"{shell(inside) if inside else ""}' if is_path else shell(word)
+
+
+def _call(command: Command, order: Order) -> str:
+    words = " ".join(_word(word, order) for word in [command.module, *command.words])
     if "preprocess" in command.module and "--workers" not in command.words:
         words += ' --workers "${SLURM_CPUS_PER_TASK:-1}"'
     if command.task:
@@ -140,29 +196,20 @@ def _single(stage: str, order: Order) -> Iterator[str]:
     if order.profile.scratch:
         yield _MAKE_SCRATCH
     for command in stage_of(stage).commands(order):
-        yield f"{_srun(order, '--ntasks=1')} {_call(command)}"
+        yield f"{shlex.join(['srun', '--ntasks=1', *_srun(order)])} {_call(command, order)}"
 
 
 def _training(order: Order) -> Iterator[str]:
     (command,) = stage_of("train").commands(order)
-    guard = shlex.join([order.python, "-m", "megatron_octo.cluster.job_guard"])
     profile = order.profile
-    most = f"--max-restarts {profile.max_restarts} --signal-seconds {profile.signal_seconds}"
-    srun = _srun(order, "--distribution=block", "--wait=60", "--kill-on-bad-exit=0", "--immediate=300")
-    yield f"recipe={_word(order.recipe_file)}"
-    yield 'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")  # rank 0 runs where this script does'
-    yield "# Stops what brings no progress, avoids nodes that fail, finds a free port; without one the run is finished."
-    yield f'MASTER_PORT=$({guard} before "$recipe" {most})'
-    yield '[ -n "$MASTER_PORT" ] || exit 0'
-    yield "export MASTER_ADDR MASTER_PORT"
-    yield ""
-    yield "# A rank that ends takes the others along after 60 s (wait), not at once: after saving they all end with 75,"
-    yield "# and srun would report the 143 of those that it killed. A step that cannot begin in five minutes fails."
-    yield "# The last word is the guard's, after a SIGTERM, too."
-    yield "trap : TERM"
-    yield "code=0"
-    if profile.scratch:
-        yield f"{_MAKE_SCRATCH} || code=$?"
-        srun = f'[ "$code" != 0 ] || {srun}'
-    yield f'{srun} {command.module} "$recipe" || code=$?'
-    yield f'exec {guard} after "$recipe" {most} --code "$code"'
+    yield 'run=("$here/submit/recipe.yaml")'
+    yield '[ "$recorded" -ef "$here" ] || run+=("run_dir=$here")  # it was moved or copied'
+    yield f"guard=({shlex.join([order.python, '-m', 'megatron_octo.cluster.job_guard'])})"
+    yield f"limits=(--max-restarts {profile.max_restarts} --signal-seconds {profile.signal_seconds})"
+    yield f"train=({shlex.join([*_srun(order), command.module])})"
+    make = f'{_MAKE_SCRATCH} || code=$?\n[ "$code" != 0 ] || ' if profile.scratch else ""
+    yield _TRAINING.replace("@SCRATCH@", make).rstrip()
+
+
+if __name__ == "__main__":
+    print(_VARIABLES + _EXPORTS + _TRAINING.replace("@SCRATCH@", ""))

@@ -1,4 +1,4 @@
-"""What SLURM says about jobs and nodes, asked through its own commands."""
+"""SLURM's records of jobs and nodes, read through its own commands."""
 
 import contextlib
 import os
@@ -10,16 +10,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.quoting import printable
 
 _SECONDS = 60.0
 
 
 def installed() -> bool:
+    """Return whether jobs can be submitted from this machine."""
     return shutil.which("sbatch") is not None
 
 
 def ask(*words: str) -> str:
-    """The answer of one of SLURM's commands; times in it are Unix times.
+    """Return the output of one of SLURM's commands; times in it are Unix times.
 
     Raises:
         OctoError: it is not installed, does not answer, or refuses.
@@ -41,7 +43,7 @@ def ask(*words: str) -> str:
 
 
 def job_fields(job: str) -> dict[str, str]:
-    """``scontrol show job`` as a mapping; empty if the controller has forgotten the job."""
+    """Return ``scontrol show job`` as a mapping; empty if the controller has forgotten the job."""
     try:
         text = ask("scontrol", "--oneliner", "show", "job", job)
     except OctoError:
@@ -61,10 +63,10 @@ class Waiting:
 
 
 def active() -> dict[str, Waiting]:
-    """This user's jobs that are not over, by id; an array is one job."""
+    """Return this user's jobs that are not over, by id; an array is one job."""
     found: dict[str, Waiting] = {}
     for line in ask("squeue", "--me", "--noheader", "--format=%A|%F|%T|%r|%N|%o").splitlines():
-        job, array, state, why, nodes, script = line.split("|", 5)
+        job, array, state, why, nodes, script = (*line.split("|", 5), *[""] * 5)[:6]
         for name in (job, array):
             found.setdefault(name, Waiting(name, state, why, nodes, script))
     return found
@@ -72,13 +74,14 @@ def active() -> dict[str, Waiting]:
 
 @dataclass(frozen=True)
 class Incarnation:
-    """One start of a job, or of a task of an array, as the accounting knows it.
+    """One start of a job, or of a task of an array, from the accounting.
 
     Attributes:
         task: of an array: its number; empty in other jobs.
         state: COMPLETED, FAILED, TIMEOUT, PREEMPTED, REQUEUED, NODE_FAIL, CANCELLED, RUNNING, ...
         start, end: Unix times; None: not yet.
         code: exit code of the batch script; ``signal`` that ended it, or 0.
+        why: state, exit code and reason in SLURM's words, as far as they say more than ``state``.
     """
 
     job: str
@@ -89,22 +92,23 @@ class Incarnation:
     code: int
     signal: int
     task: str = ""
+    why: str = ""
 
 
 def history(jobs: Iterable[str]) -> list[Incarnation]:
-    """Every start of these jobs, requeued ones too, in order. The accounting lags some seconds behind."""
+    """Return every start of these jobs, requeued ones too, in order. The accounting lags some seconds behind."""
     names = ",".join(jobs)
     if not names:
         return []
     try:
         text = ask(
-            "sacct", "-nXDP", "-S", "2000-01-01", "-j", names, "-o", "JobID,State,Start,End,NodeList,ExitCode"
-        )
+            "sacct", "-nXDP", "-S", "2000-01-01", "-j", names, "-o", "JobID,State,Start,End,NodeList,ExitCode,Reason"
+        )  # fmt: skip
     except OctoError:  # a cluster without accounting: the run's own records have to do
         return []
     rows = []
     for line in text.splitlines():
-        job, state, start, end, nodes, code = line.split("|")
+        job, state, start, end, nodes, code, *reason = (*map(printable, line.split("|")), "")
         job, _, task = job.partition("_")
         number, _, signal = code.partition(":")
         rows.append(
@@ -117,9 +121,18 @@ def history(jobs: Iterable[str]) -> list[Incarnation]:
                 int(number or 0),
                 int(signal or 0),
                 task,
+                _why(state, int(number or 0), int(signal or 0), reason[0]),
             )
         )
     return sorted(rows, key=lambda row: row.start or float("inf"))
+
+
+def _why(state: str, code: int, signal: int, reason: str) -> str:
+    said = [state] if " " in state else []
+    said += [f"exit code {code}"] if code else []
+    said += [f"signal {signal}"] if signal else []
+    said += [reason] if reason not in ("", "None") else []
+    return ", ".join(said)
 
 
 def _time(text: str) -> float | None:
@@ -127,7 +140,7 @@ def _time(text: str) -> float | None:
 
 
 def hosts(nodes: str) -> list[str]:
-    """``node[1-3],other`` as names."""
+    """Expand ``node[1-3],other`` to names."""
     if not nodes or "None" in nodes:
         return []
     if nodes.replace("-", "").replace(".", "").isalnum():
@@ -139,7 +152,7 @@ def hosts(nodes: str) -> list[str]:
 
 
 def nodes_that_went_down(nodes: Iterable[str], since: float, until: float) -> list[str]:
-    """Which of these nodes SLURM took for dead in a span of time."""
+    """Return those of the nodes that SLURM took for dead in a span of time."""
     names = sorted(nodes)
     day = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 1))
     try:
@@ -159,7 +172,7 @@ def nodes_that_went_down(nodes: Iterable[str], since: float, until: float) -> li
 
 
 def partition_nodes(partition: str) -> set[str]:
-    """Nodes of a partition, whatever their state."""
+    """Return the nodes of a partition, whatever their state."""
     return set(ask("sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N").split())
 
 

@@ -1,11 +1,11 @@
-"""What a submission leaves in the run directory, so that it can be understood and repeated: ``RUN/submit``.
+"""Files that a submission leaves in the run directory, so that it can be understood and repeated: ``RUN/submit``.
 
 RUN/submit.sh            the training's sbatch script; RUN/submit/STAGE.sh those of the other stages
 RUN/submit/recipe.yaml   the resolved recipe
            order.json    stages, nodes and the cluster's profile
            code/         the library as it was; commit.txt and diff.patch say which
            environment.json
-           jobs.jsonl    a line a submitted job
+           jobs.jsonl    one line per submitted job
            logs/
 """
 
@@ -19,16 +19,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
+
+from pydantic import TypeAdapter
 
 import megatron_octo
 from megatron_octo.cluster.script import LOGS, Job
 from megatron_octo.cluster.stages import Order
 from megatron_octo.common import jsonl
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import atomic_write, read_json, write_json
+from megatron_octo.common.files import atomic_write, write_json
+from megatron_octo.common.records import JobId, Report, Words, ignore, read_record
 from megatron_octo.recipe.loading import dump_recipe, load_recipe
 from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.attempts import RECIPE
 
 JOBS = "submit/jobs.jsonl"
 # Settings, never secrets: no name here holds a token.
@@ -45,7 +49,7 @@ _PREFIXES = ("NCCL_", "NVTE_", "OMP_", "TORCH_")
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """``key: old -> new`` for every key that differs."""
+    """Return ``key: old -> new`` for every key that differs."""
     theirs, ours = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
     keys = [*theirs, *(key for key in ours if key not in theirs)]
     return [
@@ -67,7 +71,7 @@ def check_same_recipe(run: Path, recipe: Recipe) -> None:
     Raises:
         OctoError: the run was made with another one; names the keys.
     """
-    for path in (run / "submit" / "recipe.yaml", run / "recipe.yaml"):
+    for path in (run / "submit" / RECIPE, run / RECIPE):
         if not path.is_file():
             continue
         changed = differences(load_recipe(path), recipe)
@@ -78,6 +82,14 @@ def check_same_recipe(run: Path, recipe: Recipe) -> None:
                 hint="choose another run_dir, or say --change-recipe to go on with the new one",
             )
         return
+
+
+class OrderRecord(TypedDict):
+    """The part of ``order.json`` that a submission is repeated from. Former versions recorded no ``folder``."""
+
+    stages: list[Words]
+    array: NotRequired[str | None]
+    folder: NotRequired[str]
 
 
 def prepare(order: Order, jobs: list[Job]) -> None:
@@ -92,7 +104,7 @@ def prepare(order: Order, jobs: list[Job]) -> None:
     folder = order.run / "submit"
     (order.run / LOGS).mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    with atomic_write(folder / "recipe.yaml", "w") as file:
+    with atomic_write(folder / RECIPE, "w") as file:
         file.write(dump_recipe(order.recipe))
     write_json(folder / "order.json", order_record(order))
     write_json(folder / "environment.json", environment())
@@ -104,6 +116,7 @@ def prepare(order: Order, jobs: list[Job]) -> None:
 
 
 def order_record(order: Order) -> dict[str, Any]:
+    """Return the content of ``order.json``."""
     return {
         "submitted": time.time(),
         "stages": list(order.stages),
@@ -117,7 +130,7 @@ def order_record(order: Order) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Interpreter, versions of all packages, and the variables that change what is computed or where."""
+    """Return interpreter, versions of all packages, and the variables that change results or places."""
     packages = {dist.name: dist.version for dist in importlib.metadata.distributions()}
     variables = {
         name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_PREFIXES)
@@ -133,7 +146,7 @@ def environment() -> dict[str, Any]:
 
 
 def _copy_code(folder: Path) -> None:
-    """The package as it is now: what a job that waits for days will run, whatever is edited meanwhile."""
+    """Copy the package as it is now, so that a job that waits for days is not changed by edits."""
     source = Path(megatron_octo.__file__).parent
     target = folder / "code" / "megatron_octo"
     if source.resolve() != target.resolve():
@@ -158,19 +171,30 @@ def _git(root: Path, *words: str) -> bytes:
 
 
 def write_job(run: Path, stage: str, job: str, after: str | None) -> None:
+    """Record a submitted job."""
     jsonl.append(run / JOBS, {"stage": stage, "job": job, "after": after, "submitted": time.time()})
 
 
-def read_jobs(run: Path) -> list[dict[str, Any]]:
-    """Submitted jobs in order: stage, job, the job that it waits for, time."""
-    return jsonl.read(run / JOBS)
+class Submitted(TypedDict):
+    """A submitted job, from ``jobs.jsonl``."""
+
+    stage: Words
+    job: JobId
 
 
-def read_order(run: Path) -> dict[str, Any]:
-    """What was submitted.
+_SUBMITTED, _ORDER = TypeAdapter(Submitted), TypeAdapter(OrderRecord)
+
+
+def read_jobs(run: Path, report: Report = ignore) -> list[Submitted]:
+    """Read the submitted jobs in order."""
+    return jsonl.read(run / JOBS, _SUBMITTED, report)
+
+
+def read_order(run: Path) -> OrderRecord:
+    """Read ``order.json``.
 
     Raises:
-        OctoError: nothing was.
+        OctoError: nothing was submitted, or the record is not valid.
     """
     path = run / "submit" / "order.json"
     if not path.is_file():
@@ -179,16 +203,19 @@ def read_order(run: Path) -> dict[str, Any]:
             where=run,
             hint="python -m megatron_octo.submit RECIPE starts one",
         )
-    return dict(read_json(path))
+    return read_record(path, _ORDER)
 
 
 def run_recipe(run: Path) -> Recipe:
-    """The recipe of a run, submitted or trained otherwise.
+    """Read the recipe of a run, submitted or not.
 
     Raises:
         OctoError: the directory is no run.
     """
-    for path in (run / "recipe.yaml", run / "submit" / "recipe.yaml"):
+    for path in (run / RECIPE, run / "submit" / RECIPE):
         if path.is_file():
-            return load_recipe(path)
+            try:
+                return load_recipe(path)
+            except RecursionError:
+                raise OctoError("not a recipe: nested too deeply", where=path) from None
     raise OctoError("no run here", where=run, hint="expected a run directory, with recipe.yaml")

@@ -1,4 +1,4 @@
-"""The stages of a run, and what each of them runs: one table, which the door, the scripts and the tests read."""
+"""The stages of a run and their commands, in one table."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _ARRAY = re.compile(r"^0-(\d+)(%\d+)?$")
 
 @dataclass(frozen=True)
 class Order:
-    """All that was decided about a run before anything is submitted.
+    """Everything that is decided about a run before a job is submitted.
 
     Attributes:
         folder: where the commands run, so that relative paths of the recipe mean what they mean here.
@@ -34,23 +34,27 @@ class Order:
 
     @property
     def run(self) -> Path:
+        """The run directory."""
         return self.folder / self.recipe.run_dir
 
     @property
     def task_python(self) -> str:
+        """Interpreter of the tasks."""
         return self.profile.python or self.python
 
     @property
     def world(self) -> int:
+        """Number of ranks."""
         return self.profile.nodes * self.profile.gpus_per_node
 
     @property
     def hugging_face(self) -> Path:
-        """Where ``convert`` puts the model, and ``verify`` looks for it."""
+        """The exported model, which ``convert`` writes and ``verify`` reads."""
         return self.run / "hf"
 
     @property
     def recipe_file(self) -> Path:
+        """The resolved recipe."""
         return self.run / "submit" / "recipe.yaml"
 
     @property
@@ -108,7 +112,8 @@ def _verify(order: Order) -> list[Command]:
     return [Command("megatron_octo.convert", [*words, *order.arguments.get("verify", [])])]
 
 
-# In the order of a chain. A new stage is one line here: the door's options, scripts, chain and status follow.
+# In the order of a chain. Scripts, chain and status follow from this table; a new stage also needs its name in
+# profile._STAGE and an option for its arguments in submit.py.
 STAGES = {
     "preprocess": Stage("rows of text to the data set that data.train names", _preprocess),
     "train": Stage("training, until it is finished", _train, ranks=True),
@@ -119,7 +124,13 @@ MERGE = Stage("the shards of an array's tasks put together", _merge)
 
 
 def stage_of(name: str) -> Stage:
+    """Return a stage, or the merge after the tasks of an array."""
     return MERGE if name == "merge" else STAGES[name]
+
+
+def links(stage: str, array: object) -> tuple[str, ...]:
+    """Return the jobs of a stage: with an array two, the tasks and their merge."""
+    return ("preprocess", "merge") if stage == "preprocess" and array is not None else (stage,)
 
 
 def read_stages(text: str) -> tuple[str, ...]:
@@ -162,21 +173,21 @@ def check_order(order: Order) -> None:
 
 def _check_layout(order: Order) -> None:
     recipe, nodes, gpus = order.recipe, order.profile.nodes, order.profile.gpus_per_node
-    parallel, batch = recipe.parallel, recipe.batch
-    replica = parallel.tensor * parallel.pipeline
+    layout, batch = recipe.parallel.layout, recipe.batch
     have = (
         f"{nodes} node{'s' if nodes > 1 else ''} x {gpus} GPU{'s' if gpus > 1 else ''} = {order.world} ranks"
     )
-    if order.world % replica:
+    if order.world % layout.model_ranks:
         raise OctoError(
-            f"{have} do not hold tensor {parallel.tensor} x pipeline {parallel.pipeline} = {replica} ranks a model",
+            f"{have} do not hold {layout.model_text} ranks per model",
             where="--nodes, --gpus-per-node",
-            hint=f"take a multiple of {replica} ranks, or change parallel.tensor and parallel.pipeline",
+            hint=f"take a multiple of {layout.model_ranks} ranks, or change parallel.tensor and parallel.pipeline",
         )
-    rows = order.world // replica * batch.micro_size
+    replicas = layout.replicas(order.world)
+    rows = replicas * batch.micro_size
     if batch.global_size % rows:
         raise OctoError(
-            f"{have} are {order.world // replica} replicas, and batch.global_size {batch.global_size} is no multiple "
+            f"{have} are {replicas} replicas, and batch.global_size {batch.global_size} is no multiple "
             f"of replicas x batch.micro_size = {rows}",
             where="--nodes, --gpus-per-node",
             hint="change the number of nodes, batch.global_size or batch.micro_size",

@@ -1,9 +1,10 @@
-"""How a run stands: from its own records, and from SLURM where it is asked for."""
+"""State of a run: from its own records, and from SLURM where it is installed."""
 
-import os
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from megatron_octo.cluster import job_starts as ledger
@@ -11,12 +12,15 @@ from megatron_octo.cluster import queue, snapshot
 from megatron_octo.cluster.job_starts import Start
 from megatron_octo.cluster.queue import Queue, StageState
 from megatron_octo.common import jsonl
+from megatron_octo.common.durations import duration
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import read_json
+from megatron_octo.common.quoting import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
+from megatron_octo.runfiles.run_lock import sign_of_life
+from megatron_octo.runfiles.step_metrics import StepLine, read_steps
 
-_TAIL = 1 << 18  # bytes of metrics.jsonl that are looked at
+_JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
 _RECENT = 50  # steps that the ETA is counted from
 _FAILURES = (
     ledger.ERROR,
@@ -34,7 +38,7 @@ class Row:
 
     Attributes:
         attempt: number of the attempt; None if the training did not come so far.
-        first, last: steps that it did; None: none.
+        first, last: steps that it did; None: none, or not known.
         lines: last lines of the first rank that failed.
     """
 
@@ -52,9 +56,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Status:
-    """Attributes:
-    state: finished, running, waiting, stopped, failed, cancelled or new.
-    silent: what went wrong where SLURM does not answer; the rest is then what the run itself knows.
+    """State of a run.
+
+    Attributes:
+        state: finished, running, waiting, stopped, failed, cancelled or new.
+        silent: the error where SLURM does not answer; the rest then comes from the run's own records.
+        problems: records that were passed over, and why.
     """
 
     run: str
@@ -67,102 +74,96 @@ class Status:
     stages: list[StageState] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     silent: str | None = None
+    problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """Return a JSON value."""
         return asdict(self)
 
 
 def status_of(run: Path, asked: Queue | None = None) -> Status:
-    """Everything that is known about a run.
+    """Collect the state of a run.
 
     Args:
-        asked: what SLURM says about it; by default it is asked.
+        asked: SLURM's answer about it; by default SLURM is asked.
 
     Raises:
         OctoError: the directory is no run.
     """
     recipe = snapshot.run_recipe(run)
-    metrics = _last_metrics(run)
-    asked = asked or queue.look([run])
+    problems: list[str] = []
+    metrics = read_steps(run, problems.append, tail=jsonl.TAIL)
+    asked = (asked or queue.look([run])).of(run)
+    snapshot.read_jobs(run, problems.append)
     stages = queue.stages(run, asked)
-    rows = _rows(run, asked)
+    rows = _rows(run, asked, metrics, problems)
+    records.read_state(run, problems.append)
     state = _state(run, recipe.train.steps, stages, rows)
     step = metrics[-1]["step"] if metrics else 0
-    running = state == "running" and len(metrics) > 1
+    pace = median([line["step_s"] or 0.0 for line in metrics[-_RECENT:] if line.get("step_s")] or [0.0])
     return Status(
         run=str(run),
         state=state,
         step=step,
         steps=recipe.train.steps,
         saved=ledger.newest_checkpoint(run),
-        loss=metrics[-1]["loss"] if metrics else None,
-        seconds_left=_pace(metrics) * (recipe.train.steps - step) if running else None,
+        loss=metrics[-1].get("loss") if metrics else None,
+        # The median: a save or a hiccup does not count.
+        seconds_left=pace * (recipe.train.steps - step) if state == "running" and len(metrics) > 1 else None,
         stages=stages,
         rows=rows,
         silent=asked.silent,
+        problems=list(dict.fromkeys(problems)),
     )
 
 
-def _last_metrics(run: Path) -> list[dict[str, Any]]:
-    """The last steps; the file of a long run is not read as a whole."""
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        lines = file.read().split(b"\n")[0 if path.stat().st_size <= _TAIL else 1 : -1]
-    return jsonl.parse(lines)
-
-
-def _pace(metrics: list[dict[str, Any]]) -> float:
-    """Seconds a step, in the middle of the last ones: a save or a hiccup does not count."""
-    seconds = sorted(record["step_s"] for record in metrics[-_RECENT:])
-    return float(seconds[len(seconds) // 2])
-
-
-def _rows(run: Path, asked: Queue) -> list[Row]:
-    starts = ledger.with_ends(run, ledger.read_starts(run), asked.rows, asked.waiting)
-    attempts = records.read_attempts(run)
-    steps = _steps(run)
+def _rows(run: Path, asked: Queue, metrics: list[StepLine], problems: list[str]) -> list[Row]:
+    starts = ledger.with_ends(run, ledger.read_starts(run, problems.append), asked.rows, asked.waiting)
+    attempts = records.read_attempts(run, problems.append)
+    records.read_errors(run, report=problems.append)
+    steps = _steps(metrics)
     rows, used = [], set[int]()
     for number, start in enumerate(starts):
         until = starts[number + 1].time if number + 1 < len(starts) else float("inf")
         mine = [a for a in attempts if a.job == start.job and start.time - 1 <= a.started < until]
         used |= {attempt.number for attempt in mine}
-        rows.append(_row_of(run, start, mine[-1] if mine else None, steps))
-    rows += [_row_by_hand(run, attempt, steps) for attempt in attempts if attempt.number not in used]
+        rows.append(_row(run, start, mine[-1] if mine else None, steps))
+    rows += [_row(run, None, attempt, steps) for attempt in attempts if attempt.number not in used]
     return sorted(rows, key=lambda row: row.started)
 
 
-def _steps(run: Path) -> dict[int, tuple[int, int]]:
-    """First and last step of each attempt."""
-    found: dict[int, tuple[int, int]] = {}
-    for record in jsonl.read(run / "metrics.jsonl"):
-        first = found.get(record["attempt"], (record["step"], 0))[0]
-        found[record["attempt"]] = first, record["step"]
+def _steps(metrics: list[StepLine]) -> dict[int, tuple[int | None, int]]:
+    """Return first and last step of the attempts at the end of the metrics; None where the first is further back."""
+    found: dict[int, tuple[int | None, int]] = {}
+    for number, line in enumerate(metrics):
+        attempt = line.get("attempt")
+        if attempt is not None:
+            begins = number or line["step"] == 1
+            first = found[attempt][0] if attempt in found else line["step"] if begins else None
+            found[attempt] = first, line["step"]
     return found
 
 
-def _row_of(run: Path, start: Start, attempt: Attempt | None, steps: dict[int, tuple[int, int]]) -> Row:
-    reason = start.reason or ("running" if start.ended is None else ledger.ERROR)
-    first, last = steps.get(attempt.number, (None, None)) if attempt else (None, None)
-    return Row(
-        start.job, attempt.number if attempt else None, start.nodes, start.time, start.ended, reason,
-        start.detail, first, last, _lines(run, attempt, reason),
-    )  # fmt: skip
-
-
-def _row_by_hand(run: Path, attempt: Attempt, steps: dict[int, tuple[int, int]]) -> Row:
-    reason = attempt.reason or ledger.NO_WORD
-    first, last = steps.get(attempt.number, (None, None))
-    return Row(
-        attempt.job, attempt.number, (attempt.host,), attempt.started, attempt.ended, reason, attempt.detail,
-        first, last, _lines(run, attempt, reason),
-    )  # fmt: skip
+def _row(
+    run: Path, start: Start | None, attempt: Attempt | None, steps: dict[int, tuple[int | None, int]]
+) -> Row:
+    first, last = steps.get(attempt.number, (None, attempt.last_step)) if attempt else (None, None)
+    if start and first is None and last is not None and last > start.saved:
+        first = start.saved + 1
+    if start:
+        reason = start.reason or ("running" if start.ended is None else ledger.ERROR)
+        about = start.job, start.nodes, start.time, start.ended, reason, start.detail
+    else:
+        assert attempt
+        reason = attempt.reason or ledger.NO_WORD
+        about = attempt.job, (attempt.host,), attempt.started, attempt.ended, reason, attempt.detail
+    job, nodes, time_, ended, reason, detail = about
+    number = attempt.number if attempt else None
+    return Row(job, number, nodes, time_, ended, reason, detail, first, last, _lines(run, attempt, reason))
 
 
 def _lines(run: Path, attempt: Attempt | None, reason: str) -> tuple[str, ...]:
-    """What the first rank that failed said last."""
+    """Return the end of the traceback of the first rank that failed."""
     if attempt is None or reason in (*ledger.HARMLESS, ledger.TIME_LIMIT, ledger.NODE_FAILURE):
         return ()
     errors = [error for error in records.read_errors(run, attempt.number) if error.culprit]
@@ -170,11 +171,7 @@ def _lines(run: Path, attempt: Attempt | None, reason: str) -> tuple[str, ...]:
 
 
 def _state(run: Path, steps: int, stages: list[StageState], rows: list[Row]) -> str:
-    try:
-        record = read_json(run / "state.json")
-    except OctoError:
-        record = {}
-    if record.get("status") == "finished" and record.get("step", 0) >= steps:
+    if records.is_finished(run, steps):
         return "finished"
     train = next((stage for stage in stages if stage.stage == "train"), None)
     if train and train.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD"):
@@ -182,7 +179,7 @@ def _state(run: Path, steps: int, stages: list[StageState], rows: list[Row]) -> 
     if train and train.state in ("RUNNING", "CONFIGURING"):
         return "running"
     if rows and rows[-1].ended is None:
-        return "running" if _is_alive(run, rows[-1]) else "stopped"
+        return "running" if sign_of_life(run)[0] else "stopped"
     if train and train.state not in ("COMPLETED", "UNKNOWN"):
         return "cancelled" if train.state.startswith("CANCELLED") else "failed"
     if rows:
@@ -190,23 +187,17 @@ def _state(run: Path, steps: int, stages: list[StageState], rows: list[Row]) -> 
     return "new"
 
 
-def _is_alive(run: Path, row: Row) -> bool:
-    """Whether a training by hand or by ``sbatch`` still shows signs of life."""
-    lock = run / "lock"
-    return lock.exists() and time.time() - lock.stat().st_mtime < 120
-
-
 def render(status: Status) -> str:
-    """The status as lines for a terminal."""
+    """Return the status as lines for a terminal."""
     share = status.step / status.steps
     progress = f"step {status.step:,} of {status.steps:,} ({share:.0%}), saved at {status.saved:,}"
     if status.loss is not None:
         progress += f", loss {status.loss:.4f}"
     if status.seconds_left is not None:
-        progress += f", {_duration(status.seconds_left)} left"
-    lines = [f"run       {status.run}", f"state     {status.state}", f"progress  {progress}"]
+        progress += f", {duration(status.seconds_left)} left"
+    lines = [f"run       {printable(status.run)}", f"state     {status.state}", f"progress  {progress}"]
     if status.silent:
-        lines.append(f"SLURM     does not answer ({status.silent}): this is what the run's own records say")
+        lines.append(f"SLURM     does not answer ({status.silent}): this is from the run's own records")
     for number, stage in enumerate(status.stages):
         why = f" ({stage.why})" if stage.why else ""
         lines.append(
@@ -214,46 +205,54 @@ def render(status: Status) -> str:
         )
     for number, row in enumerate(status.rows, 1):
         lines += _row_lines(number, row)
-    return "\n".join(lines)
+    return "\n".join([*lines, *problem_lines(status.problems)])
+
+
+def problem_lines(problems: list[str]) -> list[str]:
+    """Return the records that were passed over as lines for a terminal."""
+    return [f"{'' if number else 'ignored':<10}{printable(text)}" for number, text in enumerate(problems)]
 
 
 def _row_lines(number: int, row: Row) -> list[str]:
     job = f"job {row.job}" if row.job else "by hand"
     begun = time.strftime("%m-%d %H:%M:%S", time.localtime(row.started))
-    lasted = _duration((row.ended or time.time()) - row.started)
-    steps = f"steps {row.first}-{row.last}" if row.first is not None else "no step"
+    lasted = duration((row.ended or time.time()) - row.started)
+    steps = "no step" if row.last is None else f"steps {row.first or '?'}-{row.last}"
     reason = row.reason + (f": {row.detail}" if row.detail else "")
     text = f"{job}  {begun}  {lasted}  {','.join(row.nodes)}  {steps}  {reason}"
     label = f"{'starts' if number == 1 else '':<10}"
     return [f"{label}{number:<3}{text}", *(f"{'':<15}| {line}" for line in row.lines)]
 
 
-def _duration(seconds: float) -> str:
-    whole = int(max(0, seconds))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
-
-
 def find_runs(folder: Path) -> list[Path]:
-    """Run directories in a folder, two levels deep."""
+    """Return the run directories in a folder, two levels deep."""
     found = []
-    for path in sorted([*folder.glob("*/recipe.yaml"), *folder.glob("*/*/recipe.yaml")]):
+    for path in sorted([*folder.glob(f"*/{records.RECIPE}"), *folder.glob(f"*/*/{records.RECIPE}")]):
         run = path.parent.parent if path.parent.name == "submit" else path.parent
-        if run not in found and (run.name != "submit"):
+        if run not in found and run.name != "submit":
             found.append(run)
     return found
 
 
-def newest_log(run: Path, stage: str | None) -> Path:
-    """The log that was written to last.
+def newest_log(run: Path, stage: str | None) -> tuple[Path, str]:
+    """Return the log of the newest job, or attempt by hand, and its name in words.
 
     Raises:
         OctoError: there is none.
     """
-    logs = [*(run / "submit" / "logs").glob(f"{stage or '*'}-*.log")]
-    if stage in (None, "train"):
-        logs += [*(run / "logs").glob("*.log")] if not logs else []
-    if not logs:
+    found = []
+    for path in (run / snapshot.LOGS).glob("*.log"):
+        name, _, job = path.stem.rpartition("-")
+        if name and stage in (None, name) and _JOB.fullmatch(job) and path.is_file():
+            found.append(([int(part) for part in job.split("_")], path, f"job {job}, {printable(name)}"))
+    if not found and stage in (None, "train"):
+        found = [
+            ([int(number)], path, f"attempt {int(number)}, by hand")
+            for path in (run / records.LOGS).glob("attempt-*.log")
+            if _JOB.fullmatch(number := path.stem.removeprefix("attempt-")) and path.is_file()
+        ]
+    if not found:
         raise OctoError(
-            "no log yet", where=run / "submit" / "logs", hint="python -m megatron_octo.submit status RUN"
+            "no log yet", where=run / snapshot.LOGS, hint="python -m megatron_octo.submit status RUN"
         )
-    return max(logs, key=os.path.getmtime)
+    return max(found)[1:]

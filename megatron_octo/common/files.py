@@ -113,16 +113,21 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def create(path: Path, text: str) -> bool:
-    """Make a file with its text in one moment: a kill leaves all of it or nothing. False if it is there already."""
+    """Make a file with its text in one step: a kill leaves all of it or nothing. False if it is there already."""
     aside = path.with_name(f"{beside(path).name}.{threading.get_ident()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.link(aside, path)
-    except FileExistsError:
-        return False
-    finally:
-        aside.unlink(missing_ok=True)
-    return True
+    for left in range(3, -1, -1):
+        try:
+            aside.write_text(text, encoding="utf-8")
+            os.link(aside, path)
+            return True
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # taken for a leftover between the two
+            if not left or not path.parent.is_dir():
+                raise
+        finally:
+            aside.unlink(missing_ok=True)
+    raise AssertionError("not reached")
 
 
 @contextlib.contextmanager
@@ -184,5 +189,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise OctoError("no such file", where=path) from None
-    except ValueError as error:
+    except IsADirectoryError:
+        raise OctoError("this is a directory, a file was expected", where=path) from None
+    except (ValueError, RecursionError) as error:
         raise OctoError(f"not valid JSON: {error}", where=path) from None

@@ -1,14 +1,21 @@
-"""Records as lines of JSON, one line appended at a time; a line that a power cut left unfinished costs only itself."""
+"""Records as lines of JSON, appended one at a time; a line that a power cut left unfinished costs only itself."""
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.common.records import Report, checked, ignore
+
+TAIL = 1 << 18  # bytes that hold the last some hundred steps
+ANY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a line that survives a power cut."""
+    """Append a line so that it survives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
@@ -22,19 +29,39 @@ def append(path: Path, record: dict[str, Any]) -> None:
         os.close(handle)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """All records that are whole; none if there is no file."""
-    return parse(path.read_bytes().split(b"\n")) if path.is_file() else []
+def read[T](
+    path: Path, adapter: TypeAdapter[T], report: Report = ignore, *, tail: int | None = None
+) -> list[T]:
+    """Read the complete lines of a file that may be growing; those that are not valid are counted and reported.
 
+    Args:
+        tail: of a longer file read only so many bytes at its end.
 
-def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The records of those lines that are whole."""
-    found = []
-    for line in lines:
+    Returns:
+        Nothing if there is no file or it cannot be read.
+    """
+    found, bad, first = [], 0, ""
+    for line in _lines(path, tail, report):
         try:
-            record = json.loads(line)
-        except ValueError:  # no JSON, or no UTF-8
-            continue
-        if isinstance(record, dict):
-            found.append(record)
+            found.append(checked(adapter, line, path))
+        except OctoError as error:
+            bad, first = bad + 1, first or error.what
+    if bad:
+        report(f"{path}: {bad} line{'s' if bad > 1 else ''} passed over ({first})")
     return found
+
+
+def _lines(path: Path, tail: int | None, report: Report) -> list[bytes]:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = size - tail if tail is not None and size > tail else 0
+            file.seek(start)
+            data = file.read(size - start)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        report(f"{path}: cannot be read: {error.strerror}")
+        return []
+    lines = data.split(b"\n")[1 if start else 0 : -1]  # the last one is being written
+    return [line for line in lines if line.strip()]

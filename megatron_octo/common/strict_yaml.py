@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -52,10 +52,11 @@ _resolve(_PlainLoader, {"int": re.compile(r"^[-+]?(0|[1-9]\d*)$")})
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that either version of YAML would read as something else."""
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: rules + _Loader.yaml_implicit_resolvers.get(first, [])
-        for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
-    }
+
+_Dumper.yaml_implicit_resolvers = {
+    first: rules + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
+}
 
 
 def dump_yaml(value: Any) -> str:
@@ -92,6 +93,7 @@ def parse_yaml(text: str, where: str | Path, *, fractions: bool = True) -> Any:
     """Parse YAML text into plain values.
 
     Args:
+        text: one document.
         where: names the text in errors.
         fractions: read ``1.5`` as a number; otherwise as text.
 
@@ -187,9 +189,12 @@ def explain(
     """Turn a failed validation into one error that lists every mistake with its place and the key meant.
 
     Args:
+        error: of the validation.
+        model: the class of the whole file.
         subject: what was validated ("recipe").
         where: the file; used for keys that have no line.
         lines: ``FILE:LINE`` of the dotted keys (:func:`key_lines`).
+        hint: what to do about it.
         overridden: keys that came from the command line.
         aliases: see :func:`nearest_key`.
     """

@@ -44,9 +44,9 @@ class ModelConfig(Section):
     """Tokens that a position attends to, itself included; null: all tokens before it."""
     tied_embeddings: bool = True
     """Use the word embeddings as the output layer; false: the output layer has its own weights."""
-    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    activation: Literal["gelu_tanh", "gelu", "silu"] = "gelu_tanh"
     """`gelu_tanh`: tanh approximation (SantaCoder, StarCoder2; `gelu_pytorch_tanh` in Hugging Face). `gelu`: exact
-    (StarCoder)."""
+    (StarCoder). `silu`: of a gated MLP. Each architecture allows some of them."""
     layernorm_epsilon: PositiveFloat = 1e-5
     """Added to the variance in LayerNorm."""
     hidden_dropout: Fraction = 0.0
@@ -62,9 +62,14 @@ class ModelConfig(Section):
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def attention_size(self) -> int:
+        """Width of all queries together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
     def qkv_size(self) -> int:
         """Rows of the fused query, key and value projection."""
-        return self.hidden_size + 2 * self.num_query_groups * self.head_dim
+        return self.attention_size + 2 * self.num_query_groups * self.head_dim
 
     @property
     def padded_vocab_size(self) -> int:

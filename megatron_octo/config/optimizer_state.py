@@ -1,9 +1,8 @@
 """State that an optimizer keeps beside each trained parameter: what checkpoints store and memory estimates count."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from megatron_octo.config.sections import OptimizerConfig
+from megatron_octo.config.compute import Precision
 
 _BYTES = {"fp32": 4, "bf16": 2}
 
@@ -18,18 +17,18 @@ class StateKind:
     """
 
     name: str
-    dtype: Literal["fp32", "bf16"]
+    dtype: Precision
 
     def elements(self, parameter: int) -> int:
         """Number of elements beside ``parameter`` elements of a weight: each has its own, and they are cut alike."""
         return parameter
 
 
-def state_kinds(options: OptimizerConfig) -> tuple[StateKind, ...]:
-    """State of the optimizer of a recipe, in the order of checkpoint files; fp32 weights are not among it."""
-    return StateKind("exp_avg", options.state_dtype), StateKind("exp_avg_sq", options.state_dtype)
+def state_kinds(dtype: Precision) -> tuple[StateKind, ...]:
+    """Return the kinds of AdamW with state in ``dtype``, in the order of checkpoint files, without fp32 weights."""
+    return StateKind("exp_avg", dtype), StateKind("exp_avg_sq", dtype)
 
 
-def state_bytes(options: OptimizerConfig, parameters: int = 1) -> int:
-    """Bytes of state beside a number of trained parameters."""
-    return sum(_BYTES[kind.dtype] * kind.elements(parameters) for kind in state_kinds(options))
+def state_bytes(dtype: Precision, parameters: int = 1) -> int:
+    """Return the bytes of state beside a number of trained parameters."""
+    return sum(_BYTES[kind.dtype] * kind.elements(parameters) for kind in state_kinds(dtype))

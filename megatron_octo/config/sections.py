@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from megatron_octo.config.layout import Layout
 from megatron_octo.config.model import Count, Fraction, PositiveFloat, PositiveInt, Section, Share
 
 
@@ -23,10 +24,18 @@ class ParallelConfig(Section):
             raise ValueError("sequence parallelism needs parallel.tensor > 1")
         return self
 
+    @property
+    def layout(self) -> Layout:
+        """The same as a :class:`Layout`, whose number of replicas is still open."""
+        return Layout(tensor=self.tensor, pipeline=self.pipeline, sequence=self.sequence)
+
 
 class DataConfig(Section):
-    """Data paths have the form `NAME: WEIGHT START:END PREFIX, WEIGHT START:END PREFIX, ...`: data sets with their
-    weights, and from each the documents between START and END (fractions). Give them here, or name a file of them."""
+    """Data sets and rows.
+
+    Data paths have the form `NAME: WEIGHT START:END PREFIX, WEIGHT START:END PREFIX, ...`: data sets with their
+    weights, and from each the documents between START and END (fractions). Give them here, or name a file of them.
+    """
 
     train: str
     """Data paths for training."""
@@ -205,8 +214,7 @@ class SystemConfig(Section):
     GPUs of one machine, overlapped with matrix products), `collective` (NCCL, gloo), or `auto`: peer where possible."""
     attention: Literal["auto", "flash4", "te", "torch", "unfused"] = "auto"
     """`te` (Transformer Engine), `flash4` (FlashAttention-4 with `.[flash4]`: Hopper and newer, bf16, no dropout;
-    bitwise repeatable with `system.deterministic` alone), `torch` (cuDNN's attention with `.[cudnn]`, under
-    `system.deterministic` on Hopper from cuDNN 9.25 on; else torch's flash attention; both bf16 without dropout), or
+    bitwise repeatable with `system.deterministic` alone), `torch` (torch's flash attention: bf16, no dropout), or
     `unfused`. `auto` takes the fastest available one and logs its name: with the fused layers FlashAttention-4, then
     Transformer Engine's, then torch's. On a GPU, unfused attention runs only when set explicitly."""
     mlp: Literal["auto", "quack", "plain"] = "auto"

@@ -1,1 +1,4 @@
-"""Conversion to and from Hugging Face, and the proof that nothing changed."""
+"""Conversion of weights between formats and parallel layouts, and proof that nothing changed.
+
+Rooms from low to high: engine, readers, writers, proof. Training reads through the readers; nothing here trains.
+"""

@@ -1,4 +1,4 @@
-"""The command line of ``python -m megatron_octo.convert``. Nothing here imports torch: ``--help`` answers at once."""
+"""Command line of ``python -m megatron_octo.convert``; imports no torch, so that ``--help`` is fast."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ _WEIGHTS = "a run, a checkpoint, a Hugging Face directory or a BigCode checkpoin
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Options that say nothing together are a mistake, and never left aside."""
+    """Parse a command line; combinations of options without a meaning are refused."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.command == "verify" and (arguments.other is None) == (arguments.against is None):
@@ -30,6 +30,7 @@ def _value(arguments: argparse.Namespace, option: str) -> Any:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.convert",
         description="Convert weights between formats and parallel layouts, and prove that nothing changed. "

@@ -1,1 +1,1 @@
-"""From jsonl to batches: tokenise, index, plan packed rows, read them. Imports no torch."""
+"""Data: from rows of text to packed batches. Imports no torch and nothing of model, training or run files."""

@@ -1,9 +1,10 @@
-"""Rows and batches for training: what stands in row r of epoch e, on every machine and topology alike."""
+"""Rows and batches for training: the content of row r of epoch e, the same on every machine and topology."""
 
 import functools
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from megatron_octo.data.planning.planner import AHEAD, Planner
 from megatron_octo.data.planning.row_plan import Plan
 from megatron_octo.data.planning.settings import RowSettings
 from megatron_octo.data.planning.windows import source_tokens
+from megatron_octo.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands in its data: ``row`` is the next one of ``epoch``."""
+    """Position of a run in its data: ``row`` is the next one of ``epoch``."""
 
     epoch: int = 0
     row: int = 0
@@ -50,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Segment:
-    """A document, or a piece of one, as a row holds it.
+    """Document, or a piece of one, as a row holds it.
 
     Attributes:
         source, document: number of the data set in the group, and of the document in it.
@@ -90,7 +92,7 @@ class RowStream:
     def __init__(self, group: Group, settings: RowSettings):
         self.group, self.seed = group, settings.seed
         self._planner = Planner(group, settings)
-        self._rules, self._corpora = self._planner.rules, self._planner.corpora
+        self._settings, self._corpora = settings, self._planner.corpora
         self.vocab_size, self.tokenizer_digest = self._planner.vocab_size, self._planner.tokenizer_digest
         self.corpora_digest, self.fim_tokens = self._planner.corpora_digest, self._planner.fim_tokens
         self._begin = [
@@ -101,18 +103,18 @@ class RowStream:
         self._fim = functools.lru_cache(maxsize=64)(self._planner.fim)
         self._asked_ahead = 0
         self._child: subprocess.Popen[bytes] | None = None
-        self._plan(0)  # what is wrong with the data is said at start
+        self._plan(0)  # bad data is an error at the start
 
     def rows(self, epoch: int) -> int:
-        """Rows of an epoch."""
+        """Return the number of rows of an epoch."""
         return self._plan(epoch).rows
 
     def fill(self, epoch: int) -> float:
-        """Used positions of an epoch, as a fraction of all."""
+        """Return the used positions of an epoch, as a fraction of all."""
         return float(self._plan(epoch).summary["fill"])
 
     def summary(self, epoch: int) -> dict[str, Any]:
-        """Counts for logs: documents, rows, pieces, positions, targets, fill; what was cut, repeated or left out.
+        """Return counts for logs: documents, rows, pieces, positions, targets, fill; what was cut, repeated or skipped.
 
         Counts of overlong and skipped documents are of the whole ranges, whatever part of them the epoch draws.
         """
@@ -140,7 +142,7 @@ class RowStream:
         return taken, Position(epoch, row)
 
     def _plan_ahead(self, epoch: int) -> None:
-        """Have a large plan made before it is needed, by one process of all that share the cache.
+        """Start making a large plan before it is needed, in one process of all that share the cache.
 
         Every rank may call this at any time: a lock file decides which of them starts the process, so no collective
         is needed, and the others read what it wrote.
@@ -158,11 +160,11 @@ class RowStream:
             self._planner.forget(epoch)
 
     def weight(self, rows: Sequence[tuple[int, int]]) -> float:
-        """Sum of the label weights of rows, from the plan alone: no token is read."""
+        """Sum the label weights of rows, from the plan alone: no token is read."""
         return float(sum(float(self._plan(epoch).weights[row]) for epoch, row in rows))
 
     def segments(self, epoch: int, row: int) -> list[Segment]:
-        """The documents and pieces of a row."""
+        """Read the documents and pieces of a row."""
         plan = self._plan(epoch)
         return [
             self._segment(plan, epoch, int(item))
@@ -183,11 +185,11 @@ class RowStream:
             reordered, tokens = True, fim.apply(tokens, document)
             learned = np.ones(len(tokens), bool)
         inputs = int(np.argmax(learned)) if piece is not None and piece["context"] else 0
-        learned = learned | (self._rules.loss_on == "all")
+        learned = learned | (self._settings.loss_on == "all")
         divisor, context = 1, 0
         if piece is None:
             learned = learned[1:]
-            if self._rules.norm_target_loss:
+            if self._settings.norm_target_loss:
                 divisor = int(np.count_nonzero(learned))
         else:
             chosen, context, divisor = (
@@ -202,8 +204,8 @@ class RowStream:
         )
 
     def batch(self, rows: Sequence[tuple[int, int]]) -> Batch:
-        """Read rows."""
-        width = self._rules.seq_length
+        """Read rows into a batch."""
+        width = self._settings.seq_length
         size = len(rows) * width
         tokens, labels = (
             np.full(size, self._planner.pad, np.int64),
@@ -237,3 +239,8 @@ class RowStream:
             int(np.count_nonzero(weights)),
             used,
         )
+
+
+def open_rows(recipe: Recipe, group: Group, fim_rate: float, cache: Path) -> RowStream:
+    """Open the rows of a group of data sets, as every rank of a run reads them."""
+    return RowStream(group, RowSettings.from_recipe(recipe, cache, fim_rate))

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from megatron_octo.architectures.adapters import AdapterSpec, adapter_specs
 from megatron_octo.architectures.parameters import ParameterSpec, canonical_name
-from megatron_octo.config.model import LoraConfig
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import LoraConfig, ModelConfig
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 
 class Adapter(torch.nn.Module):
@@ -51,7 +51,7 @@ class Adapter(torch.nn.Module):
         self.b = self._parameter(spec.b, config, grid)
 
     def _parameter(self, spec: ParameterSpec, config: TransformerConfig, grid: Grid) -> torch.nn.Parameter:
-        _, shape = spec.box(grid.tensor_rank, grid.tensor_size)
+        shape = spec.local_shape(grid.layout.tensor)
         parameter = torch.nn.Parameter(torch.empty(shape, dtype=config.params_dtype, device=grid.device))
         if spec.axis is not None:
             set_tensor_model_parallel_attributes(parameter, True, spec.axis, 1)
@@ -104,17 +104,18 @@ def _add(module: torch.nn.Module, inputs: tuple[Tensor], output: tuple[Tensor, A
     return adapter(inputs[0], output[0]), output[1]
 
 
-def attach_adapters(model: GPTModel, recipe: Recipe, grid: Grid) -> None:
-    """Freeze this stage's network and put the recipe's adapters into it, not yet initialised."""
-    assert recipe.lora is not None
-    model.requires_grad_(False)
-    first_layer = model.decoder.layers[0].layer_number - 1
-    specs = {spec.module: spec for spec in adapter_specs(recipe.model, recipe.lora).values()}
-    for name, module in list(model.named_modules()):
+def attach_adapters(network: GPTModel, model: ModelConfig, compute: Compute, grid: Grid) -> None:
+    """Freeze this stage's network and put adapters into it, not yet initialised."""
+    lora = compute.lora
+    assert lora is not None
+    network.requires_grad_(False)
+    first_layer = network.decoder.layers[0].layer_number - 1
+    specs = {spec.module: spec for spec in adapter_specs(model, lora).values()}
+    for name, module in list(network.named_modules()):
         spec = specs.get(canonical_name(name, first_layer))
         if spec is not None:
-            module.lora = Adapter(spec, recipe.lora, model.config, grid)
+            module.lora = Adapter(spec, lora, network.config, grid)
             module.register_forward_hook(_add)
-    if recipe.train.recompute != "none" and grid.is_first_stage:
+    if compute.recompute != "none" and grid.is_first_stage:
         # A recomputed function has gradients only if its input has, and nothing below the first layer is trained.
-        model.embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+        network.embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())

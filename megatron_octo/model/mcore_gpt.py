@@ -15,70 +15,57 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from megatron_octo.architectures import describe_layer
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.backend import Backend
 from megatron_octo.model.attention.rotary import Rotary
-from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.model.lora import attach_adapters, separate_norms
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-class LayerNorm(torch.nn.LayerNorm):
-    """torch's layer norm, marked for megatron-core so that its gradients are summed under sequence parallelism."""
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any):
-        super().__init__(hidden_size, eps=eps)
-        for parameter in self.parameters():
-            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+_NORMS = {"layer_norm": "LayerNorm", "rms_norm": "RMSNorm"}
+_ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "silu": F.silu}
+_RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "mlp": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
 
 
-def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -> TransformerConfig:
-    """Megatron-core's configuration of the recipe's model."""
-    model, parallel = recipe.model, recipe.parallel
-    gpu = device.type == "cuda"
-    recompute: dict[str, Any] = {}
-    if recipe.train.recompute == "full":
-        recompute = {
-            "recompute_granularity": "full",
-            "recompute_method": "uniform",
-            "recompute_num_layers": 1,
-        }
-    elif recipe.train.recompute == "mlp":
-        recompute = {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
-    exact = model.activation == "gelu"
-    fp8: dict[str, Any] = {}
-    # The fused layers have an arithmetic of their own.
-    if recipe.train.fp8 == "current" and not use_fused_layers(recipe):
-        if not backend.transformer_engine:
-            raise OctoError(
-                f"megatron-core's layers have fp8 with Transformer Engine's attention alone, this run has: {backend}",
-                where="train.fp8",
-                hint="use none, or system.attention=te",
-            )
-        # Nothing is remembered from step to step, so that a resumed run is the same.
-        fp8 = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
+def _norm(config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> torch.nn.Module:
+    """Build torch's norm, marked so that megatron-core sums its gradients under sequence parallelism."""
+    kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
+    norm = kind(hidden_size, eps=eps)
+    for parameter in norm.parameters():
+        parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+    return norm
+
+
+def transformer_config(
+    model: ModelConfig, compute: Compute, backend: Backend, device: torch.device
+) -> TransformerConfig:
+    """Return megatron-core's configuration of a model.
+
+    Raises:
+        OctoError: fp8 with an attention that megatron-core's layers do not combine with it.
+    """
+    layout, gpu = compute.layout, device.type == "cuda"
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
         num_query_groups=model.num_query_groups,
         ffn_hidden_size=model.ffn_hidden_size,
-        tensor_model_parallel_size=parallel.tensor,
-        pipeline_model_parallel_size=parallel.pipeline,
-        sequence_parallel=parallel.sequence,
-        params_dtype=DTYPES[recipe.train.precision],
-        pipeline_dtype=DTYPES[recipe.train.precision],
-        bf16=recipe.train.precision == "bf16",
-        normalization="LayerNorm",
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        sequence_parallel=layout.sequence,
+        params_dtype=DTYPES[compute.precision],
+        pipeline_dtype=DTYPES[compute.precision],
+        bf16=compute.precision == "bf16",
+        kv_channels=model.head_dim,
         layernorm_epsilon=model.layernorm_epsilon,
-        add_bias_linear=True,
-        gated_linear_unit=False,
-        # Megatron-core's fused bias + gelu computes the tanh form under the name of the exact one.
-        activation_func=F.gelu if gpu or exact else partial(F.gelu, approximate="tanh"),
-        bias_activation_fusion=gpu and not exact,
         bias_dropout_fusion=gpu,
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
@@ -93,71 +80,104 @@ def transformer_config(recipe: Recipe, backend: Backend, device: torch.device) -
         persist_layer_norm=gpu and backend.transformer_engine,
         perform_initialization=False,  # weights.py does it
         use_cpu_initialization=not gpu,
-        deterministic_mode=recipe.system.deterministic,
+        deterministic_mode=compute.deterministic,
         # The loss is divided by the weight of the whole global batch before backward; nothing else may scale it.
         calculate_per_token_loss=True,
-        **recompute,
-        **fp8,
+        **_layer_kinds(model, gpu),
+        **_RECOMPUTE[compute.recompute],
+        **_fp8(compute, backend),
     )
 
 
-def build_model(recipe: Recipe, grid: Grid, backend: Backend) -> GPTModel:
-    """This rank's part of the network, on its device, not yet initialised."""
-    config = transformer_config(recipe, backend, grid.device)
+def _layer_kinds(model: ModelConfig, gpu: bool) -> dict[str, Any]:
+    """Return the options that follow from the description of the model's layers."""
+    kinds = describe_layer(model)
+    gated = kinds.mlp == "gated"
+    # Megatron-core fuses a plain gelu together with its bias, and what a gate multiplies with or without one.
+    fused = gpu and model.activation != "gelu" and (gated or kinds.linear_bias)
+    # Its fused functions compute the tanh form under the name of the exact one.
+    activation = "gelu" if fused and model.activation == "gelu_tanh" else model.activation
+    return {
+        "normalization": _NORMS[kinds.norm],
+        "add_bias_linear": kinds.linear_bias,
+        "add_qkv_bias": kinds.qkv_bias,
+        "gated_linear_unit": gated,
+        "activation_func": _ACTIVATIONS[activation],
+        "bias_activation_fusion": fused,
+    }
+
+
+def _fp8(compute: Compute, backend: Backend) -> dict[str, Any]:
+    if compute.fp8 == "none" or compute.fused:  # the fused layers have an arithmetic of their own
+        return {}
+    if not backend.transformer_engine:
+        raise OctoError(
+            f"megatron-core's layers have fp8 with Transformer Engine's attention alone, this run has: {backend}",
+            where="train.fp8",
+            hint="use none, or system.attention=te",
+        )
+    # Nothing is remembered from step to step, so that a resumed run is the same.
+    return {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
+
+
+def build_model(model: ModelConfig, compute: Compute, grid: Grid, backend: Backend) -> GPTModel:
+    """Build this rank's part of the network on megatron-core's layers, on its device, not yet initialised."""
+    config = transformer_config(model, compute, backend, grid.device)
     if backend.transformer_engine:
         spec = get_gpt_layer_with_transformer_engine_spec()
-        if recipe.lora:
+        if compute.lora:
             separate_norms(spec)
     else:
         assert backend.core_attention is not None
         layer = get_gpt_layer_local_spec()
-        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = LayerNorm
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = _norm
         layer.submodules.self_attention.submodules.core_attention = partial(
-            backend.core_attention, rotary=_rotary(recipe)
+            backend.core_attention, rotary=_rotary(model)
         )
         spec = TransformerBlockSubmodules(
-            layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=LayerNorm
+            layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=_norm
         )
-    model = GPTModel(
+    network = GPTModel(
         config=config,
         transformer_layer_spec=spec,
-        vocab_size=recipe.model.padded_vocab_size,
-        max_sequence_length=recipe.model.max_position_embeddings,
+        vocab_size=model.padded_vocab_size,
+        max_sequence_length=model.max_position_embeddings,
         pre_process=grid.is_first_stage,
         post_process=grid.is_last_stage,
         parallel_output=True,
-        share_embeddings_and_output_weights=recipe.model.tied_embeddings,
-        position_embedding_type=_positions(recipe, backend),
-        rotary_base=recipe.model.rotary_base,
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type=_positions(model, backend),
+        rotary_base=model.rotary_base,
     )
-    if recipe.train.recompute == "mlp":
-        for block in model.decoder.layers:
+    if compute.recompute == "mlp":
+        for block in network.decoder.layers:
             block.mlp.register_forward_hook(_fresh_bias)
-    if recipe.lora:
-        attach_adapters(model, recipe, grid)
-    return model.to(grid.device)
+    if compute.lora:
+        attach_adapters(network, model, compute, grid)
+    return network.to(grid.device)
 
 
-def _positions(recipe: Recipe, backend: Backend) -> Literal["learned_absolute", "rope", "none"]:
-    if recipe.model.rotary_base is None:
+def _positions(model: ModelConfig, backend: Backend) -> Literal["learned_absolute", "rope", "none"]:
+    if model.rotary_base is None:
         return "learned_absolute"
     return "rope" if backend.transformer_engine else "none"  # our own attention turns its queries and keys
 
 
-def _rotary(recipe: Recipe) -> Rotary | None:
-    model = recipe.model
+def _rotary(model: ModelConfig) -> Rotary | None:
     if model.rotary_base is None:
         return None
     return Rotary(model.rotary_base, model.head_dim, model.max_position_embeddings)
 
 
-def _fresh_bias(module: torch.nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _fresh_bias(
+    module: torch.nn.Module, inputs: Any, output: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
     # The MLP hands its bias parameter on, unadded. Out of a recomputed function that very parameter would get the
     # function as its gradient node, and megatron-core's backward would recompute itself forever.
-    return output[0], output[1].clone()
+    return output[0], output[1].clone() if output[1] is not None else None
 
 
-def valid_vocabulary(recipe: Recipe, grid: Grid) -> int:
+def valid_vocabulary(model: ModelConfig, grid: Grid) -> int:
     """How many of this tensor rank's output columns are real tokens; the rest are padding."""
-    part = recipe.model.padded_vocab_size // grid.tensor_size
-    return max(0, min(part, recipe.model.vocab_size - grid.tensor_rank * part))
+    part = model.padded_vocab_size // grid.layout.tensor
+    return max(0, min(part, model.vocab_size - grid.tensor_rank * part))

@@ -1,9 +1,9 @@
 """The values of a network's parameters: which ones a rank holds, how they start, how they come from a checkpoint."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from megatron_octo.architectures.adapters import adapter_parameters
 from megatron_octo.architectures.parameters import ParameterSpec, canonical_name, parameter_specs
-from megatron_octo.checkpoint.reader import WeightReader
-from megatron_octo.common.errors import OctoError
-from megatron_octo.config.model import LoraConfig, ModelConfig
+from megatron_octo.checkpoint.source import Source
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
 class Held:
-    """A parameter of this rank: a box of a tensor of the whole model.
+    """A box of a tensor of the whole model, and where this rank holds it: some rows of a parameter, mostly all.
 
     Attributes:
         spec: that tensor's entry in the table of the whole model.
         offset, shape: the box.
         shared: every tensor rank holds this same box.
         part: tells boxes of one tensor apart that one rank holds ("" where there is one).
+        start: the box's first element in the parameter laid flat.
     """
 
     spec: ParameterSpec
@@ -35,6 +35,7 @@ class Held:
     shape: tuple[int, ...]
     shared: bool
     part: str = ""
+    start: int = 0
 
     @property
     def key(self) -> str:
@@ -42,47 +43,65 @@ class Held:
         return f"{self.spec.name}/{self.part}" if self.part else self.spec.name
 
     @property
+    def end(self) -> int:
+        """The element after the box's last in the parameter laid flat."""
+        return self.start + math.prod(self.shape)
+
+    @property
+    def values(self) -> Tensor:
+        """The box's values, a view of the parameter."""
+        return self.parameter.detach().view(-1)[self.start : self.end].view(self.shape)
+
+    @property
     def region(self) -> tuple[slice, ...]:
         return tuple(slice(start, start + extent) for start, extent in zip(self.offset, self.shape))
 
 
-def held_parameters(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> Iterator[Held]:
+def held_parameters(
+    network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
+) -> Iterator[Held]:
     """The parameters of this rank.
 
     The last pipeline stage holds its own copy of the word embeddings for the tied output layer; it comes with the
     same entry as the first stage's.
     """
-    specs = parameter_specs(recipe.model)
-    if recipe.lora:
-        specs = {**specs, **adapter_parameters(recipe.model, recipe.lora)}
-    unwrapped: Any = model
+    specs = parameter_specs(model)
+    if compute.lora:
+        specs = {**specs, **adapter_parameters(model, compute.lora)}
+    unwrapped: Any = network
     while hasattr(unwrapped, "module"):  # data-parallel and mixed-precision wrappers
         unwrapped = unwrapped.module
     layers = unwrapped.decoder.layers
     first_layer = layers[0].layer_number - 1 if len(layers) else 0
     for name, parameter in unwrapped.named_parameters():
-        spec = specs[canonical_name(name, first_layer, recipe.model.tied_embeddings)]
+        spec = specs[canonical_name(name, first_layer, model.tied_embeddings)]
         if ".linear_q." in name or ".linear_kv." in name:
-            yield _attention_part(name, spec, parameter, recipe.model, grid)
+            yield _attention_part(name, spec, parameter, model, grid)
         else:
-            offset, shape = spec.box(grid.tensor_rank, grid.tensor_size)
-            yield Held(spec, parameter, offset, shape, shared=spec.axis is None)
+            boxes, start = spec.boxes(grid.tensor_rank, grid.layout.tensor), 0
+            for number, (offset, shape) in enumerate(boxes):
+                part = str(number) if len(boxes) > 1 else ""
+                held = Held(spec, parameter, offset, shape, spec.axis is None, part, start)
+                yield held
+                start = held.end
 
 
 def _attention_part(
-    name: str, spec: ParameterSpec, parameter: torch.nn.Parameter, config: ModelConfig, grid: Grid
+    name: str, spec: ParameterSpec, parameter: torch.nn.Parameter, model: ModelConfig, grid: Grid
 ) -> Held:
     """Queries are cut over the tensor ranks, the one key and value are on all: rows [queries | key | value]."""
     trailing = spec.shape[1:]
     zeros = (0,) * len(trailing)
     if ".linear_q." in name:
-        rows = config.hidden_size // grid.tensor_size
+        rows = model.attention_size // grid.layout.tensor
         return Held(spec, parameter, (grid.tensor_rank * rows, *zeros), (rows, *trailing), False, "q")
-    return Held(spec, parameter, (config.hidden_size, *zeros), (2 * config.head_dim, *trailing), True, "kv")
+    return Held(spec, parameter, (model.attention_size, *zeros), (2 * model.head_dim, *trailing), True, "kv")
 
 
 @torch.no_grad()
-def init_weights(model: torch.nn.Module, recipe: Recipe, grid: Grid, *, only_trained: bool = False) -> None:
+def init_weights(
+    network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid, *, only_trained: bool = False
+) -> None:
     """Give every parameter its start: a function of seed and name alone.
 
     Each whole tensor is drawn and then cut, so that the model is the same under any tensor, pipeline and data
@@ -93,67 +112,37 @@ def init_weights(model: torch.nn.Module, recipe: Recipe, grid: Grid, *, only_tra
     Args:
         only_trained: leave frozen ones as they are.
     """
-    config = recipe.model
-    std = {"normal": config.init_std, "residual": config.init_std / (2 * config.num_layers) ** 0.5}
-    for held in held_parameters(model, recipe, grid):
+    std = {"normal": model.init_std, "residual": model.init_std / (2 * model.num_layers) ** 0.5}
+    for held in held_parameters(network, model, compute, grid):
         init = held.spec.init
         if only_trained and not held.parameter.requires_grad:
             continue
         if init in ("ones", "zeros"):
-            held.parameter.fill_(1.0 if init == "ones" else 0.0)
+            held.values.fill_(1.0 if init == "ones" else 0.0)
         else:
             scale = std[init] if init in std else (3 * held.spec.shape[1]) ** -0.5
-            held.parameter.copy_(_draw(held.spec, recipe, grid.device, scale)[held.region])
+            held.values.copy_(_draw(held.spec, compute.seed, grid.device, scale)[held.region])
 
 
-def _draw(spec: ParameterSpec, recipe: Recipe, device: torch.device, std: float) -> Tensor:
-    key = hashlib.blake2b(f"{recipe.train.seed}/{spec.name}".encode(), digest_size=7).digest()
+def _draw(spec: ParameterSpec, seed: int, device: torch.device, std: float) -> Tensor:
+    key = hashlib.blake2b(f"{seed}/{spec.name}".encode(), digest_size=7).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(key, "little"))
     drawn = torch.zeros(spec.shape, dtype=torch.float32, device=device)
     drawn[: spec.rows].normal_(0.0, std, generator=generator)  # padding is drawn from nothing
     return drawn
 
 
-def check_shape(ours: ModelConfig, theirs: ModelConfig, where: Path) -> None:
-    """Raises:
-    OctoError: a checkpoint's parameters do not fit the recipe's model.
-    """
-    free = {"hidden_dropout", "attention_dropout", "init_std", "vocab_multiple"}
-    mine, other = ours.model_dump(exclude=free), theirs.model_dump(exclude=free)
-    differing = [f"{key} {other[key]} (recipe: {mine[key]})" for key in mine if mine[key] != other[key]]
-    if ours.padded_vocab_size != theirs.padded_vocab_size and not differing:
-        differing = [f"padded vocabulary {theirs.padded_vocab_size} (recipe: {ours.padded_vocab_size})"]
-    if differing:
-        raise OctoError(
-            "the checkpoint is of another model: " + ", ".join(differing),
-            where=where,
-            hint="use a recipe with the checkpoint's model section, or another run_dir or checkpoint.init_from",
-        )
-
-
-def check_adapters(ours: LoraConfig | None, theirs: LoraConfig | None, where: Path) -> None:
-    """Raises:
-    OctoError: the run's checkpoint has other adapters than the recipe, or only one of them has any.
-    """
-    mine, other = (lora.model_dump(exclude={"dropout"}) if lora else None for lora in (ours, theirs))
-    if mine != other:
-        raise OctoError(
-            f"the run's adapters are {other or 'none'}, the recipe's {mine or 'none'}",
-            where=where,
-            hint="restore the recipe's lora section, or start a new run_dir",
-        )
-
-
 @torch.no_grad()
-def load_weights(reader: WeightReader, model: torch.nn.Module, recipe: Recipe, grid: Grid) -> None:
-    """Fill this rank's parameters, but for adapters, from a checkpoint of any layout and precision.
+def load_weights(
+    reader: Source, network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
+) -> None:
+    """Fill this rank's parameters except adapters from weights of the same shape, of any layout and precision.
 
     Raises:
-        OctoError: it is of another shape, incomplete or damaged.
+        OctoError: they are incomplete or damaged.
     """
-    check_shape(recipe.model, reader.manifest.model, reader.directory)
-    for held in held_parameters(model, recipe, grid):
-        if recipe.lora and held.parameter.requires_grad:
+    for held in held_parameters(network, model, compute, grid):
+        if compute.lora and held.parameter.requires_grad:
             continue
         # copy_ rounds to the parameter's dtype.
-        held.parameter.copy_(reader.read(held.spec.name, "weights", held.offset, held.shape))
+        held.values.copy_(reader.read(held.spec.name, "weights", held.offset, held.shape))

@@ -69,7 +69,7 @@ ALIASES = {name: key for key, names in _NAMES_ELSEWHERE.items() for name in name
 
 
 def _explain(error: ValidationError, where: str, lines: dict[str, str], overridden: set[str]) -> OctoError:
-    hint = "the keys are described in docs/recipes.md"
+    hint = "train --help-keys [SECTION] and docs/recipes.md describe the keys"
     return explain(
         error, Recipe, "recipe", where=where, lines=lines, hint=hint, overridden=overridden, aliases=ALIASES
     )
@@ -107,11 +107,7 @@ def build_recipe(tree: Any, where: str = "recipe") -> Recipe:
 
 
 def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The mapping of a recipe file laid over its base's, and where each key stands.
-
-    Args:
-        above: the files whose bases led here.
-    """
+    """Return a recipe file's mapping laid over its base's, and ``FILE:LINE`` of each key; ``above`` led here."""
     text = read_text(path)
     tree = parse_yaml(text, path)
     if not isinstance(tree, dict):
@@ -137,7 +133,7 @@ def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dic
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Sections are merged key by key; everything else is replaced."""
+    """Merge sections key by key; replace everything else."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
@@ -146,7 +142,7 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe, with what it has from its ``base``, and apply ``section.key=value`` overrides (values are YAML).
+    """Read a recipe and its ``base``, and apply ``section.key=value`` overrides (values are YAML).
 
     Raises:
         OctoError: a file is missing or no YAML mapping, bases go in a circle, or the recipe is wrong; names file and
@@ -161,29 +157,13 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that :func:`load_recipe` reads back to an equal object."""
+    """Return the resolved recipe as YAML that :func:`load_recipe` reads back to an equal object."""
     return dump_yaml(recipe.model_dump())
 
 
 def recipe_digest(recipe: Recipe) -> str:
+    """Return a digest of all settings."""
     return digest_json(recipe.model_dump())
-
-
-def replicas_of(recipe: Recipe, world: int) -> int:
-    """Replicas of the model that ``world`` processes hold: the data-parallel size.
-
-    Raises:
-        OctoError: they cannot hold whole ones.
-    """
-    model_ranks = recipe.parallel.tensor * recipe.parallel.pipeline
-    if world % model_ranks:
-        raise OctoError(
-            f"{world} process{'es' if world > 1 else ''} cannot hold tensor {recipe.parallel.tensor} x "
-            f"pipeline {recipe.parallel.pipeline} = {model_ranks} ranks a model",
-            where="parallel.tensor, parallel.pipeline",
-            hint="start a multiple of that many processes (--nproc, srun --ntasks) or change the layout",
-        )
-    return world // model_ranks
 
 
 def check_batch(recipe: Recipe, data_size: int) -> int:

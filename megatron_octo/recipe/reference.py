@@ -126,8 +126,8 @@ def help_text(section: str = "") -> str:
         lines += [""] if found else []
     if not lines:
         names = [name for name, *_ in sections() if name]
-        keys = [key.name for _, _, keys in sections() for key in keys]
-        near = did_you_mean(wanted, [*names, *keys])
+        known = [key.name for _, _, keys in sections() for key in keys]
+        near = did_you_mean(wanted, [*names, *known])
         hint = f"did you mean {near}? " if near else ""
         raise OctoError(
             f"no section or key {section!r}",
@@ -147,5 +147,6 @@ class HelpKeys(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
     ) -> None:
+        """Print and exit."""
         print(help_text(values))
         parser.exit()

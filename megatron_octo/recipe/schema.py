@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from megatron_octo.architectures import adapted_modules, find_architecture
+from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import LoraConfig, ModelConfig, Section
 from megatron_octo.config.sections import (
     BatchConfig,
@@ -19,6 +20,7 @@ from megatron_octo.config.sections import (
     SystemConfig,
     TrainConfig,
 )
+from megatron_octo.recipe.compute import resolve
 
 
 class Recipe(Section):
@@ -40,6 +42,15 @@ class Recipe(Section):
     guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
     system: SystemConfig = SystemConfig()
+
+    @property
+    def compute(self) -> Compute:
+        """How the network is computed, resolved once per recipe.
+
+        Raises:
+            OctoError: see :func:`megatron_octo.recipe.compute.resolve`.
+        """
+        return resolve(self)
 
     @property
     def decay_steps(self) -> int:

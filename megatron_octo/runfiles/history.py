@@ -16,7 +16,6 @@ from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.samples import read_samples
 
-RECIPE = "recipe.yaml"
 # Effect of a changed key on a run that is resumed; the longest matching prefix counts.
 _EFFECTS = {
     "": "holds from the next step on",
@@ -96,7 +95,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 def trained_recipe(run: str | Path) -> dict[str, Any] | None:
     """Return the recipe that the run was last trained with, as a plain mapping; None if that cannot be read."""
     try:
-        tree = yaml.safe_load((Path(run) / RECIPE).read_text(encoding="utf-8"))
+        tree = yaml.safe_load((Path(run) / records.RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
     return tree if isinstance(tree, dict) else None

@@ -1,6 +1,5 @@
 """Directory of a run: everything about it, most of it in text files."""
 
-import contextlib
 import importlib.metadata
 import os
 import platform
@@ -21,8 +20,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.recipe.loading import dump_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
-from megatron_octo.runfiles.attempts import METRICS, STATE, VALIDATION
-from megatron_octo.runfiles.history import RECIPE
+from megatron_octo.runfiles.attempts import METRICS, RECIPE, STATE, VALIDATION
 from megatron_octo.runfiles.run_lock import RunLock
 from megatron_octo.runfiles.samples import last_attempt
 from megatron_octo.runfiles.steps import end_last_line, read_metrics
@@ -35,7 +33,6 @@ _PACKAGES = (
     "transformer-engine",
     "flash-attn-4",
     "quack-kernels",
-    "nvidia-cudnn-frontend",
     "numpy",
     "safetensors",
     "tokenizers",
@@ -142,17 +139,12 @@ class RunDirectory:
         """Return the kernels of the last attempt before this one that named any; on rank 0."""
         if not self.is_main:
             return {}
-        try:
-            earlier = records.read_attempts(self.path)[: self.attempt - 1]
-        except OctoError:  # a broken record of the past does not stop a start
-            return {}
+        earlier = [each for each in records.read_attempts(self.path, print) if each.number < self.attempt]
         return next((attempt.kernels for attempt in reversed(earlier) if attempt.kernels), {})
 
     def next_attempt(self) -> int:
         """Return a number above those of all attempts so far, also of those whose records were removed."""
-        names = [path.stem for path in (self.path / records.ATTEMPTS).glob("[0-9]*.json")]
-        numbers = [int(name) for name in names if name.isdecimal() and len(name) < 5]
-        return 1 + max([*numbers, last_attempt(self.path)])
+        return 1 + max([*records.attempt_numbers(self.path), last_attempt(self.path)])
 
     def lock(self) -> RunLock | None:
         """Take the lock that keeps other attempts out of the directory; on rank 0.
@@ -192,10 +184,3 @@ class RunDirectory:
         if self.is_main:
             record = {"status": status, "step": step, "attempt": self.attempt, "updated": time.time(), **more}
             files.write_json(self.path / STATE, record)
-
-    def state(self) -> dict[str, Any]:
-        """Return what ``state.json`` holds, empty if it cannot be read."""
-        with contextlib.suppress(OctoError, OSError, RecursionError):
-            if isinstance(state := files.read_json(self.path / STATE), dict):
-                return state
-        return {}

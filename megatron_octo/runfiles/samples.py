@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import atomic_write, read_json
 from megatron_octo.data.planning.fim import FimTokens
-from megatron_octo.data.planning.paths import Group, read_group
-from megatron_octo.data.planning.settings import RowSettings
-from megatron_octo.data.row_stream import Position, RowStream, Segment
+from megatron_octo.data.planning.paths import read_group
+from megatron_octo.data.row_stream import Position, RowStream, Segment, open_rows
 from megatron_octo.recipe.loading import build_recipe
-from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.steps import that_count
 
@@ -142,22 +140,6 @@ class StepSamples:
     documents: list[list[Segment]]
     sources: list[str]
     fim_tokens: FimTokens | None = None
-
-
-def open_rows(recipe: Recipe, group: Group, fim_rate: float, cache: Path) -> RowStream:
-    """Open the rows of a group of data sets as every rank of a run reads them."""
-    settings = RowSettings(
-        seq_length=recipe.data.seq_length,
-        seed=recipe.train.seed,
-        overlong=recipe.data.overlong,
-        loss_on=recipe.train.loss_on,
-        norm_target_loss=recipe.train.norm_target_loss,
-        fim_rate=fim_rate,
-        fim_spm_rate=recipe.data.fim_spm_rate,
-        tokenizer=recipe.data.tokenizer,
-        cache_dir=cache,
-    )
-    return RowStream(group, settings)
 
 
 def samples_of_step(run: str | Path, step: int) -> StepSamples:

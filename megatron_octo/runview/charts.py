@@ -1,6 +1,5 @@
 """Line charts and a timeline as inline SVG. Colours come from the page's style sheet (page.py)."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_octo.common.quoting import markup
+
 Array = NDArray[np.float64]
 
 WIDTH, HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 30
-POINTS = 500  # of a line; more would not be seen
+POINTS = 500  # per line; more would not be visible
 
 
 @dataclass(frozen=True)
 class Series:
+    """A line: a name and its points [N]."""
+
     name: str
     x: Array
     y: Array
@@ -31,9 +34,9 @@ class Mark:
 
 
 def thin(x: Array, y: Array, points: int = POINTS) -> tuple[Array, Array, Array, Array]:
-    """At most ``points`` of a curve, equally many values to each: x, mean, least and largest, [points].
+    """Reduce a curve to at most ``points`` pieces of equally many values: x, mean, least and largest, [points].
 
-    Nothing that is not finite is left; no peak is lost, it is the least or the largest of its piece.
+    Values that are not finite are dropped; a peak is the least or the largest of its piece.
     """
     known = np.isfinite(y)
     x, y = x[known], y[known]
@@ -47,7 +50,7 @@ def thin(x: Array, y: Array, points: int = POINTS) -> tuple[Array, Array, Array,
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``: 1, 2 or 5 times a power of ten apart."""
+    """Return round numbers from ``low`` to ``high``: 1, 2 or 5 times a power of ten apart."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
@@ -56,7 +59,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Logarithms of round numbers in a range of logarithms: powers of ten, else 1, 2 and 5 times them, else any."""
+    """Return logarithms of round numbers in a range: powers of ten, else 1, 2 and 5 times them, else any."""
     found = [float(n) for n in range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)]
     if len(found) >= 4:
         return found[:: 1 + len(found) // 7]
@@ -68,7 +71,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A short number for people: 12.3k, 4.5M, 6.7B, 1.2e-4."""
+    """Return a short number: 12.3k, 4.5M, 6.7B, 1.2e-4."""
     size = abs(value)
     for limit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
         if size >= limit:
@@ -101,10 +104,10 @@ class _Axes:
 
 
 def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: bool = False) -> str:
-    """An SVG with a line a series, over the range of least and largest where points were thinned.
+    """Draw an SVG with a line per series, over the range of least and largest where points were thinned.
 
     Args:
-        log: logarithmic ordinate; what is not above 0 is left out.
+        log: logarithmic ordinate; values that are not above 0 are left out.
 
     Returns:
         "" if no series has a finite value.
@@ -130,13 +133,13 @@ def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: boo
             at = float(axes.left(np.array(mark.x)))
             parts.append(
                 f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}">'
-                f"<title>{html.escape(mark.text)}</title></line>"
+                f"<title>{markup(mark.text)}</title></line>"
             )
     for order, (name, (x, mean, low, high)) in enumerate(curves):
         if (low != high).any():
             band = axes.points(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]))
             parts.append(f'<polygon class="band s{order}" points="{band}"/>')
-        title = f"<title>{html.escape(name)}</title>"
+        title = f"<title>{markup(name)}</title>"
         if len(x) == 1:
             a, b = float(axes.left(x)[0]), float(axes.top(mean)[0])
             parts.append(f'<circle class="dot s{order}" cx="{a:.1f}" cy="{b:.1f}" r="3">{title}</circle>')
@@ -150,7 +153,7 @@ def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: boo
         at, side = (_LEFT + 10, "left") if rises else (WIDTH - _RIGHT - 6, "right")
         for order, (name, _) in enumerate(curves):
             parts.append(
-                f'<text class="legend {side} s{order}" x="{at}" y="{_TOP + 14 + 15 * order}">{html.escape(name)}</text>'
+                f'<text class="legend {side} s{order}" x="{at}" y="{_TOP + 14 + 15 * order}">{markup(name)}</text>'
             )
     return "\n".join([*parts, "</svg>"])
 
@@ -186,7 +189,7 @@ class Bar:
 
 
 def timeline(bars: Sequence[Bar]) -> str:
-    """Bars on one line of time, in hours since the first began; their texts show under the pointer."""
+    """Draw bars on one line of time since the first began; their texts show under the pointer."""
     if not bars:
         return ""
     width, height = 2 * WIDTH + 20, 64
@@ -203,7 +206,7 @@ def timeline(bars: Sequence[Bar]) -> str:
         left, size = _RIGHT + (bar.start - first) * scale, max(1.5, (bar.end - bar.start) * scale - 1)
         parts.append(
             f'<rect class="bar {bar.kind}" x="{left:.1f}" y="8" width="{size:.1f}" height="26" rx="2">'
-            f"<title>{html.escape(bar.text)}</title></rect>"
+            f"<title>{markup(bar.text)}</title></rect>"
         )
     for value in ticks(0, span / unit, 8):
         at = _RIGHT + value * unit * scale

@@ -1,13 +1,14 @@
-"""One HTML file that holds all of a run's plots: no scripts, nothing from elsewhere, readable in ten years."""
+"""A run's plots and tables as one HTML file without scripts and without references to other files."""
 
-import html
 import time
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from megatron_octo.common.durations import duration, moment
 from megatron_octo.common.files import atomic_write
+from megatron_octo.common.quoting import markup
 from megatron_octo.runview import words
 from megatron_octo.runview.charts import Array, Bar, Mark, Series, line_chart, timeline
 from megatron_octo.runview.load import RunView
@@ -48,7 +49,7 @@ pre { overflow-x:auto; font-size:12px; } summary { cursor:pointer; font-weight:6
 
 
 def _cell(value: object, kind: str = "") -> str:
-    return f"<td{f' class="{kind}"' if kind else ''}>{html.escape(str(value))}</td>"
+    return f"<td{f' class="{kind}"' if kind else ''}>{markup(str(value))}</td>"
 
 
 def _head(*names: str) -> str:
@@ -60,7 +61,7 @@ def _head(*names: str) -> str:
 
 
 def _marks(run: RunView) -> list[Mark]:
-    """Where a later attempt took over."""
+    """Return a mark for each step after which a later attempt went on."""
     steps, attempts = run.curves.steps, run.curves.columns["attempt"]
     reasons = {attempt.number: words.end_of(run, attempt)[0] for attempt in run.attempts}
     found = []
@@ -76,7 +77,7 @@ def _marks(run: RunView) -> list[Mark]:
 
 
 def _plots(run: RunView) -> list[tuple[str, str]]:
-    """Titles and SVGs, those without data left out."""
+    """Return titles and SVGs, without those that have no data."""
     x = run.curves.steps.astype(float)
     columns, marks = run.curves.columns, _marks(run)
 
@@ -95,11 +96,11 @@ def _plots(run: RunView) -> list[tuple[str, str]]:
         ("learning rate", plot(columns["lr"])),
         ("tokens/s", plot(columns["tokens_per_s"])),
         ("MFU, %", plot(100 * columns["mfu"])),
-        ("TFLOP/s a rank", "" if run.curves.has("mfu") else plot(columns["tflops_per_gpu"])),
+        ("TFLOP/s per rank", "" if run.curves.has("mfu") else plot(columns["tflops_per_gpu"])),
         ("GPU memory at most, GiB", plot(columns["memory_gib"])),
         ("row fill, %", plot(100 * columns["fill"])),
-        ("waiting for data, % of a step", plot(waiting)),
-        ("seconds a step", plot(columns["step_s"], log=True)),
+        ("waiting for data, % of the step", plot(waiting)),
+        ("seconds per step", plot(columns["step_s"], log=True)),
         ("tokens", line_chart(tokens, marks)),
     ]
     return [(title, svg) for title, svg in drawn if svg]
@@ -123,10 +124,10 @@ def _attempts(run: RunView) -> str:
     for attempt in run.attempts:
         reason, detail = words.end_of(run, attempt)
         step = words.last_step(run, attempt)
-        lasted = words.duration(words.end_time(run, attempt) - attempt.started)
+        lasted = duration(words.end_time(run, attempt) - attempt.started)
         cells = [
             _cell(attempt.number, "n"),
-            _cell(words.moment(attempt.started)),
+            _cell(moment(attempt.started)),
             _cell(lasted, "n"),
             _cell(attempt.world, "n"),
             _cell(attempt.host),
@@ -151,16 +152,21 @@ def _checkpoints(run: RunView) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
+def _problems(run: RunView) -> str:
+    items = "".join(f"<p>{markup(problem)}</p>" for problem in run.problems)
+    return f"<section><h2>records passed over</h2>{items}</section>" if items else ""
+
+
 def render(run: RunView) -> str:
-    """The whole page."""
-    name = html.escape(str(run.path))
+    """Return the whole page."""
+    name = markup(str(run.path))
     cards = "".join(
-        f'<div class="card"><span>{html.escape(f.name)}</span><b>{html.escape(f.value)}</b></div>'
+        f'<div class="card"><span>{markup(f.name)}</span><b>{markup(f.value)}</b></div>'
         for f in words.figures(run)
     )
-    plots = "".join(f"<figure><h2>{html.escape(title)}</h2>{svg}</figure>" for title, svg in _plots(run))
+    plots = "".join(f"<figure><h2>{markup(title)}</h2>{svg}</figure>" for title, svg in _plots(run))
     restarts = max(0, len(run.attempts) - 1)
-    recipe = html.escape(yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True))
+    recipe = markup(yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True))
     thinned = (
         ""
         if len(run.curves) <= 500
@@ -170,19 +176,20 @@ def render(run: RunView) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{name}</title><style>{_STYLE}</style></head><body><main>
 <h1>{name}</h1>
-<p class="state {run.status}">{html.escape(words.state(run))}</p>
-<p>{html.escape(words.model(run))}</p>
+<p class="state {markup(run.status)}">{markup(words.state(run))}</p>
+<p>{markup(words.model(run))}</p>
 <div class="cards">{cards}</div>
 <div class="plots">{plots}</div>
 <p>{len(run.curves):,} steps; dashed lines are restarts.{thinned}</p>
 <section><h2>{restarts} restart{"" if restarts == 1 else "s"}</h2>{_timeline(run)}{_attempts(run)}</section>
-<section><h2>checkpoints</h2>{_checkpoints(run)}</section>
+<section><h2>checkpoints</h2>{_checkpoints(run)}</section>{_problems(run)}
 <section><details><summary>recipe</summary><pre>{recipe}</pre></details></section>
-<p>made {words.moment(time.time())} by <code>python -m megatron_octo.inspect --report</code></p>
+<p>made {moment(time.time())} by <code>python -m megatron_octo.inspect --report</code></p>
 </main></body></html>
 """
 
 
 def write_page(run: RunView, path: str | Path) -> None:
+    """Write the page to a file."""
     with atomic_write(path, "w") as file:
         file.write(render(run))

@@ -1,24 +1,24 @@
-"""What a step of a run was made of: its rows, the documents in them, and the text of a row."""
+"""Rows of one step of a run, the documents in them, and the text of a row."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.quoting import printable
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.data.view.row_view import print_segments
-from megatron_octo.runfiles.attempts import METRICS
 from megatron_octo.runfiles.samples import StepSamples, kept_path, read_kept, samples_of_step
+from megatron_octo.runfiles.step_metrics import StepLine, read_steps
 
 
 def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, console: Console) -> None:
     """Print the rows and documents of a step, or the text of its row number ``row`` (from 0).
 
-    A step that the guard stopped at is shown from the batch that it kept.
+    A step at which the loss guard stopped is shown from the batch that was kept.
 
     Args:
         tokenizer: to decode with; default: the run's.
@@ -31,14 +31,14 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
         f"[bold]step {step}[/bold], attempt {found.attempt}: {len(found.rows)} rows", highlight=False
     )
     line = _metrics(run, step)
-    if "loss" in line:
+    if line:
         console.print(
-            f"loss {line['loss']}, gradient norm {line['grad_norm']}, lr {line['lr']}", highlight=False
+            f"loss {line.get('loss')}, gradient norm {line.get('grad_norm')}, lr {line.get('lr')}",
+            highlight=False,
         )
     if found.skipped or why:
-        console.print(
-            f"[bold red]{'skipped' if found.skipped else 'stopped'}[/bold red]: {why or line.get('skipped')}"
-        )
+        reason = escape(printable(why or (line or {}).get("skipped")))
+        console.print(f"[bold red]{'skipped' if found.skipped else 'stopped'}[/bold red]: {reason}")
     if row is None:
         _print_table(found, console)
         return
@@ -61,16 +61,9 @@ def _find(run: Path, step: int) -> tuple[StepSamples, str | None]:
     return read_kept(kept)
 
 
-def _metrics(run: Path, step: int) -> dict[str, Any]:
-    """The last line of the step."""
-    found: dict[str, Any] = {}
-    if (run / METRICS).exists():
-        start = f'{{"step": {step},'
-        with open(run / METRICS, encoding="utf-8") as file:
-            for line in file:
-                if line.startswith(start) and line.endswith("\n"):
-                    found = json.loads(line)
-    return found
+def _metrics(run: Path, step: int) -> StepLine | None:
+    """Return the last line of the step."""
+    return next((line for line in reversed(read_steps(run)) if line["step"] == step), None)
 
 
 def _print_table(found: StepSamples, console: Console) -> None:

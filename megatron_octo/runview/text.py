@@ -1,8 +1,10 @@
-"""A run's summary on the terminal."""
+"""Summary of a run on the terminal."""
 
 from rich.console import Console
 from rich.markup import escape
 
+from megatron_octo.common.durations import duration, moment
+from megatron_octo.common.quoting import printable
 from megatron_octo.runview import words
 from megatron_octo.runview.load import RunView
 
@@ -13,11 +15,11 @@ def print_run(run: RunView, console: Console) -> bool:
     """Print state, figures, attempts and checkpoints.
 
     Returns:
-        Whether every checkpoint is as it was written (as far as it was looked at).
+        Whether no checkpoint is known to be damaged.
     """
     colour = {"running": "green", "finished": "green", "stopped": "yellow"}.get(run.status, "red")
     console.print(
-        f"run {escape(str(run.path))}: [{colour}]{escape(words.state(run))}[/]",
+        f"run {escape(printable(run.path))}: [{colour}]{escape(words.state(run))}[/]",
         highlight=False,
         soft_wrap=True,
     )
@@ -29,6 +31,8 @@ def print_run(run: RunView, console: Console) -> bool:
         console.print(f"  {figure.name:<17} {escape(figure.value)}", highlight=False)
     _print_attempts(run, console)
     _print_checkpoints(run, console)
+    for problem in run.problems:
+        console.print(f"passed over: {escape(printable(problem))}", highlight=False, soft_wrap=True)
     return not any(checkpoint.problem for checkpoint in run.checkpoints)
 
 
@@ -43,8 +47,8 @@ def _print_attempts(run: RunView, console: Console) -> None:
         rows.append(
             (
                 str(attempt.number),
-                words.moment(attempt.started),
-                words.duration(words.end_time(run, attempt) - attempt.started),
+                moment(attempt.started),
+                duration(words.end_time(run, attempt) - attempt.started),
                 str(attempt.world),
                 attempt.host,
                 "-" if step is None else f"{step:,}",

@@ -1,44 +1,36 @@
-"""A run in words: what both the terminal and the page say."""
+"""A run in words, for the terminal and the page."""
 
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
+from megatron_octo.common.durations import duration, moment
 from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runview.charts import number
 from megatron_octo.runview.load import RunView
 
-RECENT = 100  # steps that "now" means
-
-
-def duration(seconds: float) -> str:
-    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.0f} s"
-
-
-def moment(seconds: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
+RECENT = 100  # steps that figures are medians of
 
 
 def state(run: RunView) -> str:
-    """The state in one sentence."""
+    """Return the state in one sentence."""
     done = f"step {run.step:,} of {run.steps:,} ({run.step / run.steps:.1%})"
     if run.status == "running":
         return f"running, {done}; {run.owner}, last sign of life {run.heartbeat or 0.0:.0f} s ago"
     if run.status == "dead":
-        return f"not running, {done}: the last attempt ended without a word (killed, or its node lost)"
+        return f"not running, {done}: the last attempt left no record of its end (killed, or its node lost)"
     saved = "" if run.saved is None else f", step {run.saved:,} is saved"
     return f"{run.status}, {done}{saved}; last change {moment(run.updated)}"
 
 
 def model(run: RunView) -> str:
-    recipe = run.recipe
-    shape, parallel = recipe["model"], recipe.get("parallel", {})
+    """Return architecture, batch and layout in one line."""
+    model, parallel = run.shape.model, run.shape.parallel
     return (
-        f"{shape.get('architecture', 'gpt_bigcode')}, {shape['num_layers']} layers of {shape['hidden_size']}; "
-        f"{recipe['batch']['global_size']} rows of {recipe['data']['seq_length']:,} tokens a step; "
-        f"tensor {parallel.get('tensor', 1)} x pipeline {parallel.get('pipeline', 1)}"
+        f"{model.architecture}, {model.num_layers} layers of {model.hidden_size}; "
+        f"{run.shape.batch.global_size} rows of {run.shape.data.seq_length:,} tokens per step; "
+        f"tensor {parallel.tensor} x pipeline {parallel.pipeline}"
     )
 
 
@@ -51,7 +43,7 @@ class Figure:
 
 
 def figures(run: RunView) -> list[Figure]:
-    """What one wants to know first; medians over the last steps."""
+    """Return the most important figures; medians over the last steps."""
     if not len(run.curves):
         return []
     now = run.curves.last(RECENT)
@@ -61,8 +53,8 @@ def figures(run: RunView) -> list[Figure]:
         Figure("gradient norm", f"{now.median('grad_norm'):.3f}"),
         Figure("learning rate", f"{last.median('lr'):.2e}"),
         Figure("tokens/s", f"{now.median('tokens_per_s'):,.0f}"),
-        Figure("a step", f"{now.median('step_s'):.3g} s"),
-        Figure("TFLOP/s a rank", f"{now.median('tflops_per_gpu'):.3g}"),
+        Figure("time per step", f"{now.median('step_s'):.3g} s"),
+        Figure("TFLOP/s per rank", f"{now.median('tflops_per_gpu'):.3g}"),
     ]
     if now.has("mfu"):
         found.append(Figure("MFU", f"{now.median('mfu'):.1%}"))
@@ -85,11 +77,12 @@ def figures(run: RunView) -> list[Figure]:
 
 
 def is_alive(run: RunView, attempt: Attempt) -> bool:
+    """Return whether an attempt is the one that trains now."""
     return attempt.ended is None and run.owner is not None and run.owner.attempt == attempt.number
 
 
 def end_of(run: RunView, attempt: Attempt) -> tuple[str, str]:
-    """How an attempt ended, and what it had to say about it."""
+    """Return how an attempt ended, and the details of its records."""
     if attempt.reason:
         detail = attempt.detail or ""
         if not detail:
@@ -105,7 +98,7 @@ def end_of(run: RunView, attempt: Attempt) -> tuple[str, str]:
 
 
 def last_step(run: RunView, attempt: Attempt) -> int | None:
-    """By the attempt's record, else by its last line among the metrics."""
+    """Return the last step by the attempt's record, else by its last line among the metrics."""
     if attempt.last_step is not None:
         return attempt.last_step
     mine = run.curves.steps[run.curves.columns["attempt"] == attempt.number]
@@ -113,13 +106,12 @@ def last_step(run: RunView, attempt: Attempt) -> int | None:
 
 
 def end_time(run: RunView, attempt: Attempt) -> float:
-    """When it ended; of one that was killed, when it last wrote into its log."""
+    """Return when an attempt ended; for one that was killed the time up to which its records show work."""
     if attempt.ended:
         return attempt.ended
     if is_alive(run, attempt):
         return time.time()
-    try:
-        written = (run.path / "logs" / f"attempt-{attempt.number:03d}.log").stat().st_mtime
-    except FileNotFoundError:
-        written = 0.0
-    return max(attempt.started, written)
+    mine = run.curves.columns["attempt"] == attempt.number
+    worked = float(np.nansum(run.curves.columns["step_s"][mine]))
+    errors = [error.time for error in run.errors if error.attempt == attempt.number]
+    return max([attempt.started + worked, *errors])

@@ -2,16 +2,17 @@
 
 from megatron_octo.architectures.adapters import count_adapter_parameters
 from megatron_octo.architectures.parameters import count_parameters
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.config.optimizer_state import state_bytes
-from megatron_octo.recipe.schema import Recipe
 
 
-def checkpoint_bytes(recipe: Recipe) -> int:
+def checkpoint_bytes(model: ModelConfig, compute: Compute) -> int:
     """Return the bytes of a checkpoint that training can resume from: fp32 weights and the optimizer's state.
 
     A run of adapters (LoRA) saves adapters alone.
     """
-    per_parameter = 4 + state_bytes(recipe.optimizer)
-    if recipe.lora:
-        return per_parameter * count_adapter_parameters(recipe.model, recipe.lora)
-    return per_parameter * count_parameters(recipe.model, padded=True)
+    per_parameter = 4 + state_bytes(compute.state_dtype)
+    if compute.lora:
+        return per_parameter * count_adapter_parameters(model, compute.lora)
+    return per_parameter * count_parameters(model, padded=True)

@@ -1,18 +1,20 @@
 """Floating-point operations of training, and the peaks they are held against. Pure arithmetic, no torch."""
 
+import functools
+import math
 from collections.abc import Iterable
 
 from megatron_octo.architectures.adapters import count_adapter_parameters
+from megatron_octo.architectures.parameters import LAYER_PREFIX, parameter_specs
 from megatron_octo.config.model import LoraConfig, ModelConfig
 
 # Dense bf16 peak of one GPU in FLOP/s, from the vendors' datasheets (no sparsity).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "B200": 2250e12}
 
 FORMULA = (
-    "FLOPs = 3 * (T * (L*(2h(h+2Gd) + 2hh + 4hf) + 2hV) + 2Lh * sum(n_i^2)): forward and twice that backward, "
-    "T positions, L layers, hidden h, G key/value heads of dim d, FFN f, vocabulary V, documents of n_i positions "
-    "with causal attention counted half (under a sliding window w, n_i^2 - (n_i-w)^2 for the longer ones); "
-    "recomputation is not counted"
+    "FLOPs = 3 * (T * (2P + 2hV) + 2Lh * sum(n_i^2)): forward and twice that backward, T positions, P weights of the "
+    "layers' matrices, L layers, hidden h, vocabulary V, documents of n_i positions with causal attention counted half "
+    "(under a sliding window w, n_i^2 - (n_i-w)^2 for the longer ones); recomputation is not counted"
 )
 
 LORA_FORMULA = (
@@ -22,8 +24,17 @@ LORA_FORMULA = (
 
 def squared_lengths(lengths: Iterable[int], window: int | None) -> int:
     """Twice the pairs of positions that attention looks at: a document of n positions has n^2, less what is beyond the
-    window."""
+    window.
+    """
     return sum(n * n - (max(0, n - window) ** 2 if window else 0) for n in map(int, lengths))
+
+
+@functools.cache
+def _matrix_weights(config: ModelConfig) -> int:
+    """Count the weights of all layers' matrices."""
+    specs = parameter_specs(config).values()
+    layers = (spec for spec in specs if spec.name.startswith(LAYER_PREFIX) and len(spec.shape) == 2)
+    return sum(math.prod(spec.shape) for spec in layers)
 
 
 def training_flops(
@@ -36,10 +47,8 @@ def training_flops(
         squared_lengths: see :func:`squared_lengths`.
         lora: with adapters, frozen weights have no gradients of their own (see :data:`LORA_FORMULA`).
     """
-    hidden = config.hidden_size
-    layer = 2 * hidden * config.qkv_size + 2 * hidden * hidden + 4 * hidden * config.ffn_hidden_size
-    linear = positions * (config.num_layers * layer + 2 * hidden * config.vocab_size)
-    attention = 2 * config.num_layers * hidden * squared_lengths
+    linear = 2 * positions * (_matrix_weights(config) + config.hidden_size * config.vocab_size)
+    attention = 2 * config.num_layers * config.attention_size * squared_lengths
     if lora:
         adapters = 2 * positions * count_adapter_parameters(config, lora)
         return 2 * linear + 3 * (adapters + attention)

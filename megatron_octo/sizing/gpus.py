@@ -1,18 +1,23 @@
-"""What the planner knows of GPUs, by name. Figures are the vendors'; the memory is what torch reports."""
+"""GPUs by name. Figures are the vendors'; the memory is as torch reports it."""
 
 from dataclasses import dataclass
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.sizing.flops import peak_flops
 
-# CUDA's context and NCCL's buffers lie outside of torch's allocator, and some of what is inside cannot be put together
-# again: on an 80 GB H100 a run of 76.9 GiB did not fit.
+# CUDA's context and NCCL's buffers lie outside of torch's allocator, whose memory is fragmented, too: on an 80 GB H100
+# a run of 76.9 GiB did not fit.
 _OUTSIDE_GIB, _SCATTERED = 2.0, 0.02
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Attributes: name, memory (GiB), bandwidth of its memory (bytes/s), of NVLink to its peers (bytes/s, one way)."""
+    """A kind of GPU.
+
+    Attributes:
+        memory: GiB; ``bandwidth`` of the memory in bytes/s.
+        nvlink: bytes/s to its peers, one way.
+    """
 
     name: str
     memory: float
@@ -28,7 +33,7 @@ class Gpu:
 
     @property
     def usable(self) -> float:
-        """GiB that a run's tensors may take."""
+        """GiB that the tensors of a run may take."""
         return (1 - _SCATTERED) * self.memory - _OUTSIDE_GIB
 
 
@@ -44,8 +49,10 @@ GPUS = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """Raises:
-    OctoError: no such GPU is known.
+    """Return a GPU by its name in any case.
+
+    Raises:
+        OctoError: there is no such GPU.
     """
     if name.lower() not in GPUS:
         raise OctoError(f"unknown GPU {name!r}", where="--gpu", hint=f"known are {', '.join(GPUS)}")

@@ -1,4 +1,4 @@
-"""How often to save: what a checkpoint costs against what a failure costs (Young 1974, Daly 2006)."""
+"""Interval between saves: the cost of a checkpoint against the cost of a failure (Young 1974, Daly 2006)."""
 
 import math
 from dataclasses import dataclass
@@ -16,13 +16,16 @@ DISK = 2e9  # bytes/s into the run directory, all nodes together
 
 @dataclass(frozen=True)
 class Saving:
-    """Attributes:
-    checkpoint_bytes, disk_bytes: of one, and of all that are there at once: those kept and the one being written.
-    write_seconds: of writing one; save_seconds: of the loop standing still for it.
-    failure_seconds: mean time between failures of the whole job.
-    best_seconds: between saves.
-    lost: share of the time that saving, lost work and restarts cost; at the recipe's interval.
-    best_lost: the same at ``best_seconds``.
+    """Costs of saving and of failures.
+
+    Attributes:
+        checkpoint_bytes: size of one.
+        disk_bytes: size of those kept and the one being written.
+        write_seconds: to write one; ``save_seconds``: during which training waits for it.
+        failure_seconds: mean time between failures of the whole job.
+        best_seconds: between saves.
+        lost: share of the time that saving, lost work and restarts cost, at the recipe's interval.
+        best_lost: the same at ``best_seconds``.
     """
 
     checkpoint_bytes: int
@@ -36,7 +39,7 @@ class Saving:
 
 
 def best_interval(save_seconds: float, failure_seconds: float) -> float:
-    """Seconds of work between saves that lose least, by Daly's higher-order formula.
+    """Return the seconds of work between saves that lose least, by Daly's higher-order formula.
 
     For short saves it is Young's sqrt(2 * save * failure).
     """
@@ -48,7 +51,7 @@ def best_interval(save_seconds: float, failure_seconds: float) -> float:
 
 
 def lost_share(interval: float, save_seconds: float, failure_seconds: float) -> float:
-    """Share of the wall time that is not progress, for ``interval`` seconds of work between saves.
+    """Return the share of the time that is not progress, for ``interval`` seconds of work between saves.
 
     Exponential failures (Daly 2006, equation 13): a failure costs the work since the last save and a restart.
     """
@@ -64,11 +67,13 @@ def lost_share(interval: float, save_seconds: float, failure_seconds: float) -> 
 def saving(
     recipe: Recipe, nodes: int, gpus: int, step_seconds: float, failures: float, disk: float
 ) -> Saving:
-    """Args:
-    failures: per 1,000 node-days.
-    disk: bytes/s into the run directory.
+    """Return what saving costs a run.
+
+    Args:
+        failures: per 1,000 node-days.
+        disk: bytes/s into the run directory.
     """
-    size = checkpoint_bytes(recipe)
+    size = checkpoint_bytes(recipe.model, recipe.compute)
     written = size / disk
     # Asynchronous: training waits for a copy in host memory, and goes on while that is written.
     stall = size / gpus / _TO_HOST if recipe.checkpoint.asynchronous else written

@@ -16,7 +16,8 @@ from megatron_octo.training.engine.metrics import Reporter, Totals, agree_to_sto
 from megatron_octo.training.engine.network import Network
 from megatron_octo.training.engine.replica_check import ReplicaCheck
 from megatron_octo.training.engine.schedule import learning_rate
-from megatron_octo.training.state.resume import resume
+from megatron_octo.training.state.checkpoint_choice import missing_records
+from megatron_octo.training.state.resume import resume, tidy
 from megatron_octo.training.state.saver import Saver
 from megatron_octo.training.supervision.diagnosis import Phase
 from megatron_octo.training.supervision.fault_injection import Faults
@@ -50,7 +51,13 @@ class Training:
         )
         self.step, self.position = 0, Position()
         self._at("start", 0)
-        state = resume(run.checkpoint, self.network, recipe, grid, self.corpora, self.reporter.say)
+        folder, say = self.directory.checkpoints, self.reporter.say
+        state = resume(self.network, recipe, grid, self.corpora, folder, say)
+        if grid.is_main:
+            for text in missing_records(self.directory.path, state.step):
+                say(f"WARNING: {text}")
+            self.owned(now=True)
+            tidy(folder, recipe, state.step)
         self.step, self.position, self._base = state.step, state.position, state.base
         self.saved = self.step
         self.guard = Guard(recipe.guard, state.guard)
@@ -115,7 +122,7 @@ class Training:
 
     def _describe(self) -> None:
         recipe, say = self.recipe, self.reporter.say
-        say(f"device {self.grid.device.type}, {self.grid}; {self.network.chosen}")
+        say(f"device {self.grid.device.type}, {self.grid.layout}; {self.network.chosen}")
         kernels, earlier = self.network.kernels, self.directory.earlier_kernels()
         for what in {**kernels, **earlier} if earlier else ():
             if kernels.get(what) != earlier.get(what):

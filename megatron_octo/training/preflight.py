@@ -116,7 +116,7 @@ def check_space(recipe: Recipe, run: RunDirectory) -> str | None:
     """
     if not recipe.checkpoint.interval:
         return None
-    size, free = checkpoint_bytes(recipe), probes.free_space(run.path)
+    size, free = checkpoint_bytes(recipe.model, recipe.compute), probes.free_space(run.path)
     there = len(layout.list_checkpoints(run.checkpoints))
     if free < size:
         raise OctoError(
@@ -206,7 +206,9 @@ def preflight(recipe: Recipe, grid: Grid, run: RunDirectory, corpora: str) -> li
     start = time.perf_counter()
     warning = grid.main_first(lambda: check_space(recipe, run) if grid.is_main else None)
     facts, reduced = measure(grid, run.path)
-    needed = memory(recipe, grid.data_size, check_batch(recipe, grid.data_size)).total
+    needed = memory(
+        recipe.model, recipe.compute, grid.layout.data, check_batch(recipe, grid.layout.data)
+    ).total
     findings = judge(facts, needed)
     lines = [_describe(facts, reduced, time.perf_counter() - start)]
     lines += [f"WARNING: {text}" for text in (warning, *(finding.text for finding in findings)) if text]

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint import directory as layout
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
-from megatron_octo.runfiles.attempts import FINISHED
+from megatron_octo.runfiles.attempts import FINISHED, read_state
 from megatron_octo.runfiles.history import changed_settings
 from megatron_octo.runfiles.run_directory import RunDirectory
 from megatron_octo.runfiles.run_lock import HEARTBEAT, RunLock
@@ -16,7 +16,7 @@ from megatron_octo.training.engine.datasets import Corpora, open_corpora
 from megatron_octo.training.engine.verification import Verified, verify_tokens
 from megatron_octo.training.loop import Training
 from megatron_octo.training.preflight import preflight
-from megatron_octo.training.state.checkpoint_choice import check_match, missing_records, newest_good
+from megatron_octo.training.state.checkpoint_choice import check_match, finished_step
 from megatron_octo.training.state.resume import tidy
 from megatron_octo.training.supervision.rank_agent import Watch
 
@@ -63,7 +63,7 @@ class Run:
     def __init__(
         self, recipe: Recipe, grid: Grid, stop: StopRequest | None = None, watch: Watch | None = None
     ):
-        check_batch(recipe, grid.data_size)
+        check_batch(recipe, grid.layout.data)
         self.recipe, self.grid, self.watch, self.stop = recipe, grid, watch, stop or StopRequest()
         self.directory = RunDirectory(recipe, grid.is_main)
         self._lock = grid.main_first(self.directory.lock)
@@ -73,32 +73,17 @@ class Run:
         self.lines: list[str] = []  # for the log, which is opened later
         self.verified = Verified({})
         self.corpora: Corpora = open_corpora(recipe, self.directory, grid)
-        self.checkpoint = self._choose()
-
-    def _choose(self) -> CheckpointReader | None:
-        """Return the checkpoint to go on from, None to begin. Collective.
-
-        Raises:
-            OctoError: no checkpoint is whole, or the run was trained on something else than the recipe says.
-        """
-        recipe, folder, corpora = self.recipe, self.directory.checkpoints, self.corpora
-        self.grid.main_first(
-            lambda: (
-                check_match(recipe, folder, corpora.digest, corpora.tokenizer) if self.grid.is_main else None
-            )
+        folder, corpora = self.directory.checkpoints, self.corpora
+        grid.main_first(
+            lambda: check_match(recipe, folder, corpora.digest, corpora.tokenizer) if grid.is_main else None
         )
-        return newest_good(folder, self.grid, self.lines.append)
-
-    @property
-    def step(self) -> int:
-        """Steps that are done and saved."""
-        return self.checkpoint.manifest.step if self.checkpoint else 0
 
     def train(self) -> int:
         """Train to the last step; return the process's exit code."""
         try:
-            if self.step >= self.recipe.train.steps:
-                return self._finish()
+            step = finished_step(self.directory.checkpoints, self.recipe.train.steps, self.grid)
+            if step is not None:
+                return self._finish(step)
             self.prepare()
             return Training(self).train()
         finally:
@@ -108,39 +93,28 @@ class Run:
     def prepare(self) -> None:
         """Check the machines and the data's digests, before the model takes time and memory. Collective."""
         recipe, run = self.recipe, self.directory.path
-        if self.grid.is_main:
-            self.lines += [f"WARNING: {text}" for text in missing_records(run, self.step)]
-            self.lines += [f"changed: {change} ({change.effect})" for change in self._changes()]
+        if self.grid.is_main and layout.candidates(self.directory.checkpoints):
+            self.lines += [f"changed: {change} ({change.effect})" for change in changed_settings(run, recipe)]
         if recipe.data.verify:
             self.verified = verify_tokens(set(self.corpora.prefixes), run, self.grid)
+            self.lines += [self.verified.text] if self.verified.text else []
         self.lines += preflight(recipe, self.grid, self.directory, self.corpora.digest)
-        if self.grid.is_main:
-            self.owned(now=True)
-            tidy(self.directory.checkpoints, recipe, self.step)
 
-    def _changes(self) -> list[object]:
-        return list(changed_settings(self.directory.path, self.recipe)) if self.checkpoint else []
-
-    def _finish(self) -> int:
+    def _finish(self, step: int) -> int:
         """Leave a run that is finished as it is; return 0."""
         if not self.grid.is_main:
             return 0
-        for line in self.lines:
-            print(line)
         ignored = "; ".join(map(str, changed_settings(self.directory.path, self.recipe)))
         print(
-            f"already finished at step {self.step}, nothing was changed"
+            f"already finished at step {step}, nothing was changed"
             + (f"; these settings were ignored: {ignored}" if ignored else ""),
             flush=True,
         )
-        if self.directory.state().get("status") != FINISHED:
+        if read_state(self.directory.path).status != FINISHED:
             # A kill between the last checkpoint and its record leaves a state that is still running.
-            self._record_end()
+            self.owned(now=True)
+            tidy(self.directory.checkpoints, self.recipe, step)
+            self.directory.open_attempt(self.recipe, self.grid.world, self.corpora.digest)
+            self.directory.write_state(FINISHED, step, steps=self.recipe.train.steps, saved=step)
+            self.directory.end_attempt(FINISHED, 0, step)
         return 0
-
-    def _record_end(self) -> None:
-        self.owned(now=True)
-        tidy(self.directory.checkpoints, self.recipe, self.step)
-        self.directory.open_attempt(self.recipe, self.grid.world, self.corpora.digest)
-        self.directory.write_state("finished", self.step, steps=self.recipe.train.steps, saved=self.step)
-        self.directory.end_attempt(FINISHED, 0, self.step)

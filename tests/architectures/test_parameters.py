@@ -66,8 +66,10 @@ def built(recipe: Recipe) -> list[tuple[str, tuple[int, ...], bool, int]]:
     from megatron_octo.model.mcore_gpt import build_model
     from megatron_octo.model.platform.grid import Grid
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
-    model = build_model(recipe, grid, choose_backend(recipe, grid.device))
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
+    model = build_model(
+        recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
+    )
     first_layer = model.decoder.layers[0].layer_number - 1
     return [
         (
@@ -105,7 +107,7 @@ def test_table_is_what_is_built(
     for rank, parameters in enumerate(run_ranks(tensor * pipeline, built, recipe)):
         for name, shape, is_cut, axis in parameters:
             spec = specs[name]
-            assert shape == spec.box(rank % tensor, tensor)[1], name
+            assert shape == spec.local_shape(tensor), name
             assert is_cut == (spec.axis is not None), name
             if is_cut:
                 assert axis == spec.axis, name
@@ -169,7 +171,7 @@ def test_boxes_of_all_ranks_cover_a_tensor_once() -> None:
     for spec in parameter_specs(SANTACODER).values():
         seen = torch.zeros(spec.shape[0] if spec.axis == 0 else spec.shape[-1], dtype=torch.int32)
         for rank in range(4):
-            offset, shape = spec.box(rank, 4)
+            ((offset, shape),) = spec.boxes(rank, 4)
             axis = spec.axis if spec.axis is not None else 0
             if spec.axis is None:
                 assert (offset, shape) == ((0,) * len(spec.shape), spec.shape)
@@ -197,10 +199,15 @@ def start(recipe: Recipe) -> dict[str, Any]:
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.model.weights import held_parameters, init_weights
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
-    model = build_model(recipe, grid, choose_backend(recipe, grid.device))
-    init_weights(model, recipe, grid)
-    return {held.key: held.parameter.detach() for held in held_parameters(model, recipe, grid)}
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
+    model = build_model(
+        recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
+    )
+    init_weights(model, recipe.model, recipe.compute, grid)
+    return {
+        held.key: held.parameter.detach()
+        for held in held_parameters(model, recipe.model, recipe.compute, grid)
+    }
 
 
 def test_start_is_gpt2s_and_padding_is_zero(make_recipe: Callable[..., Recipe]) -> None:

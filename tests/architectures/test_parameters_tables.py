@@ -12,9 +12,9 @@ import megatron_octo.architectures as package
 from megatron_octo.architectures import checked_model, find_architecture
 from megatron_octo.architectures.gpt_bigcode import GPTBigCode
 from megatron_octo.architectures.parameters import count_parameters, parameter_specs
+from megatron_octo.checkpoint.fit import check_shape
 from megatron_octo.common.errors import OctoError
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.model.weights import check_shape
 from megatron_octo.recipe.loading import build_recipe, load_recipe
 from tests.conftest import recipe_tree
 from tests.places import PROJECT

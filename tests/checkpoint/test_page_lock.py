@@ -7,7 +7,7 @@ import torch
 
 from megatron_octo.checkpoint.page_lock import page_locked
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="pages are locked for a GPU")
+pytestmark = pytest.mark.gpu  # pages are locked for its copies
 
 
 def test_copies_arrive() -> None:

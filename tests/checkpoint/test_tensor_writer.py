@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_octo.checkpoint.digest import digests
-from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES, SafetensorsWriter
+from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter
+from megatron_octo.common.torch_dtypes import DTYPE_NAMES
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor], **options: dict[str, str]) -> str:
@@ -16,9 +17,9 @@ def write(path: Path, tensors: dict[str, torch.Tensor], **options: dict[str, str
     with SafetensorsWriter(path, specs, **options) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor)
-        digest = writer.close()
-    assert writer.size == path.stat().st_size
-    return digest
+        record = writer.close()
+    assert record["bytes"] == path.stat().st_size
+    return record["digest"]
 
 
 def sample() -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from megatron_octo.cluster.status import render, status_of
 from megatron_octo.common.errors import OctoError
 from megatron_octo.recipe.loading import build_recipe, dump_recipe
 from megatron_octo.runfiles import attempts as records
+from megatron_octo.runfiles.run_lock import Owner
 from tests.conftest import recipe_tree
 
 NOW = time.time()
@@ -98,14 +99,14 @@ def test_status_of_a_run_without_slurm(run: Path, monkeypatch: pytest.MonkeyPatc
     assert (status.state, status.step, status.steps, status.saved) == ("stopped", 20, 40, 0)
     assert [(row.first, row.last, row.reason, row.lines) for row in status.rows] == [
         (1, 12, "error", ("a", "b")),
-        (11, 20, "no word of its end", ()),
+        (11, 20, "no record of its end", ()),
     ]
     assert status.seconds_left is None
-    (run / "lock").touch()
+    (run / "lock").write_text(json.dumps({**asdict(Owner.me(3)), "host": "elsewhere"}))
     status = status_of(run)
     assert (status.state, status.seconds_left) == ("running", 40.0)
     text = render(status)
-    assert "step 20 of 40 (50%), saved at 0, loss 5.0000, 0:00:40 left" in text
+    assert "step 20 of 40 (50%), saved at 0, loss 5.0000, 40 s left" in text
     assert "               | b" in text.splitlines()
     (run / "state.json").write_text('{"status": "finished", "step": 40}')
     assert status_of(run).state == "finished"

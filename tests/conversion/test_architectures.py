@@ -67,6 +67,7 @@ def variant(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[
     return tmp_path / "theirs", section
 
 
+@pytest.mark.slow
 def test_both_directions(variant: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     import transformers
 

@@ -152,6 +152,7 @@ def test_who_reads_may_stop_reading(folder: Path) -> None:
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_padding_that_differs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """1100 tokens are 1152 rows on one rank and 2048 on eight: which side comes first decides nothing."""
     tensors = write_hf(tmp_path / "hf", small_model(vocab_size=1100))

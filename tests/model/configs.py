@@ -4,7 +4,16 @@ from typing import Any
 
 import torch
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
+from megatron_octo.recipe.schema import Recipe
+
 HEADS, HEAD_DIM, TOKENS = 4, 8, 40
+
+
+def given(recipe: Recipe) -> tuple[ModelConfig, Compute]:
+    """What models and the formulas of their size take of a recipe."""
+    return recipe.model, recipe.compute
 
 
 def attention_config(groups: int, window: int | None = None, deterministic: bool = False) -> Any:

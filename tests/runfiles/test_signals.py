@@ -64,6 +64,7 @@ def kill_all(processes: list[BaseProcess]) -> None:
     assert exit_codes(processes) == [-signal.SIGKILL] * len(processes)
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     run = TestRun(tmp_path, corpus, **TP2)
     moments: list[Callable[[], bool]] = [
@@ -90,6 +91,7 @@ def test_kills_at_any_moment(tmp_path: Path, corpus: Path, whole: TestRun) -> No
     assert run.state()["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_request_to_one_rank_stops_all(
     tmp_path: Path, corpus: Path, whole: TestRun, number: signal.Signals
@@ -113,6 +115,7 @@ def test_a_request_to_one_rank_stops_all(
     assert [attempt.reason for attempt in read_attempts(run.path)] == [first.reason, "finished"]
 
 
+@pytest.mark.slow
 def test_the_wall_clock_stops_all(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     run = TestRun(tmp_path, corpus, **{**TP2, "checkpoint": {"interval": 100}})
     assert exit_codes(run.start(2, "system.wall_minutes=0.001")) == [75, 75]
@@ -146,6 +149,7 @@ def ranks_listening(launcher: int) -> int:
     return sum(catches(child) for child in psutil.Process(launcher).children())
 
 
+@pytest.mark.slow
 def test_the_command_itself(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     """``python -m megatron_octo.train --nproc 2``: kill -9 of the group while it saves, then SIGUSR1, then the end."""
     run = TestRun(tmp_path, corpus, **TP2)
@@ -176,6 +180,7 @@ def test_the_command_itself(tmp_path: Path, corpus: Path, whole: TestRun) -> Non
     assert "Traceback" not in run.log.read_text()
 
 
+@pytest.mark.slow
 def test_who_asks_to_stop_does_not_wait_for_a_validation(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 100}, eval={"interval": 1, "steps": 1})
     valid = f"data.valid=valid: 1.0 0:1 {corpus}"

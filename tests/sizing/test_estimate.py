@@ -2,22 +2,23 @@
 
 import json
 import math
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.estimates import MEASURED
 from megatron_octo import plan as door
 from megatron_octo.common.errors import OctoError
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.sizing.checkpoint_size import checkpoint_bytes
-from megatron_octo.sizing.estimate import Plan, estimate
-from megatron_octo.sizing.layout_search import search
+from megatron_octo.sizing.estimate import Plan, estimate, search
+from megatron_octo.sizing.gpus import GPUS
+from megatron_octo.sizing.measured import correction, load_measurements
 from megatron_octo.sizing.save_interval import RESTART_SECONDS, best_interval, lost_share
-from megatron_octo.sizing.step_time import MEASURED, load_measurements, step_speed
+from megatron_octo.sizing.step_time import step_seconds
 from tests.places import PROJECT
 
 
@@ -37,10 +38,10 @@ def test_octopacks_run_fits_its_64_gpus() -> None:
     for part in ("weights", "gradients", "optimizer", "activations", "logits", "workspace", "total"):
         assert f"\n  {part} " in text
     tokens = 10_000 * 128 * 8192
-    assert found.tokens_per_second == pytest.approx(128 * 8192 / found.speed.seconds)
-    assert found.days * (1 - found.saving.lost) == pytest.approx(tokens / found.tokens_per_second / 86400)
-    assert found.gpu_hours == pytest.approx(found.days * 24 * 64)
-    assert "throughput.jsonl:" in found.speed.source  # which measurement
+    assert found.tokens_per_second == pytest.approx(128 * 8192 / found.step_seconds)
+    assert found.seconds * (1 - found.saving.lost) == pytest.approx(tokens / found.tokens_per_second)
+    assert found.gpu_hours == pytest.approx(found.seconds / 3600 * 64)
+    assert "by a model fitted to measured steps" in text
 
 
 def test_what_does_not_fit_comes_with_changes_that_do() -> None:
@@ -77,24 +78,49 @@ def test_search_proposes_what_fits_fastest_first() -> None:
     assert again.recipe == best.recipe and again.memory == best.memory
 
 
-def test_a_measured_shape_has_the_measured_time() -> None:
-    rows = load_measurements(MEASURED)
-    row = rows[-1]
-    speed = step_speed(row.recipe, row.gpu, row.ranks, 8, rows, row.mean_document)
-    assert speed.seconds == pytest.approx(row.seconds)
-    assert speed.source.startswith("measured: ") and row.where in speed.source
+ROWS = load_measurements(MEASURED, PROJECT)
 
 
-def test_other_shapes_are_carried_over() -> None:
-    rows = load_measurements(MEASURED)
-    row = next(row for row in rows if row.recipe.parallel.tensor == 1)
-    steps = row.recipe.model_copy(update={"batch": row.recipe.batch.model_copy(update={"global_size": 64})})
-    speed = step_speed(steps, row.gpu, row.ranks, 8, [row], row.mean_document)
+def test_modelled_times_are_near_the_measured_ones() -> None:
+    """37 of 42 rows are within 5 %; the others are of former kernels."""
+    errors = [abs(row.ratio - 1) for row in ROWS]
+    assert len(ROWS) >= 40
+    assert sum(error <= 0.05 for error in errors) >= 0.85 * len(errors)
+    assert max(errors) < 0.15
+
+
+def test_time_follows_the_shape() -> None:
+    row = next(row for row in ROWS if row.recipe.parallel.tensor == 1)
+    more = row.recipe.model_copy(update={"batch": row.recipe.batch.model_copy(update={"global_size": 64})})
+    one, eight = (step_seconds(each, row.gpu, 1, 8, row.mean_document) for each in (row.recipe, more))
     # Eight times the micro-batches, but one optimizer step.
-    factor = speed.seconds / row.seconds / (64 / row.recipe.batch.global_size)
-    assert speed.source.startswith("carried over from ") and 0.9 < factor < 1
-    alone = step_speed(steps, row.gpu, row.ranks, 8, [], row.mean_document)
-    assert "no measurement" in alone.source and 0.5 < alone.seconds / speed.seconds < 2
+    assert 0.9 < eight / one / (64 / row.recipe.batch.global_size) < 1
+    times = {
+        attention: on(recipe("santacoderpack", f"system.attention={attention}"), nodes=1).step_seconds
+        for attention in ("te", "flash4", "torch")
+    }
+    assert times["flash4"] < times["te"] < times["torch"]
+    assert 1.03 < times["te"] / times["flash4"] < 1.15
+    fp8 = on(recipe("santacoderpack", "train.fp8=current", "system.attention=te"), nodes=1).step_seconds
+    assert 0.75 < fp8 / times["te"] < 0.95
+
+
+def test_own_measurements_correct_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that take twice as long as the model says, on one kind of GPU."""
+    monkeypatch.chdir(PROJECT)
+    row = json.loads(MEASURED.read_text().splitlines()[0])
+    file = tmp_path / "rows.jsonl"
+    slow = 2e3 * ROWS[0].ratio * ROWS[0].seconds
+    file.write_text("".join(json.dumps({**row, "step_ms": slow * factor}) + "\n" for factor in (0.7, 1, 9)))
+    plans = {
+        (gpu, rows): estimate(recipe("santacoderpack"), gpu, 1, measured=rows)
+        for gpu in ("h100", "h200")
+        for rows in (None, file)
+    }
+    assert plans["h100", file].step_seconds == pytest.approx(2 * plans["h100", None].step_seconds)
+    assert "times 2.000, the median of 3 measured steps" in "\n".join(plans["h100", file].lines())
+    assert plans["h200", file].step_seconds == plans["h200", None].step_seconds
+    assert correction([], GPUS["h100"])[0] == 1.0
 
 
 def test_rows_that_are_no_measurements_are_named(tmp_path: Path) -> None:
@@ -102,7 +128,7 @@ def test_rows_that_are_no_measurements_are_named(tmp_path: Path) -> None:
     file.write_text('{"machine": {"gpus": ["NVIDIA H100"]}, "megatron_lm": {"step_ms": 1}}\n')
     assert load_measurements(file) == []  # a peer's
     file.write_text('{"recipe": "recipes/demo.yaml", "machine": {"gpus": ["NVIDIA H100"]}}\n')
-    with pytest.raises(OctoError, match="no row of benchmarks") as caught:
+    with pytest.raises(OctoError, match="not a row of benchmarks") as caught:
         load_measurements(file)
     assert str(caught.value.where) == f"{file}:1"
     old = json.loads(MEASURED.read_text().splitlines()[0])
@@ -127,7 +153,7 @@ def test_the_best_interval_loses_least(save: float, failure: float) -> None:
 def test_an_asynchronous_save_costs_its_copy_alone() -> None:
     """186 GB over 64 GPUs at 10 GB/s each, or at the disk's 2 GB/s; never more often than one can be written."""
     loaded = recipe("starcoderbase_finetune", "checkpoint.asynchronous=true")
-    size = checkpoint_bytes(loaded)
+    size = checkpoint_bytes(loaded.model, loaded.compute)
     waiting = on(recipe("starcoderbase_finetune", "checkpoint.asynchronous=false")).saving
     copying = on(loaded).saving
     assert waiting.save_seconds == waiting.write_seconds == copying.write_seconds == size / 2e9
@@ -139,33 +165,26 @@ def test_an_asynchronous_save_costs_its_copy_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "kernels"),
+    ("steps", "words"),
     [
-        (["system.attention=flash4"], ("flash4", "quack")),  # installed together
-        (["system.attention=flash4", "system.mlp=plain"], ("flash4", None)),
-        (["system.attention=te"], (None, None)),
-        (["system.attention=te", "train.fp8=current"], (None, None)),
+        (10, ["time: 10.0 s, 0.022 GPU hours, for 10 steps and 5.24 million tokens"]),
+        (500_000, ["time: 5.8 days, 1,110 GPU hours, for 500,000 steps and 262 billion tokens"]),
     ],
 )
-def test_a_row_of_the_same_kernels_is_taken(
-    overrides: list[str], kernels: tuple[str | None, str | None]
-) -> None:
-    """Rows before the other kernels do not name them."""
-    same = ["model.hidden_dropout=0.0", "model.attention_dropout=0.0", "batch.micro_size=4"]
-    source = estimate(recipe("santacoderpack", *same, *overrides), "h100", 1, 1).speed.source
-    number = int(re.search(r"throughput.jsonl:(\d+) ", source)[1])  # type: ignore[index]
-    row = json.loads(MEASURED.read_text().splitlines()[number - 1])
-    assert (row.get("attention"), row.get("mlp")) == kernels
-    assert ("train.fp8=current" in row["overrides"]) == ("train.fp8=current" in overrides)
+def test_units_are_of_a_sensible_size(steps: int, words: list[str]) -> None:
+    lines = on(recipe("santacoderpack", f"train.steps={steps}", "checkpoint.interval=50"), nodes=1).lines()
+    for word in words:
+        assert word in lines, lines
 
 
 def test_bytes_of_a_checkpoint() -> None:
     """What a saved run takes on disk: 12 bytes a parameter in bf16 and in fp32, 8 with bf16 moments."""
     loaded = recipe("santacoderpack")
-    assert checkpoint_bytes(loaded) == 12 * 1_137_207_296
+    assert checkpoint_bytes(loaded.model, loaded.compute) == 12 * 1_137_207_296
     assert on(loaded, nodes=1).saving.disk_bytes == 4 * 12 * 1_137_207_296
     for override, each in (("optimizer.state_dtype=bf16", 8), ("train.precision=fp32", 12)):
-        assert checkpoint_bytes(recipe("santacoderpack", override)) == each * 1_137_207_296
+        changed = recipe("santacoderpack", override)
+        assert checkpoint_bytes(changed.model, changed.compute) == each * 1_137_207_296
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from megatron_octo.architectures import describe_layer
 from megatron_octo.config.model import LoraConfig, ModelConfig
 from megatron_octo.sizing.flops import FORMULA, peak_flops, squared_lengths, training_flops
+from tests.architectures.variants import VARIANTS, known
 from tests.models import STARCODER, small_model
 
 
@@ -20,7 +22,8 @@ def counted(model: ModelConfig, lengths: list[int], halved: bool) -> int:
         for _ in range(model.num_layers):
             total += matmul(length, h, h) + matmul(length, h, h)
             total += 2 * model.num_query_groups * matmul(length, h, d)
-            total += matmul(length, h, f) + matmul(length, f, h)
+            gate = 2 if describe_layer(model).mlp == "gated" else 1
+            total += gate * matmul(length, h, f) + matmul(length, f, h)
             for _ in range(model.num_attention_heads):
                 for position in range(length):
                     # Scores and their product with the values: up to itself, or counting itself half.
@@ -57,6 +60,14 @@ def test_formula_is_the_sum(seed: int) -> None:
     exact = 3 * counted(model, lengths, halved=False)
     halves = sum(min(length, window or length) for length in lengths)
     assert exact - flops == 3 * 2 * model.num_layers * model.hidden_size * halves
+
+
+def test_a_gated_mlp_has_three_matrices() -> None:
+    lengths = [5, 17, 30]
+    with known():
+        model = small_model(**VARIANTS["llama"])
+        found = training_flops(model, sum(lengths), squared_lengths(lengths, None))
+        assert found == 3 * counted(model, lengths, halved=True)
 
 
 def test_starcoder_on_full_rows() -> None:

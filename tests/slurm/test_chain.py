@@ -134,7 +134,7 @@ class TestABadDay:
             "another process trains in this run directory: process" in log
             and f"job {run.job}, attempt 6" in log
         )
-        assert "a mistake that a restart does not mend" in log
+        assert "an error that a restart does not fix" in log
         assert cluster.state(run.job) == "RUNNING"
 
     def test_time_limit(self, cluster: Cluster, run: SlurmRun) -> None:

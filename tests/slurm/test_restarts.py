@@ -41,7 +41,7 @@ def test_a_node_that_fails_twice_is_left_out_and_a_mistake_stops_the_chain(
     assert [row["reason"] for row in status["rows"]] == ["error"]
     assert "a mistake on purpose" in status["rows"][0]["detail"]
     assert [stage["state"] for stage in status["stages"]] == ["FAILED", "CANCELLED", "CANCELLED"]
-    assert "a mistake that a restart does not mend" in mistaken.log()
+    assert "an error that a restart does not fix" in mistaken.log()
 
     cluster.wait(failing.job, "COMPLETED", "FAILED", seconds=240)
     rows = failing.status()["rows"]

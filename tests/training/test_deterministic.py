@@ -12,6 +12,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+@pytest.mark.slow
 def test_run_to_run(tmp_path: Path, corpus: Path) -> None:
     """bf16, dropout, tensor and sequence parallelism."""
     sections = {

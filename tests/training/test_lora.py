@@ -78,6 +78,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory, corpus: Any) -> dict[str,
     return dict(run_ranks(1, steps_and_memory, recipe, 4)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_changes_nothing(
     name: str, make_recipe: Callable[..., Recipe], baseline: dict[str, Any]
@@ -119,6 +120,7 @@ def test_starts_at_the_base_whatever_the_dropout(make_recipe: Callable[..., Reci
     assert adapted["losses"][1] != plain["losses"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequence", [False, True])
 def test_replicas_drop_alike(sequence: bool, make_recipe: Callable[..., Recipe]) -> None:
     """What tensor ranks hold twice stays equal to the last bit with dropout; recomputation drops the same again."""
@@ -159,6 +161,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> TestRun:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resumes_to_the_last_bit(precision: str, base: TestRun, tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path)
@@ -178,6 +181,7 @@ def test_resumes_to_the_last_bit(precision: str, base: TestRun, tmp_path: Path) 
     assert all(set(manifest.tensors[kind]) == names for kind in kinds)
 
 
+@pytest.mark.slow
 def test_resumes_under_another_layout(base: TestRun, tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path)
     plain = {"lora": LORA, "model": {}}
@@ -190,6 +194,7 @@ def test_resumes_under_another_layout(base: TestRun, tmp_path: Path) -> None:
     assert [row[1] for row in runs[1].curve()] == pytest.approx([row[1] for row in runs[0].curve()], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_base_may_move_and_may_not_change(base: TestRun, tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path)
     first = tmp_path / "first"
@@ -219,6 +224,7 @@ def test_the_base_may_move_and_may_not_change(base: TestRun, tmp_path: Path) -> 
     assert "damaged checkpoint" in text and shard.name in text
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(base: TestRun, tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path)
     run = lora_run(tmp_path, corpus, base.path, "run")

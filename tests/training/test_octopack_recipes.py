@@ -107,6 +107,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_trains(name: str, material: Material, tmp_path: Path) -> None:
     tree = shrink(name, material, tmp_path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_octo.config.sections import ParallelConfig
+from megatron_octo.config.layout import Layout
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.runfiles.attempts import read_attempts, read_errors
 from megatron_octo.training.preflight import judge, measure
@@ -66,13 +66,14 @@ def _facts(run: Path, slow: int, other_host: int) -> list[Facts]:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mount(b"none", b"/", None, 0x44000, None)  # MS_REC | MS_PRIVATE: what follows is seen here alone
         assert libc.mount(b"tmpfs", str(run).encode(), b"tmpfs", 0, b"size=1m") == 0
-    grid = Grid.build(ParallelConfig(), torch.device("cpu"), 0)
+    grid = Grid.build(Layout(), torch.device("cpu"), 0)
     if rank != slow:
         return measure(grid, run)[0]
     with throttled(os.getpid()):
         return measure(grid, run)[0]
 
 
+@pytest.mark.slow
 def test_a_slow_rank_and_a_host_without_the_disk(tmp_path: Path) -> None:
     other = 3 if os.geteuid() == 0 and shutil.which("mount") else -1  # a host of its own takes root
     answers = run_ranks(4, _facts, tmp_path, 1, other)
@@ -92,6 +93,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("preflight"))
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_a_bad_rank_and_says_which(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, system={"preflight": "stop"}, parallel={"tensor": 2})
     processes = run.start(2)

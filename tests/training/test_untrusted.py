@@ -82,6 +82,7 @@ def plant(path: Path, content: bytes) -> None:
         redigest_plan(path)
 
 
+@pytest.mark.slow
 def test_a_payload_is_never_executed(tmp_path: Path, whole: TestRun) -> None:
     marker = tmp_path / "executed"
     payload = Payload(marker)
@@ -144,6 +145,7 @@ def test_a_payload_is_never_executed(tmp_path: Path, whole: TestRun) -> None:
         assert not marker.exists(), name
 
 
+@pytest.mark.slow
 def test_any_damaged_file_costs_one_checkpoint(tmp_path: Path, whole: TestRun) -> None:
     """A flipped byte in any file of the newest checkpoint of two ranks: it is named, and the one before it serves."""
     source = TestRun(

@@ -1,12 +1,11 @@
-"""From a source into files, block by block: what is written is read once, and memory stays at a few blocks.
+"""Copies from a source into files, block by block: everything is read once, and memory stays at a few blocks.
 
-What a conversion writes is a plan: files, the tensors in each, and the boxes of our tensors that make up each tensor.
-Files that cut the same tensors, those of the ranks of tensor parallelism, are written side by side. The kernel reads
-ahead and the files write behind (:mod:`~megatron_octo.conversion.engine.direct_file`): this thread hands over.
+A conversion is planned as files, the tensors in each, and the boxes of our tensors that make up each tensor. Files
+that cut the same tensors (one per tensor rank) are written side by side. The kernel reads ahead and the files write
+behind (:mod:`~megatron_octo.conversion.engine.direct_file`).
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from megatron_octo.checkpoint.digest import FileRecord
+from megatron_octo.checkpoint.source import BLOCK, Source
+from megatron_octo.checkpoint.tensor_writer import Specs, TensorSink, TensorSpec, spec_bytes
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.sinks import OutTensor, Sink
-from megatron_octo.conversion.engine.source import BLOCK, Source
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,36 @@ class PlannedTensor:
     boxes: tuple[Box, ...]
 
     @property
+    def spec(self) -> TensorSpec:
+        """Return dtype and shape."""
+        return self.dtype, self.shape
+
+    @property
     def size(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Return its bytes."""
+        return spec_bytes(self.spec)
 
 
 @dataclass(frozen=True)
 class PlannedFile:
+    """A file to write and its tensors in order."""
+
     name: str
     tensors: tuple[PlannedTensor, ...]
 
     @property
     def size(self) -> int:
+        """Return the bytes of its tensors."""
         return sum(tensor.size for tensor in self.tensors)
 
 
 Group = tuple[PlannedFile, ...]  # written side by side
-OpenSink = Callable[[Path, Sequence[OutTensor]], Sink]
+OpenSink = Callable[[Path, Specs], TensorSink]
 
 
 @dataclass(frozen=True)
 class _Taker:
-    """A file that wants (some columns of) a block."""
+    """A file that takes (some columns of) a block."""
 
     file: int
     tensor: PlannedTensor
@@ -85,7 +93,7 @@ class _Block:
 
 
 def _blocks(group: Group, source: Source) -> Iterator[_Block]:
-    """What to read, in an order in which every file gets its own in the order of its tensors."""
+    """Yield the blocks to read, so that every file gets its tensors in order."""
     wanted: dict[str, list[tuple[int, PlannedTensor]]] = {}
     for number, file in enumerate(group):
         for tensor in file.tensors:
@@ -116,17 +124,16 @@ def write_group(
 ) -> dict[str, FileRecord]:
     """Write the files of one group and flush them to the disk.
 
-    Args:
-        progress: called with the number of bytes that were written since the last call.
+    ``progress`` is called with the number of bytes that were written since the last call.
 
     Raises:
         OctoError: the source is damaged or incomplete, or a value does not fit the dtype.
-        OSError: the disk is full, say; what was begun of the group is for the caller to remove.
+        OSError: for example, the disk is full; the caller removes the files of the group.
     """
     with ExitStack() as stack:
-        sinks: list[Sink] = []
+        sinks: list[TensorSink] = []
         for file in group:
-            announced = [OutTensor(tensor.key, tensor.dtype, tensor.shape) for tensor in file.tensors]
+            announced = {tensor.key: tensor.spec for tensor in file.tensors}
             sinks.append(stack.enter_context(open_sink(directory / file.name, announced)))
         buffer = torch.empty(0, dtype=torch.uint8)
         for block in _blocks(group, source):

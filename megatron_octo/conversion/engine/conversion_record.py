@@ -1,4 +1,4 @@
-"""``conversion.json``: what a conversion says of the directory that it wrote."""
+"""``conversion.json``: the record that a conversion leaves in the directory that it wrote."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +7,14 @@ from typing import Any
 from megatron_octo.checkpoint.digest import FileRecord, differing
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json, read_json, write_json
-from megatron_octo.conversion.readers.hf_source import RECORD
+
+RECORD = "conversion.json"
 
 
 def write_record(
     directory: Path, files: Mapping[str, FileRecord], source: Mapping[str, Any], job: Mapping[str, Any]
 ) -> None:
-    """Digests of the large files, where they come from, and a digest of the job: input and options."""
+    """Write digests of files, their origin, and a digest of the job (input and options)."""
     record = {
         "files": {name: files[name] for name in sorted(files)},
         "source": {key: value for key, value in source.items() if value is not None},
@@ -23,7 +24,7 @@ def write_record(
 
 
 def is_result(directory: Path, job: Mapping[str, Any]) -> bool:
-    """Whether a directory is what a job wrote: whoever has a failed upload to repeat need not convert again.
+    """Return whether a directory is the result of a job, so that a failed upload needs no second conversion.
 
     Raises:
         OctoError: it is, and was damaged since.

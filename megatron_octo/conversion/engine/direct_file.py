@@ -1,8 +1,8 @@
-"""A file written from its start to its end by a thread of its own, digested on the way and past the page cache.
+"""A file written by a thread of its own, digested on the way and past the page cache.
 
-Bytes that go through the page cache are copied once more and push out what others keep there; of 31 GB on a small
-machine nothing would be read from it again. Direct I/O wants aligned memory, offsets and lengths: the last block is
-padded and the file cut to its length. A file system that has no direct I/O (tmpfs) gets ordinary writes.
+The page cache costs another copy and pushes out other files, and nothing of 31 GB would be read from it again. Direct
+I/O needs aligned memory, offsets and lengths: the last block is padded and the file cut to its length. A file system
+without direct I/O (tmpfs) gets ordinary writes.
 """
 
 import errno
@@ -12,8 +12,6 @@ import os
 import queue
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +25,10 @@ _BUFFERS = 2  # one is filled while the other is written
 
 
 class DirectFile:
-    """What is written comes to rest on the disk with :meth:`close`.
+    """An output file that is on the disk after :meth:`close`.
 
     Raises:
-        OSError: the disk is full, say; from any method, and it names the file.
+        OSError: for example, the disk is full; from any method, and it names the file.
     """
 
     def __init__(self, path: Path):
@@ -53,7 +51,7 @@ class DirectFile:
         self._thread.start()
 
     def write(self, data: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
-        """Append bytes; they are copied, the caller may change them afterwards."""
+        """Append a copy of bytes."""
         source = np.frombuffer(data, dtype=np.uint8)
         done = 0
         while done < len(source):
@@ -68,7 +66,7 @@ class DirectFile:
         return len(source)
 
     def flush(self) -> None:
-        """For :mod:`zipfile`; bytes are flushed by :meth:`close`."""
+        """Do nothing; :mod:`zipfile` calls it, and :meth:`close` flushes."""
 
     def _hand_over(self) -> None:
         if self._error:
@@ -80,7 +78,7 @@ class DirectFile:
         place = 0
         while (item := self._full.get()) is not None:
             buffer, used = item
-            if not self._error:  # else drain, so that nobody waits for a buffer
+            if not self._error:  # else drain, so that write() gets its buffers back
                 try:
                     self._digest.update(memoryview(buffer)[:used])
                     self._put(buffer, -(-used // _ALIGNMENT) * _ALIGNMENT, place)
@@ -104,7 +102,7 @@ class DirectFile:
                 fcntl.fcntl(self._handle, fcntl.F_SETFL, flags & ~_DIRECT)
 
     def close(self) -> FileRecord:
-        """Wait until all of it is on the disk; returns the file's size and digest."""
+        """Wait until all of it is on the disk; returns size and digest."""
         if self._used:
             self._hand_over()
         self._stop()
@@ -120,13 +118,9 @@ class DirectFile:
         self._full.put(None)
         self._thread.join()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handle >= 0:  # given up
+    def abandon(self) -> None:
+        """Close without flushing, unless it is closed."""
+        if self._handle >= 0:
             self._stop()
             os.close(self._handle)
             self._handle = -1

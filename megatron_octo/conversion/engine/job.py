@@ -1,4 +1,4 @@
-"""A conversion from its plan to its result: resumed after a kill, in place when all of it is right, or not at all."""
+"""Runs a planned conversion: it resumes after a kill, and its result appears complete or not at all."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_octo.checkpoint.digest import FileRecord
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json
 from megatron_octo.conversion.engine.block_copy import Group, OpenSink, write_group
 from megatron_octo.conversion.engine.partial import PartialOutput
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.source import Source
 
 SHARD_BYTES = 5_000_000_000
 _RESERVE = 1 << 26  # bytes of a disk that small files may take
@@ -21,7 +21,7 @@ Finish = Callable[[Path, Mapping[str, FileRecord]], None]
 
 
 def silent(done: int, total: int) -> None:
-    """No progress to show."""
+    """Show no progress."""
 
 
 def convert(
@@ -37,20 +37,17 @@ def convert(
 ) -> Rounding:
     """Write ``groups`` into the directory ``output``.
 
-    A group is what survives a kill: the same command goes on after the last one that is complete.
-
-    Args:
-        finish: writes the small files into the directory, given what became of the large ones.
-        options: what else decides what is written.
-        kinds: of tensors that are read; the source's files that hold them are compared with their digests.
-        progress: called with bytes done and bytes in all.
+    After a kill the same command goes on after the last complete group. ``finish`` writes the small files into the
+    directory, given the records of the large ones; ``options`` is everything else that decides the output. Files of
+    the source with tensors of ``kinds`` are compared with their digests. ``progress`` is called with bytes done and
+    bytes in all.
 
     Returns:
-        What a change of dtype did.
+        The differences that a change of dtype made.
 
     Raises:
         OctoError: ``output`` exists, the disk is too small, or the source is damaged: then nothing is left.
-        OSError: the disk is full, say: files that were complete wait for the next attempt.
+        OSError: for example, the disk is full: complete files wait for the next attempt.
     """
     job = job_of(source, groups, options, kinds)
     total = sum(file.size for group in groups for file in group)
@@ -89,13 +86,13 @@ def convert(
 def job_of(
     source: Source, groups: Sequence[Group], options: Mapping[str, Any], kinds: tuple[str, ...] = ("weights",)
 ) -> dict[str, Any]:
-    """All that decides what a conversion writes; equal jobs write equal files."""
+    """Return everything that decides the output; equal jobs write equal files."""
     plan = [[asdict(file) for file in group] for group in groups]
     return {"source": source.identity(kinds), "plan": digest_json(_plain(plan)), "options": dict(options)}
 
 
 def _plain(tree: Any) -> Any:
-    """Dtypes and tuples as JSON has them."""
+    """Turn dtypes and tuples into JSON values."""
     if isinstance(tree, dict):
         return {key: _plain(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,12 +1,11 @@
-"""The unfinished output of a conversion: what is complete in it survives a kill, and nobody takes it for the result.
+"""The unfinished output of a conversion: its complete files survive a kill.
 
-Beside ``OUT`` there is ``.OUT.partial``: in ``files`` those that are done, and a journal of their digests. The same
-command goes on from there; a command that would write something else starts afresh. When all are complete, ``files`` is
-renamed to ``OUT``; the journal outlives that moment, so that a kill on either side of it loses nothing.
+Beside ``OUT`` lies ``.OUT.partial`` with complete files in ``files`` and a journal of their digests. The same command
+goes on from there; another command starts afresh. When all files are complete, ``files`` is renamed to ``OUT``; the
+journal is removed later, so that a kill on either side of the rename loses nothing.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Self
 from megatron_octo.checkpoint.digest import FileRecord, differing
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import new_directory, read_json, sync_directory, sync_tree, write_json
+from megatron_octo.common.leases import flock
 
 _JOURNAL = ".journal.json"
 _FILES = "files"
@@ -27,8 +27,8 @@ def _partial_name(output: Path) -> Path:
 
 
 def _sweep(output: str | Path) -> None:
-    """Remove what a kill left that came right after the result got its name: the journal alone."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is not there, or its name is none
+    """Remove the journal that a kill right after the rename left."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is not there, or not a valid name
         root = _partial_name(Path(output).resolve())
         if [path.name for path in root.iterdir()] in ([], [_JOURNAL]):
             shutil.rmtree(root, ignore_errors=True)
@@ -38,12 +38,12 @@ class PartialOutput:
     """The directory that will be ``output``.
 
     Args:
-        job: what is written and from what; files of another job are of no use.
+        job: input and options; files of another job are removed.
 
     Attributes:
         path: where to write.
-        done: files that are complete, with their sizes and digests.
-        note: what was recorded last beside them.
+        done: complete files with their sizes and digests.
+        note: the last note recorded beside them.
 
     Raises:
         OctoError: ``output`` exists and is not an empty directory, is a mount point, or another process works on it.
@@ -60,20 +60,14 @@ class PartialOutput:
         self._job = dict(job)
         self.note: dict[str, Any] = {}
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._root, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise OctoError(
-                "another process writes the same output", where=self._root, hint="wait for it, or end it"
-            ) from None
-        except OSError:
-            pass  # some shared file systems have no locks
+        busy = OctoError(
+            "another process writes the same output", where=self._root, hint="wait for it, or end it"
+        )
+        self._lock = flock(self._root, busy)
         self.done = self._found()
 
     def _found(self) -> dict[str, FileRecord]:
-        """Complete files of an earlier attempt at the same job; all else is removed."""
+        """Return complete files of an earlier attempt at the same job; everything else is removed."""
         found: dict[str, FileRecord] = {}
         try:
             tree: Any = read_json(self._root / _JOURNAL)
@@ -100,24 +94,24 @@ class PartialOutput:
         return found
 
     def record(self, files: Mapping[str, FileRecord], note: Mapping[str, Any]) -> None:
-        """Files that are complete and on the disk."""
+        """Add files that are complete and on the disk to the journal."""
         self.done.update(files)
         write_json(self._root / _JOURNAL, {"job": self._job, "files": self.done, "note": dict(note)})
 
     def remove(self, names: list[str]) -> None:
-        """Remove files that were begun."""
+        """Remove incomplete files."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
     def commit(self) -> None:
-        """Give the directory its name."""
+        """Rename the directory to its final name."""
         sync_tree(self.path)
         os.replace(self.path, self.output)
         sync_directory(self.output.parent)
         self.discard()
 
     def discard(self) -> None:
-        """Remove all of it: it is of no use to a later attempt."""
+        """Remove everything."""
         shutil.rmtree(self._root, ignore_errors=True)
 
     def __enter__(self) -> Self:

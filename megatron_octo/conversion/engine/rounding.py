@@ -1,4 +1,4 @@
-"""What a change of dtype does to the numbers, measured while it is done."""
+"""Changes of dtype, and the differences that they make."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from megatron_octo.common.errors import OctoError
 
 @dataclass
 class Rounding:
-    """Over all values that changed their dtype.
+    """Differences over all values that changed their dtype.
 
     Attributes:
         dtype: the new one; None if no value changed its dtype.
@@ -28,7 +28,7 @@ class Rounding:
     values: int = 0
 
     def convert(self, name: str, block: Tensor, dtype: torch.dtype) -> Tensor:
-        """``block`` in another dtype.
+        """Return ``block`` in another dtype and count the differences.
 
         Raises:
             OctoError: a finite value became infinite.
@@ -65,4 +65,5 @@ class Rounding:
         return f"rounded to {self.dtype}: {largest}{lost}"
 
     def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Files of ``torch.save`` without running what is in them, and without holding it.
+"""Files of ``torch.save``, read without running or holding their contents, and written tensor by tensor.
 
 Format: a zip archive of stored (not compressed) records: ``NAME/data.pkl``, a pickle in which tensors are references
 to records, and ``NAME/data/0``, ``NAME/data/1``, ... with the bytes of the storages. Every record has a CRC-32.
@@ -7,36 +7,69 @@ to records, and ``NAME/data/0``, ``NAME/data/1``, ... with the bytes of the stor
 import collections
 import errno
 import io
+import math
 import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.tensor_file import Span, Stored, TensorFile
+from megatron_octo.checkpoint.tensor_writer import Specs, TensorSink, TensorSpec, spec_bytes
 from megatron_octo.common.errors import OctoError
 from megatron_octo.conversion.engine.direct_file import DirectFile
-from megatron_octo.conversion.engine.sinks import Announced, OutTensor, block_bytes
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip record; then its name and extra field
 _ALIGNMENT = 64
-_OLD_FORMAT = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # how its files begin
+_OLD_FORMAT = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # the first bytes of its files
 _ARCHIVE = "model_optim_rng"
-# What Megatron keeps beside the weights (arguments, enumerations, random states): nothing that we need, so each of
-# these names stands for an object that holds what it is given and does nothing.
-_INERT = ("argparse.Namespace", "numpy.ndarray", "numpy.dtype", "numpy.core.", "numpy._core.", "megatron.")
+_DICT = "collections.OrderedDict"
+_REBUILD = "torch._utils._rebuild_"  # how names of calls begin that make tensors
+_DENSE = f"{_REBUILD}tensor_v2"
+_PARAMETER = f"{_REBUILD}parameter"
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "BFloat16Storage": torch.bfloat16,
+    "HalfStorage": torch.float16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ByteStorage": torch.uint8,
+}
+# Objects that checkpoints hold: weights, and what Megatron keeps beside them (arguments, enumerations, random states).
+_TORCH = {
+    *("Size", "device", "Tensor", "nn.parameter.Parameter"),
+    *("storage.UntypedStorage", "serialization._get_layout"),
+    *(f"{each}Storage" for each in ("Bool", "Char", "Short", "ComplexFloat", "ComplexDouble")),
+    *(name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)),
+    *_STORAGES,
+}
+_KNOWN = {
+    *(_DICT, "_codecs.encode", "collections.Counter", "collections.defaultdict"),
+    *(f"builtins.{name}" for name in ("set", "bytearray", "complex")),
+    *(f"__builtin__.{name}" for name in ("set", "bytearray", "complex")),
+    *(f"torch.{name}" for name in _TORCH),
+}
+_KNOWN_PREFIXES = (
+    _REBUILD,
+    "argparse.Namespace",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.core.",
+    "numpy._core.",
+    "megatron.",
+)
 
 
 class Inert:
-    """Stands for an object that is not made."""
+    """Stands for any object or call of a pickle: it keeps its arguments and does nothing."""
+
+    name = ""
 
     def __init__(self, *arguments: Any, **_: Any):
         self.arguments = arguments
@@ -46,9 +79,39 @@ class Inert:
             self.__dict__.update(state)
 
 
+class _Unpickler(pickle._Unpickler):
+    """Reads a pickle without making its objects: every name except OrderedDict is a fresh kind of :class:`Inert`.
+
+    The pure Python class: the one in C takes memory for whatever memo index the bytes name.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in _KNOWN and not full.startswith(_KNOWN_PREFIXES):
+            raise _RefusedError(full)
+        return collections.OrderedDict if full == _DICT else type("Inert", (Inert,), {"name": full})
+
+    def persistent_load(self, pid: Any) -> Any:
+        return _Storage(*pid)
+
+
+class _RefusedError(Exception):
+    """A pickle names an object that no checkpoint needs."""
+
+
+class _Storage:
+    """A reference to a record: ``("storage", type, key, device, elements)``."""
+
+    def __init__(self, kind: Any, type_: Any, key: Any, *_: Any):
+        dtype = _STORAGES.get(str(getattr(type_, "name", "")).removeprefix("torch."))
+        if kind != "storage" or not isinstance(key, str):
+            raise pickle.UnpicklingError("a reference to an unknown kind of record")
+        self.dtype, self.key = dtype, key
+
+
 @dataclass(frozen=True)
 class _Record:
-    """One file of the archive: its name below the archive's own, its bytes, and their digest ("": not known)."""
+    """One file of the archive: its name below the archive's own, its bytes, and their digest ("": unknown)."""
 
     name: str
     start: int
@@ -57,13 +120,13 @@ class _Record:
 
 
 class TorchFile:
-    """What a file of ``torch.save`` holds; its tensors are mapped and not read.
+    """Contents of a file of ``torch.save``; its tensors are not read.
 
     Attributes:
-        tree: what was saved.
+        tree: the saved object, with :class:`Inert` for every object in it.
 
     Raises:
-        OctoError: it is no such file, it is damaged, or its pickle asks for objects that weights do not need. None of
+        OctoError: another kind of file, it is damaged, or its pickle names objects that weights do not need. None of
             them is made, and nothing in the file is run.
     """
 
@@ -72,46 +135,50 @@ class TorchFile:
         _check_format(path)
         try:
             records = _records(path)
-            _check_small(path, records)
-            self._records = {record.start: record for record in records}
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            if refused := [name for name in foreign if not name.startswith(_INERT)]:
-                raise OctoError(
-                    f"its pickle asks for {', '.join(sorted(refused))}, which no checkpoint needs",
-                    where=path,
-                    hint="it may be an attack; nothing of it was run. Convert from a copy that you trust",
-                )
-            stand_ins: list[Any] = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in foreign]
-            with torch.serialization.safe_globals(stand_ins):
-                self.tree: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            small = _small(path, records)
+            self._records = {record.name: record for record in records}
+            self.tree: Any = _Unpickler(io.BytesIO(small["data.pkl"]), encoding="utf-8").load()
         except OctoError:
             raise
-        except Exception as error:  # bytes that nobody meant can raise anything
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:
-                raise  # the disk's, and not the file's
+        except _RefusedError as error:
+            raise OctoError(
+                f"its pickle asks for {str(error)!r}, which no checkpoint needs",
+                where=path,
+                hint="it may be an attack; nothing of it was run. Convert from a copy that you trust",
+            ) from None
+        except Exception as error:  # arbitrary bytes can raise anything
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # the disk failed, not the file
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise OctoError(f"no file of torch.save, or a damaged one: {reason}", where=path) from None
-        self._mapped = _mappings()
+            raise OctoError(f"no file of torch.save, or a damaged one: {reason!r}", where=path) from None
 
-    def place(self, name: str, tensor: Tensor) -> Stored:
-        """Where a tensor of the tree is in the file.
+    def place(self, name: str, value: Any) -> Stored | None:
+        """Return the place of a tensor of the tree in the file; None if the value is not a tensor.
 
         Raises:
-            OctoError: it is not one piece of it.
+            OctoError: it is not one piece of the file.
         """
-        if tensor.layout != torch.strided or not tensor.is_contiguous():
-            raise OctoError(f"{name} is not stored as one piece", where=self.path)
-        address = tensor.untyped_storage().data_ptr()
-        mapped = next((each for each in self._mapped if each[0] <= address < each[1]), None)
-        if mapped is None:
-            raise OctoError(f"{name} is not mapped from this file", where=self.path)
-        base = mapped[0] - mapped[2]
-        record = self._records.get(address - base)
-        if record is None:
-            raise OctoError(f"{name} is not stored as one piece", where=self.path)
-        stored = Stored(tensor.dtype, tuple(tensor.shape), tensor.data_ptr() - base)
+        while isinstance(value, Inert) and value.name == _PARAMETER and value.arguments:
+            value = value.arguments[0]
+        if not isinstance(value, Inert) or not value.name.startswith(_REBUILD):
+            return None
+        if value.name != _DENSE:
+            raise OctoError(f"{name!r} is not stored as one piece", where=self.path)
+        try:
+            storage, offset, shape, strides = value.arguments[:4]
+            record = self._records.get(f"data/{storage.key}")
+            whole = all(type(number) is int and number >= 0 for number in (offset, *shape, *strides))
+            expected = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+            dense = all(
+                want == have or size == 1 for want, have, size in zip(expected, strides, shape, strict=True)
+            )
+        except (AttributeError, TypeError, ValueError):
+            raise OctoError(f"damaged: {name!r} is no tensor", where=self.path) from None
+        if record is None or storage.dtype is None or not (whole and dense):
+            raise OctoError(f"{name!r} is not stored as one piece", where=self.path)
+        stored = Stored(storage.dtype, tuple(shape), record.start + offset * storage.dtype.itemsize)
         if stored.start + stored.size > record.end:
-            raise OctoError(f"damaged: {name} is larger than its record", where=self.path)
+            raise OctoError(f"damaged: {name!r} is larger than its record", where=self.path)
         return stored
 
 
@@ -128,7 +195,7 @@ def _check_format(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(len(_OLD_FORMAT)) == _OLD_FORMAT:
             raise OctoError(
-                "this is torch.save's format from before torch 1.6, whose tensors cannot be mapped",
+                "this is torch.save's format from before torch 1.6, which is one pickle of everything",
                 where=path,
                 hint="where you trust the file and have what wrote it, save it again: "
                 "torch.save(torch.load(FILE, map_location='cpu', weights_only=False), FILE)",
@@ -147,55 +214,35 @@ def _records(path: Path) -> list[_Record]:
             # torch may be told to leave the checksums out (torch.serialization.set_crc32_options).
             digest = f"crc32:{info.CRC:08x}" if info.CRC else ""
             found.append(_Record(info.filename.partition("/")[2], start, start + info.file_size, digest))
+    if len({record.name for record in found}) < len(found):
+        raise zipfile.BadZipFile("a record is there twice")
     return found
 
 
-def _check_small(path: Path, records: Sequence[_Record]) -> None:
-    """The records that torch reads without comparing their checksums: shapes and arguments are among them."""
+def _small(path: Path, records: list[_Record]) -> dict[str, bytes]:
+    """Return the records beside the tensors (shapes and arguments are among them), their checksums compared."""
+    found = {}
     with open(path, "rb") as file:
         for record in records:
             if record.name.startswith("data/"):
                 continue
             file.seek(record.start)
-            data = file.read(record.end - record.start)
+            data = found[record.name] = file.read(record.end - record.start)
             if record.digest and f"crc32:{zlib.crc32(data):08x}" != record.digest:
                 raise OctoError(
                     f"damaged: {record.name} has changed since it was written (checksum differs)", where=path
                 )
             if record.name == "byteorder" and data != b"little":
                 raise OctoError(
-                    f"its numbers are stored {data[:20].decode(errors='replace')}-endian, only little is read",
+                    f"its byte order is {data[:20].decode(errors='replace')!r}, only little-endian is read",
                     where=path,
                     hint="save it again on a machine of the usual byte order",
                 )
-
-
-def _mappings() -> list[tuple[int, int, int]]:
-    """First and last address, and place in its file, of all that is mapped from a file into this process.
-
-    An address inside says where in the file it is. (torch says places only under its fake tensors, and these leave
-    marks in a process that are felt by its training.)
-    """
-    found, maps = [], Path("/proc/self/maps")
-    if not maps.exists():
-        raise OctoError("files of torch.save are read and written in place on Linux only", where=maps)
-    for line in maps.read_text(encoding="utf-8", errors="replace").splitlines():
-        addresses, _, offset, _, inode = line.split(maxsplit=5)[:5]
-        first, _, last = addresses.partition("-")
-        if inode != "0":
-            found.append((int(first, 16), int(last, 16), int(offset, 16)))
     return found
 
 
-_STORAGES = {
-    torch.float32: torch.FloatStorage,
-    torch.bfloat16: torch.BFloat16Storage,
-    torch.float16: torch.HalfStorage,
-}
-
-
 @dataclass(frozen=True)
-class _Storage:
+class _Written:
     """A record that will be written; the pickle refers to it."""
 
     key: str
@@ -207,47 +254,41 @@ class _Pickler(pickle.Pickler):
     """Writes announced tensors the way torch.save writes tensors."""
 
     def persistent_id(self, obj: Any) -> Any:
-        if isinstance(obj, _Storage):
-            return ("storage", _STORAGES[obj.dtype], obj.key, "cpu", obj.count)
+        if isinstance(obj, _Written):
+            kind = next(name for name, dtype in _STORAGES.items() if dtype == obj.dtype)
+            return ("storage", getattr(torch, kind), obj.key, "cpu", obj.count)
         return None
 
 
 class _Reference:
     """A tensor of which the pickle holds dtype, shape and record."""
 
-    def __init__(self, tensor: OutTensor, key: str):
-        self._tensor, self._key = tensor, key
+    def __init__(self, spec: TensorSpec, key: str):
+        self._dtype, self._shape, self._key = *spec, key
 
     def __reduce__(self) -> Any:
-        shape = self._tensor.shape
-        strides: list[int] = [1]
-        for extent in reversed(shape[1:]):
-            strides.insert(0, strides[0] * extent)
-        storage = _Storage(self._key, self._tensor.dtype, torch.Size(shape).numel())
+        strides = tuple(math.prod(self._shape[axis + 1 :]) for axis in range(len(self._shape)))
+        storage = _Written(self._key, self._dtype, math.prod(self._shape))
         hooks: collections.OrderedDict[str, Any] = collections.OrderedDict()
-        return torch._utils._rebuild_tensor_v2, (storage, 0, shape, tuple(strides), False, hooks)
+        return torch._utils._rebuild_tensor_v2, (storage, 0, self._shape, strides, False, hooks)
 
 
-class TorchZipSink:
-    """A file that ``torch.load`` reads, written tensor by tensor.
+class TorchZipSink(TensorSink):
+    """A file that ``torch.load`` reads.
 
     Args:
-        tree: what is saved, given the tensors by their keys.
+        tree: makes the saved object from the tensors by their names.
     """
 
-    def __init__(
-        self, path: Path, tensors: Sequence[OutTensor], tree: Callable[[dict[str, Any]], dict[str, Any]]
-    ):
+    def __init__(self, path: Path, specs: Specs, tree: Callable[[dict[str, Any]], dict[str, Any]]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._announced = Announced(tensors)
-        self._file = DirectFile(path)
+        super().__init__(DirectFile(path), specs)
         target: Any = self._file  # it cannot seek: checksums follow the records
         self._archive = zipfile.ZipFile(target, "w", zipfile.ZIP_STORED)
-        self._tensors = list(tensors)
-        self._number = 0
+        self._numbers = {name: number for number, name in enumerate(specs)}
         self._record: Any = None
         pickled = io.BytesIO()
-        references = {tensor.key: _Reference(tensor, str(number)) for number, tensor in enumerate(tensors)}
+        references = {name: _Reference(spec, str(self._numbers[name])) for name, spec in specs.items()}
         _Pickler(pickled, protocol=2).dump(tree(references))
         self._put("data.pkl", pickled.getvalue())
         self._put("byteorder", b"little")
@@ -265,28 +306,19 @@ class TorchZipSink:
         with self._archive.open(self._info(name, len(data), wide=False), "w") as record:
             record.write(data)
 
-    def write(self, key: str, block: Tensor) -> None:
+    def _append(self, name: str, data: memoryview, complete: bool) -> None:
         if self._record is None:
-            info = self._info(f"data/{self._number}", self._tensors[self._number].size, wide=True)
+            info = self._info(f"data/{self._numbers[name]}", spec_bytes(self._specs[name]), wide=True)
             self._record = self._archive.open(info, "w", force_zip64=True)
-        complete = self._announced.take(key, block)
-        self._record.write(block_bytes(block))
+        self._record.write(data)
         if complete:
             self._record.close()
             self._record = None
-            self._number += 1
 
-    def close(self) -> FileRecord:
-        self._announced.check_complete()
+    def _complete(self) -> None:
         self._put("version", b"3\n")
         self._archive.close()
-        return self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._archive.fp = None  # given up: it has nothing more to write
-        self._file.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._archive.fp = None  # given up: it writes nothing more
+        super().__exit__(*error)

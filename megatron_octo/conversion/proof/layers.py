@@ -1,8 +1,8 @@
-"""The layers of a network, one at a time: on Megatron-core with our weights, in transformers with theirs.
+"""Computes a network layer by layer: on Megatron-core with our weights, in transformers with theirs.
 
-Both sides run the code that trains and that serves, in fp32 on the CPU: a network of a single layer, which is every
-layer in turn. A matrix is in memory while the module that owns it runs, and no longer. What is before and after the
-layers is a lookup and a matrix product, done here in blocks of the vocabulary.
+Both sides run the real training or serving code in fp32 on the CPU: a network of a single layer that stands for each
+layer in turn. A matrix is in memory only while the module that owns it runs. Embeddings and logits are a lookup and a
+matrix product, done here in blocks of the vocabulary.
 """
 
 import contextlib
@@ -15,27 +15,26 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from megatron_octo.architectures import find_architecture
+from megatron_octo.architectures import describe_layer, find_architecture
 from megatron_octo.architectures.parameters import (
     LAYER_PREFIX,
     OUTPUT_LAYER,
     POSITION_EMBEDDINGS,
     WORD_EMBEDDINGS,
 )
+from megatron_octo.checkpoint.source import BLOCK, Source
+from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.source import BLOCK, Source
 from megatron_octo.conversion.readers.hf_source import weight_map
-from megatron_octo.recipe.loading import build_recipe
-from megatron_octo.recipe.schema import Recipe
 
 _NORM = "decoder.final_layernorm."
 _NOTHING = torch.empty(0)
-_LONGEST = 512  # tokens that are put in
+_LONGEST = 512  # input tokens
 
 
 @contextlib.contextmanager
 def _output_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """What a module puts out while the block runs: the rest of the network is not wanted."""
+    """Collect a module's outputs while the block runs."""
     found: list[Tensor] = []
 
     def keep(module: Any, inputs: Any, output: Any) -> None:
@@ -49,7 +48,7 @@ def _output_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _stream(layer: torch.nn.Module, fill: Callable[[torch.nn.Parameter, str], None]) -> None:
-    """Have ``fill(parameter, name)`` called for a matrix of a layer when it is needed, and let go of it afterwards."""
+    """Call ``fill(parameter, name)`` before a module uses a matrix, and free the matrix afterwards."""
 
     def load(module: torch.nn.Module, name: str) -> None:
         for own, parameter in module.named_parameters(recurse=False):
@@ -74,28 +73,28 @@ def _row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(row, min(shape[0], row + step))
 
 
+def _normed(hidden_TH: Tensor, model: ModelConfig, read: Callable[[str], Tensor]) -> Tensor:
+    """Apply the last norm, whose parameters ``read`` gives by our names."""
+    weight, width, epsilon = read(f"{_NORM}weight"), hidden_TH.shape[1:], model.layernorm_epsilon
+    if not describe_layer(model).norm_bias:
+        return F.rms_norm(hidden_TH, width, weight, epsilon)
+    return F.layer_norm(hidden_TH, width, weight, read(f"{_NORM}bias"), epsilon)
+
+
 class Network(Protocol):
-    """A network whose weights are read when they are needed; all in fp32, T tokens, H hidden, V rows."""
+    """A network whose weights are read when they are needed; in fp32, T tokens, H hidden, V rows of the vocabulary."""
 
-    def embed(self, tokens_T: Tensor) -> Tensor: ...  # [T, H]
-    def layer(self, number: int, hidden_TH: Tensor) -> Tensor: ...
-    def norm(self, hidden_TH: Tensor) -> Tensor: ...
-    def output_rows(self, start: int, stop: int) -> Tensor: ...  # [V, H]
+    def embed(self, tokens_T: Tensor) -> Tensor:
+        """Return the embeddings [T, H]."""
 
+    def layer(self, number: int, hidden_TH: Tensor) -> Tensor:
+        """Return the output [T, H] of a layer."""
 
-def inference_recipe(model: ModelConfig) -> Recipe:
-    """A recipe that builds the network in fp32 on the CPU; what it says of data and optimizer is not used."""
-    return build_recipe(
-        {
-            "run_dir": "-",
-            "model": {**model.model_dump(), "hidden_dropout": 0.0, "attention_dropout": 0.0},
-            "data": {"train": "-", "seq_length": model.max_position_embeddings},
-            "batch": {"global_size": 1},
-            "optimizer": {"lr": 1.0},
-            "train": {"steps": 1, "precision": "fp32"},
-            "system": {"device": "cpu", "attention": "torch", "cross_entropy": "reference"},
-        }
-    )
+    def norm(self, hidden_TH: Tensor) -> Tensor:
+        """Return the output [T, H] of the last norm."""
+
+    def output_rows(self, start: int, stop: int) -> Tensor:
+        """Return rows [V, H] of the output layer."""
 
 
 class _MegatronNetwork:
@@ -107,9 +106,11 @@ class _MegatronNetwork:
         self.source, self.model, self._number = source, source.manifest.model, 0
         # Its embeddings are not used: they need not be large.
         small = {"num_layers": 1, "vocab_size": 1, "tied_embeddings": True}
-        recipe = inference_recipe(self.model.model_copy(update=small))
-        self._network = build_model(recipe, grid, choose_backend(recipe, grid.device)).eval()
-        held = held_parameters(self._network, recipe, grid)
+        no_dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+        model = self.model.model_copy(update={**small, **no_dropout})
+        compute = Compute(seq_length=model.max_position_embeddings)
+        self._network = build_model(model, compute, grid, choose_backend(model, compute, grid.device)).eval()
+        held = held_parameters(self._network, model, compute, grid)
         self._held = {id(each.parameter): each for each in held if each.spec.name.startswith(LAYER_PREFIX)}
         _stream(self._network.decoder.layers[0], self._fill)
 
@@ -119,7 +120,7 @@ class _MegatronNetwork:
 
     def embed(self, tokens_T: Tensor) -> Tensor:
         hidden = torch.cat([self._rows(WORD_EMBEDDINGS, token, token + 1) for token in tokens_T.tolist()])
-        if find_architecture(self.model.architecture).learned_positions:
+        if describe_layer(self.model).positions == "learned":
             hidden = hidden + self._rows(POSITION_EMBEDDINGS, 0, tokens_T.numel())
         return hidden
 
@@ -140,7 +141,7 @@ class _MegatronNetwork:
         return found[0][:, 0]
 
     def _fill(self, parameter: torch.nn.Parameter, _: str = "") -> None:
-        """A parameter from its box of our tensor, in blocks: it is never there twice."""
+        """Read a parameter's box in blocks: no second copy is made."""
         held = self._held[id(parameter)]
         name = held.spec.name.replace(f"{LAYER_PREFIX}0.", f"{LAYER_PREFIX}{self._number}.", 1)
         held.parameter.data = torch.empty(held.shape)
@@ -150,8 +151,7 @@ class _MegatronNetwork:
             held.parameter[rows] = self.source.read(name, offset=place, shape=shape).float()
 
     def norm(self, hidden_TH: Tensor) -> Tensor:
-        weight, bias = (self.source.read(f"{_NORM}{kind}").float() for kind in ("weight", "bias"))
-        return F.layer_norm(hidden_TH, hidden_TH.shape[1:], weight, bias, self.model.layernorm_epsilon)
+        return _normed(hidden_TH, self.model, lambda name: self.source.read(name).float())
 
     def output_rows(self, start: int, stop: int) -> Tensor:
         return self._rows(WORD_EMBEDDINGS if self.model.tied_embeddings else OUTPUT_LAYER, start, stop)
@@ -168,11 +168,13 @@ class _TransformersNetwork:
         config.num_hidden_layers = 1
         config.vocab_size = 1
         config.pad_token_id = None  # it may be beyond that vocabulary
-        if self._table.learned_positions:
+        if self._table.description.positions == "learned":
             config.max_position_embeddings = _LONGEST
         self._network = AutoModel.from_config(config, dtype=torch.float32).eval()
         # transformer.h.{}.ln_1: the list of layers is transformer.h.
-        path = self._table.layer["input_layernorm"].partition(".{}")[0].split(".")
+        path = (
+            self._table.hf_names(f"{LAYER_PREFIX}0.input_layernorm.weight")[0].partition(".0.")[0].split(".")
+        )
         self._prefix = ".".join(path)
         self._layer = self._network.get_submodule(".".join(path[1:]))[0]
         self._shapes = {name: tuple(parameter.shape) for name, parameter in self._layer.named_parameters()}
@@ -183,7 +185,7 @@ class _TransformersNetwork:
                 module.weight.zero_()  # learned positions are added to whatever is put in
 
     def _read(self, name: str, rows: slice = slice(None)) -> Tensor:
-        # The safetensors library, and the names that transformers has: nothing of ours.
+        # With the safetensors library and transformers' names, independent of our reader.
         with safe_open(self.directory / self._files[name], "pt") as file:
             tensor: Tensor = file.get_slice(name)[rows].float()
         return tensor
@@ -191,7 +193,7 @@ class _TransformersNetwork:
     def embed(self, tokens_T: Tensor) -> Tensor:
         name = self._table.top[WORD_EMBEDDINGS]
         hidden = torch.cat([self._read(name, slice(token, token + 1)) for token in tokens_T.tolist()])
-        if self._table.learned_positions:
+        if self._table.description.positions == "learned":
             hidden = hidden + self._read(self._table.top[POSITION_EMBEDDINGS], slice(0, tokens_T.numel()))
         return hidden
 
@@ -210,8 +212,7 @@ class _TransformersNetwork:
             parameter[rows] = self._read(f"{self._prefix}.{self._number}.{name}", rows)
 
     def norm(self, hidden_TH: Tensor) -> Tensor:
-        weight, bias = (self._read(self._table.top[f"{_NORM}{kind}"]) for kind in ("weight", "bias"))
-        return F.layer_norm(hidden_TH, hidden_TH.shape[1:], weight, bias, self.model.layernorm_epsilon)
+        return _normed(hidden_TH, self.model, lambda name: self._read(self._table.top[name]))
 
     def output_rows(self, start: int, stop: int) -> Tensor:
         name = self._table.top[WORD_EMBEDDINGS if self.model.tied_embeddings else OUTPUT_LAYER]
@@ -220,9 +221,9 @@ class _TransformersNetwork:
 
 @contextlib.contextmanager
 def open_networks(sources: Sequence[Source]) -> Iterator[list[Network]]:
-    """For each the network that serves a Hugging Face directory, or that trains everything else.
+    """Open the serving network of each Hugging Face directory and the training network of everything else.
 
-    In this process; no process group may be up.
+    Runs in this process; no process group may be up.
     """
     from transformers.utils import logging
 

@@ -1,23 +1,24 @@
-"""What lies in a directory of weights, read from its headers alone."""
+"""Describes a directory of weights from its headers alone."""
 
 from pathlib import Path
 from typing import Any
 
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import count_parameters, parameter_specs
-from megatron_octo.conversion.engine.source import Source
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.conversion.readers.open_weights import open_weights
 
 
 def describe(path: str | Path, vocab_size: int | None = None, tensors: bool = False) -> dict[str, Any]:
-    """Facts about weights of any format, as JSON has them.
+    """Return facts about weights of any format as JSON values.
 
     Args:
+        path: as in :func:`open_weights`.
         vocab_size: real tokens of a BigCode checkpoint.
-        tensors: every tensor with its dtype, its shape and the files that hold it, too.
+        tensors: also list every tensor with its dtype, its shape and its files.
 
     Raises:
-        OctoError: no weights here, or they are damaged.
+        OctoError: there are no weights, or they are damaged.
     """
     source = open_weights(path, vocab_size=vocab_size)
     manifest, model = source.manifest, source.manifest.model
@@ -54,7 +55,7 @@ def _size(source: Source, name: str) -> int | None:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The same for people."""
+    """Return the facts as lines of text."""
     parallel = " x ".join(f"{name} {size}" for name, size in found["layout"].items()) or "-"
     padded = found["parameters_with_padding"]
     count = f"{found['parameters']:,}"

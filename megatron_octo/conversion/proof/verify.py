@@ -1,4 +1,4 @@
-"""Proof that a conversion changed nothing: weights bit for bit, and logits of both networks on real text."""
+"""Compares two copies of a model: weights bit for bit, and logits of both networks on real text."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +9,10 @@ from torch import Tensor
 
 import megatron_octo
 from megatron_octo.architectures.parameters import parameter_specs
+from megatron_octo.checkpoint.fit import FREE_KEYS
+from megatron_octo.checkpoint.source import BLOCK, Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.source import BLOCK, Source
 from megatron_octo.conversion.proof.layers import Network, open_networks
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.data.text.tokenizer import Tokenizer
@@ -19,8 +20,6 @@ from megatron_octo.data.text.tokenizer import Tokenizer
 TOLERANCE = 1e-4
 _LENGTH = 512  # tokens compared
 _ROWS = 2048  # of the vocabulary at once
-# What may differ between two copies of one model: it is not in the weights, or does not change what is computed.
-_FREE = {"hidden_dropout", "attention_dropout", "init_std", "vocab_multiple"}
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,11 @@ class Comparison:
     """Differences between two copies of a model, both computed in fp32.
 
     Attributes:
-        weights_equal: every tensor bit-equal; None if the dtypes differ, so they cannot be.
-        weights_max_abs: largest difference of a weight, and the tensor that has it.
-        max_abs, mean_abs: of the logits' differences.
+        weights_equal: whether every tensor is bit-equal; None if the dtypes differ.
+        weights_max_abs: largest difference of a weight, in ``weights_tensor``.
+        max_abs, mean_abs: differences of the logits.
         argmax_agreement: fraction of positions where both predict the same token.
-        tokens: positions compared.
+        tokens: number of positions compared.
         layers: largest difference of the hidden states after each layer.
     """
 
@@ -46,6 +45,7 @@ class Comparison:
     layers: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
         return asdict(self)
 
 
@@ -63,13 +63,14 @@ def verify(
     memory at a time.
 
     Args:
-        text: what both networks read; by default source code of this library.
-        base: where the weights beneath a LoRA run are, if they were moved.
-        vocab_size: real tokens of a BigCode checkpoint; by default as many as the other side has, too.
+        first: as in :func:`open_weights`.
+        second: as ``first``, in the same format or another.
+        text: input of both networks; by default source code of this library.
+        base: the weights beneath a LoRA run, if they were moved.
+        vocab_size: real tokens of a BigCode checkpoint; by default the other side's number.
 
     Raises:
-        OctoError: one of the two is missing or damaged, they are of different shapes, or there is no tokenizer for
-            the text.
+        OctoError: one of the two is missing or damaged, their shapes differ, or there is no tokenizer for the text.
     """
     one, other = _open_both(first, second, base, vocab_size)
     _check_shapes(one, other)
@@ -96,8 +97,8 @@ def _open_both(
     found = [
         open_weights(path, stream=True, vocab_size=vocab_size, base=base, rounded=True) for path in paths
     ]
-    # A BigCode checkpoint may take rows of padding for words: how many depends on the ranks that wrote it. What the
-    # other side knows counts, and of two such checkpoints the rows that both have.
+    # A BigCode checkpoint may take rows of padding for tokens, as many as its writer's ranks made. The other side's
+    # number counts, and of two such checkpoints the smaller.
     sizes = {source.manifest.model.vocab_size for source in found if source.format != "bigcode"}
     common = min(sizes or {source.manifest.model.vocab_size for source in found})
     for number, source in enumerate(found):
@@ -107,14 +108,14 @@ def _open_both(
 
 
 def _check_shapes(one: Source, other: Source) -> None:
-    a, b = (source.manifest.model.model_dump(exclude=_FREE) for source in (one, other))
+    a, b = (source.manifest.model.model_dump(exclude=FREE_KEYS) for source in (one, other))
     differing = [f"{key} {a[key]} and {b[key]}" for key in a if a[key] != b[key]]
     if differing:
         raise OctoError(f"two different models: {', '.join(differing)}", where=other.directory)
 
 
 def _compare_weights(one: Source, other: Source) -> tuple[bool | None, float, str | None]:
-    """Whether all are bit-equal (None: dtypes differ), the largest difference, and where it is."""
+    """Return whether all are bit-equal (None: dtypes differ), the largest difference, and its tensor."""
     equal: bool | None = True
     largest, where = 0.0, None
     for name, spec in parameter_specs(one.manifest.model).items():

@@ -1,4 +1,4 @@
-"""Checkpoints of BigCode's fork of Megatron-LM (``bigcode/starcoderbase-megatron``), read without running them."""
+"""Reads checkpoints of BigCode's fork of Megatron-LM (``bigcode/starcoderbase-megatron``) without running them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +10,21 @@ import xxhash
 from megatron_octo.architectures import checked_model
 from megatron_octo.architectures.parameters import WORD_EMBEDDINGS, parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
+from megatron_octo.checkpoint.source import BLOCK, Source
 from megatron_octo.checkpoint.tensor_file import TensorFile
-from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
+from megatron_octo.common.torch_dtypes import DTYPE_NAMES, PRECISIONS
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.source import BLOCK, Source
 from megatron_octo.conversion.engine.torch_zip import open_records
-from megatron_octo.conversion.readers.bigcode_names import HEAD, TRUE_VOCABULARY, Part, check_model, parts
+from megatron_octo.conversion.readers.bigcode_names import (
+    HEAD,
+    TRUE_VOCABULARY,
+    StageTensor,
+    check_model,
+    stage_tensors,
+)
 from megatron_octo.conversion.readers.bigcode_ranks import Rank, iteration_directory, read_ranks
-from megatron_octo.conversion.readers.hf_source import PRECISIONS
 
 _WORDS = "language_model.embedding.word_embeddings.weight"
 _POSITIONS = "language_model.embedding.position_embeddings.weight"
@@ -28,19 +33,19 @@ _POSITIONS = "language_model.embedding.position_embeddings.weight"
 def open_bigcode(directory: Path, stream: bool = False, vocab_size: int | None = None) -> Source:
     """Open a checkpoint of any tensor x pipeline layout.
 
-    Args:
-        vocab_size: real tokens. The format knows the padded vocabulary alone: without this number, and without
-            to-bigcode's note of it, all of it is real.
+    ``vocab_size`` is the number of real tokens. The format records only the padded vocabulary: without this number
+    and without to-bigcode's note of it, all rows are taken as real.
 
     Raises:
-        OctoError: a rank is missing or damaged, a pickle asks for what no checkpoint needs, or another architecture.
+        OctoError: a rank is missing or damaged, a pickle names objects that no checkpoint needs, or the architecture is
+            another one.
     """
     directory = iteration_directory(directory)
     ranks = read_ranks(directory)
     tensor, pipeline = len(ranks), len(ranks[0])
     model = _model(directory, ranks, vocab_size)
     vocabulary = tensor * _matrix(ranks[0][0], _WORDS, directory)[0]
-    listed = parts(model, vocabulary, pipeline)
+    listed = stage_tensors(model, vocabulary, pipeline)
     dtype = _check_tensors(directory, ranks, listed)
     opened = {
         rank.file: open_records(
@@ -73,7 +78,7 @@ def open_bigcode(directory: Path, stream: bool = False, vocab_size: int | None =
 
 
 def _matrix(rank: Rank, key: str, directory: Path) -> tuple[int, int]:
-    """The shape of a tensor that tells the model's."""
+    """Return the shape of a matrix from which the model's shape follows."""
     if key not in rank.tensors:
         raise OctoError(f"no {key!r}: not a multi-query GPT of BigCode's", where=directory / rank.file)
     shape = rank.tensors[key].shape
@@ -90,7 +95,7 @@ def _number(rank: Rank, key: str, default: float, directory: Path) -> float:
 
 
 def _vocabulary(rank: Rank, padded: int, given: int | None, directory: Path) -> int:
-    """Real tokens: as given, as to-bigcode notes them (the fork has no such argument), or all rows."""
+    """Return the number of real tokens: as given, as to-bigcode noted it, or all rows."""
     noted = rank.arguments.get(TRUE_VOCABULARY)
     size = given if given is not None else noted if type(noted) is int else padded
     if not 0 < size <= padded:
@@ -99,7 +104,7 @@ def _vocabulary(rank: Rank, padded: int, given: int | None, directory: Path) -> 
 
 
 def _model(directory: Path, ranks: list[list[Rank]], vocab_size: int | None) -> ModelConfig:
-    """The shape, from the tensors where they tell it and from the arguments where they do not."""
+    """Return the model's shape, from the tensors where possible and else from the arguments."""
     first, pipeline = ranks[0][0], len(ranks[0])
     rows, hidden = _matrix(first, _WORDS, directory)
     shared, _ = _matrix(first, "language_model.encoder.layers.0.self_attention.key_value.weight", directory)
@@ -142,12 +147,12 @@ def _model(directory: Path, ranks: list[list[Rank]], vocab_size: int | None) -> 
 
 
 def _activation(arguments: Mapping[str, Any]) -> str:
-    """Megatron-LM's fused bias + gelu is the tanh form, and so is openai_gelu; without either it is the exact one."""
+    """Return the activation: fused bias + gelu and openai_gelu are the tanh form, without either it is exact."""
     return "gelu_tanh" if arguments.get("bias_gelu_fusion", True) or arguments.get("openai_gelu") else "gelu"
 
 
-def _check_tensors(directory: Path, ranks: list[list[Rank]], listed: list[Part]) -> torch.dtype:
-    """Names and shapes on every rank, and the one dtype."""
+def _check_tensors(directory: Path, ranks: list[list[Rank]], listed: list[StageTensor]) -> torch.dtype:
+    """Check names and shapes on every rank; returns the one dtype."""
     dtypes = set()
     for number, row in enumerate(ranks):
         for stage, rank in enumerate(row):
@@ -178,7 +183,7 @@ def _check_tensors(directory: Path, ranks: list[list[Rank]], listed: list[Part])
 
 
 def _entries(
-    model: ModelConfig, ranks: list[list[Rank]], listed: list[Part], dtype: str
+    model: ModelConfig, ranks: list[list[Rank]], listed: list[StageTensor], dtype: str
 ) -> dict[str, TensorEntry]:
     specs = parameter_specs(model)
     fragments: dict[str, list[Fragment]] = {name: [] for name in specs}
@@ -194,8 +199,10 @@ def _entries(
     return {name: TensorEntry(spec.shape, dtype, tuple(fragments[name])) for name, spec in specs.items()}
 
 
-def _check_replicas(opened: Mapping[str, TensorFile], ranks: list[list[Rank]], listed: list[Part]) -> None:
-    """What several ranks hold is the same on all of them."""
+def _check_replicas(
+    opened: Mapping[str, TensorFile], ranks: list[list[Rank]], listed: list[StageTensor]
+) -> None:
+    """Check that tensors which several ranks hold are equal on all of them."""
     for part in listed:
         row = [each[part.stage].file for each in ranks]
         if part.key == HEAD:

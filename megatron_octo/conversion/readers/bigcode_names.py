@@ -1,4 +1,4 @@
-"""How BigCode's fork of Megatron-LM calls and cuts the parameters of a multi-query GPT.
+"""Names and cuts of the parameters of a multi-query GPT in BigCode's fork of Megatron-LM.
 
     DIR/latest_checkpointed_iteration.txt       an iteration's number, or "release"
     DIR/release/mp_rank_00/model_optim_rng.pt   tensor rank 0; mp_rank_00_000 (tensor_pipeline) with pipeline stages
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_octo.architectures import is_multi_query_gpt
 from megatron_octo.architectures.parameters import (
     LAYER_PREFIX,
     POSITION_EMBEDDINGS,
@@ -26,7 +27,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second with a distributed optimizer
 HEAD = "word_embeddings_for_head.weight"
 ENCODER = "language_model.encoder."
-TRUE_VOCABULARY = "true_vocab_size"  # among the arguments: real tokens, of which the fork says nothing
+TRUE_VOCABULARY = "true_vocab_size"  # our argument: real tokens, which the fork does not record
 _EMBEDDING = "language_model.embedding."
 _VOCABULARY_MULTIPLE = 128
 _TOP = {
@@ -45,13 +46,13 @@ _LAYER = re.compile(rf"^{re.escape(LAYER_PREFIX)}(\d+)\.(.+)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows of one of our parameters as a tensor of one stage.
+class StageTensor:
+    """A tensor of one pipeline stage: rows of one of our parameters.
 
     Attributes:
         key: path in the stage's ``model``, joined with dots.
         shape: over all tensor ranks.
-        axis: cut over the tensor ranks; None: the same on all.
+        axis: cut over the tensor ranks; None: every rank holds all of it.
         start: first row of our parameter.
     """
 
@@ -63,7 +64,7 @@ class Part:
     start: int = 0
 
     def box(self, rank: int, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Offset in our parameter, and shape, of what one tensor rank holds."""
+        """Return the offset in our parameter and the shape of one tensor rank's rows."""
         offset, shape = [0] * len(self.shape), list(self.shape)
         if self.axis is not None:
             shape[self.axis] //= size
@@ -73,15 +74,18 @@ class Part:
 
 
 def padded_vocabulary(vocab_size: int, tensor: int) -> int:
+    """Return the rows of the fork's word embeddings."""
     multiple = _VOCABULARY_MULTIPLE * tensor
     return -(-vocab_size // multiple) * multiple
 
 
 def check_model(model: ModelConfig, where: Any) -> None:
-    """Raises:
-    OctoError: the fork has no such model.
+    """Check that the fork has such a model.
+
+    Raises:
+        OctoError: it has not.
     """
-    if model.architecture != "gpt_bigcode" or model.num_query_groups != 1 or not model.tied_embeddings:
+    if not is_multi_query_gpt(model):
         raise OctoError(
             f"a {model.architecture} model with {model.num_query_groups} key/value heads"
             f"{'' if model.tied_embeddings else ' and untied embeddings'} has no BigCode format",
@@ -90,18 +94,17 @@ def check_model(model: ModelConfig, where: Any) -> None:
         )
 
 
-def parts(model: ModelConfig, vocabulary: int, pipeline: int) -> list[Part]:
-    """All tensors of a checkpoint by stage, in the order of the fork.
+def stage_tensors(model: ModelConfig, vocabulary: int, pipeline: int) -> list[StageTensor]:
+    """Return all tensors of a checkpoint by stage, in the order of the fork.
 
-    Args:
-        vocabulary: rows of the word embeddings over all ranks.
+    ``vocabulary`` is the number of rows of the word embeddings over all ranks.
     """
     per_stage = model.num_layers // pipeline
     found = []
     for name, spec in parameter_specs(model).items():
         if name in _TOP:
             shape = (vocabulary, *spec.shape[1:]) if name == WORD_EMBEDDINGS else spec.shape
-            found.append(Part(0, _TOP[name], name, shape, spec.axis))
+            found.append(StageTensor(0, _TOP[name], name, shape, spec.axis))
         elif match := _LAYER.match(name):
             number, module, kind = int(match[1]), match[2], match[3]
             prefix = f"{ENCODER}layers.{number % per_stage}."
@@ -110,23 +113,27 @@ def parts(model: ModelConfig, vocabulary: int, pipeline: int) -> list[Part]:
                 rest, hidden = spec.shape[1:], model.hidden_size
                 queries, shared = (hidden, *rest), (2 * model.head_dim, *rest)
                 found += [
-                    Part(stage, f"{prefix}self_attention.query.{kind}", name, queries, 0),
-                    Part(stage, f"{prefix}self_attention.key_value.{kind}", name, shared, None, hidden),
+                    StageTensor(stage, f"{prefix}self_attention.query.{kind}", name, queries, 0),
+                    StageTensor(
+                        stage, f"{prefix}self_attention.key_value.{kind}", name, shared, None, hidden
+                    ),
                 ]
             else:
-                found.append(Part(stage, f"{prefix}{_MODULES[module]}.{kind}", name, spec.shape, spec.axis))
+                found.append(
+                    StageTensor(stage, f"{prefix}{_MODULES[module]}.{kind}", name, spec.shape, spec.axis)
+                )
         else:
             key = name.replace("decoder.final_layernorm", f"{ENCODER}final_layernorm")
-            found.append(Part(pipeline - 1, key, name, spec.shape, spec.axis))
+            found.append(StageTensor(pipeline - 1, key, name, spec.shape, spec.axis))
     if pipeline > 1:
         found.append(
-            Part(pipeline - 1, HEAD, WORD_EMBEDDINGS, (vocabulary, model.hidden_size), 0),
+            StageTensor(pipeline - 1, HEAD, WORD_EMBEDDINGS, (vocabulary, model.hidden_size), 0),
         )
     return found
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dicts by their dotted paths."""
+    """Return the leaves of nested dicts by their dotted paths."""
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
     found: dict[str, Any] = {}
@@ -136,7 +143,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nest(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The ``model`` of a file: nested by module, but flat below the encoder."""
+    """Return the ``model`` of a file: nested by module, flat below the encoder."""
     tree: dict[str, Any] = {}
     for key, tensor in tensors.items():
         if key.startswith(ENCODER):

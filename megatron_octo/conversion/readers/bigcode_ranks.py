@@ -1,12 +1,10 @@
-"""The files of a BigCode checkpoint, one a rank: which there have to be, and what is in each."""
+"""Files of a BigCode checkpoint, one per rank: which ones must exist, and what each holds."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from megatron_octo.checkpoint.tensor_file import Stored
 from megatron_octo.common.errors import OctoError
@@ -19,7 +17,7 @@ _SIZES = ("tensor_model_parallel_size", "pipeline_model_parallel_size")  # among
 
 @dataclass(frozen=True)
 class Rank:
-    """One file: its name in the directory, where its tensors are by dotted path, and its arguments."""
+    """One file: its name in the directory, the places of its tensors by dotted path, and its arguments."""
 
     file: str
     tensors: dict[str, Stored]
@@ -27,13 +25,14 @@ class Rank:
 
 
 def is_bigcode(directory: Path) -> bool:
+    """Return whether a directory looks like a checkpoint of BigCode's fork."""
     return (directory / TRACKER).is_file() or any(
         _RANK.match(path.name) for path in directory.glob("mp_rank_*")
     )
 
 
 def iteration_directory(directory: Path) -> Path:
-    """The directory with the ranks.
+    """Return the directory with the ranks.
 
     Raises:
         OctoError: what the tracker names is not there.
@@ -50,10 +49,10 @@ def iteration_directory(directory: Path) -> Path:
 
 
 def read_ranks(directory: Path) -> list[list[Rank]]:
-    """What is in the files, by tensor rank and pipeline stage.
+    """Read what the files hold, by tensor rank and pipeline stage.
 
     Raises:
-        OctoError: a rank is missing or damaged, or there are others than the first one says.
+        OctoError: a rank is missing or damaged, or their number is not the one in the first rank's arguments.
     """
     files = _files(directory)
     there = tuple(1 + max(rank[axis] for rank in files) for axis in (0, 1))
@@ -81,7 +80,7 @@ def read_ranks(directory: Path) -> list[list[Rank]]:
 
 
 def _files(directory: Path) -> dict[tuple[int, int], str]:
-    """File names by tensor rank and stage."""
+    """Return file names by tensor rank and stage."""
     found: dict[tuple[int, int], str] = {}
     for path in directory.glob("mp_rank_*"):
         match = _RANK.match(path.name)
@@ -94,7 +93,7 @@ def _files(directory: Path) -> dict[tuple[int, int], str]:
 
 
 def _said_sizes(first: Rank | None, there: tuple[int, ...]) -> tuple[int, ...]:
-    """Ranks and stages that a checkpoint was written by: the last ones leave no gap where they are missing."""
+    """Return the recorded numbers of ranks and stages: missing last ones leave no gap in the names."""
     said = [first.arguments.get(key) if first else None for key in _SIZES]
     return tuple(
         size if type(size) is int and size > 0 else found for size, found in zip(said, there, strict=True)
@@ -102,8 +101,10 @@ def _said_sizes(first: Rank | None, there: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def read_rank(directory: Path, name: str) -> Rank:
-    """Raises:
-    OctoError: the file is damaged, or no Megatron checkpoint.
+    """Read one rank's file.
+
+    Raises:
+        OctoError: the file is damaged, or no Megatron checkpoint.
     """
     file = TorchFile(directory / name)
     tree = file.tree
@@ -117,7 +118,8 @@ def read_rank(directory: Path, name: str) -> Rank:
         key.replace("language_model.transformer.", "language_model.encoder."): value
         for key, value in leaves.items()
     }
-    tensors = {key: file.place(key, value) for key, value in found.items() if isinstance(value, Tensor)}
+    placed = {key: file.place(key, value) for key, value in found.items()}
+    tensors = {key: place for key, place in placed.items() if place is not None}
     arguments = tree.get("args")
     return Rank(
         name, tensors, arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {})

@@ -1,4 +1,4 @@
-"""A Hugging Face model directory, read under our names. Its tensors stay where they are."""
+"""Reads a Hugging Face model directory under our names."""
 
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,21 @@ import torch
 from megatron_octo.architectures import architectures, checked_model, find_architecture
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
+from megatron_octo.checkpoint.source import BLOCK, RowsFragment, Source, as_bytes
 from megatron_octo.checkpoint.tensor_file import Stored, TensorFile, open_safetensors
-from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file, read_json
+from megatron_octo.common.torch_dtypes import DTYPE_NAMES, PRECISIONS
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.source import BLOCK, RowsFragment, Source, as_bytes
+from megatron_octo.conversion.engine.conversion_record import RECORD
 from megatron_octo.conversion.readers.special_tokens import KEY, read_special_tokens
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-RECORD = "conversion.json"  # what to-hf says of the files that it wrote: digests, and where they come from
-PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def is_hf(directory: Path) -> bool:
+    """Return whether a directory holds a Hugging Face model."""
     return (directory / "config.json").is_file()
 
 
@@ -61,10 +61,10 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
 
 
 def read_hf_config(path: Path) -> ModelConfig:
-    """The model that a ``config.json`` describes.
+    """Return the model that a ``config.json`` describes.
 
     Raises:
-        OctoError: another architecture, or a variant that we do not compute.
+        OctoError: another architecture, or a variant that the library does not compute.
     """
     tree: Any = read_json(path)
     model_type = tree.get("model_type") if isinstance(tree, dict) else None
@@ -81,7 +81,7 @@ def read_hf_config(path: Path) -> ModelConfig:
 
 
 def weight_map(directory: Path) -> dict[str, str]:
-    """Tensor -> file."""
+    """Return tensor -> file."""
     if (directory / INDEX).is_file():
         index: Any = read_json(directory / INDEX)
         found = index.get("weight_map") if isinstance(index, dict) else None
@@ -102,7 +102,7 @@ def _is_file_name(text: Any) -> bool:
 
 
 def _record(directory: Path) -> dict[str, str]:
-    """Digests of the files, if the directory knows them.
+    """Return the recorded digests of files, if there are any.
 
     Raises:
         OctoError: its record of them is broken.
@@ -127,7 +127,7 @@ def _stored(file: TensorFile, name: str) -> Stored:
 
 
 def _check(directory: Path, stored: dict[str, Stored], model: ModelConfig) -> torch.dtype:
-    """Names, shapes and the one dtype of a model's tensors."""
+    """Check names and shapes of a model's tensors; returns their one dtype."""
     architecture = find_architecture(model.architecture)
     expected = architecture.hf_tensors(model)
     missing = sorted(set(expected) - set(stored))
@@ -171,7 +171,7 @@ def _entries(model: ModelConfig, file_of: dict[str, str], dtype: str) -> dict[st
 def _check_aliases(
     source: Source, stored: dict[str, Stored], file_of: dict[str, str], model: ModelConfig
 ) -> None:
-    """Some writers repeat a tied tensor under a second name: it has to be the same."""
+    """Check that copies of tied tensors, which some writers store, are equal."""
     for alias, name in find_architecture(model.architecture).hf_aliases(model).items():
         if alias not in stored:
             continue

@@ -1,4 +1,4 @@
-"""The weights beneath a LoRA run with its adapters added, block by block: nothing is merged but what is asked for."""
+"""Adds the adapters of a LoRA run to the weights beneath, block by block, when they are read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +7,16 @@ import torch
 from torch import Tensor
 
 from megatron_octo.architectures.adapters import adapter_specs
-from megatron_octo.checkpoint.adapter_base import find_base
-from megatron_octo.checkpoint.reader import CheckpointReader
-from megatron_octo.conversion.engine.source import Source
+from megatron_octo.checkpoint.source import Source
 
 
 class MergedSource(Source):
-    """``W + alpha / rank * B A``, computed and given in fp32: whoever writes it rounds it once, and says how far.
+    """``W + alpha / rank * B A``, computed in fp32; the writer rounds once and reports the error.
 
     Args:
         adapters: a checkpoint of adapters.
         base: the weights that they were trained beside.
-        rounded: give them as a conversion would write them, in the base's dtype: for a comparison with one.
+        rounded: round to the base's dtype as a conversion does, for a comparison with its result.
     """
 
     def __init__(self, adapters: Source, base: Source, rounded: bool = False):
@@ -45,25 +43,31 @@ class MergedSource(Source):
         self._scale = trained.lora.alpha / trained.lora.rank
 
     def path_of(self, file: str) -> Path:
+        """Return the path of a file of the base."""
         return self._base.path_of(file)
 
     def identity(self, kinds: tuple[str, ...] = ("weights",)) -> str:
+        """Return the identities of base and adapters."""
         return f"{self._base.identity(kinds)} {self._adapters.identity(kinds)}"
 
     def check(self) -> None:
+        """Compare copies of tensors in the base."""
         self._base.check()
 
     def finish(self, kinds: tuple[str, ...] = ("weights",)) -> None:
+        """Compare digests of base and adapters."""
         self._base.finish()
         self._adapters.finish()
 
     def dtype(self, name: str, kind: str = "weights") -> torch.dtype:
+        """Return fp32 for adapted weights, unless they are rounded."""
         exact = name in self._pairs and not self._rounded
         return torch.float32 if exact else super().dtype(name, kind)
 
     def rows(
         self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor
     ) -> None:
+        """Fill ``out`` [rows, columns] from a tensor, adapters added."""
         pair = self._pairs.get(name)
         if pair is None:
             super().rows(name, kind, rows, columns, out)
@@ -74,12 +78,3 @@ class MergedSource(Source):
         a = self._adapters.read(pair.a.name, offset=(0, columns[0]), shape=(rank, out.size(1))).float()
         b = self._adapters.read(pair.b.name, offset=(rows[0], 0), shape=(out.size(0), rank)).float()
         out.copy_(torch.addmm(weight.float(), b, a, alpha=self._scale))
-
-
-def find_base_of(adapters: Source, named: str | Path | None) -> Path:
-    """Where the base of a checkpoint of adapters is.
-
-    Raises:
-        OctoError: nowhere, or it is not what they were trained beside.
-    """
-    return find_base(CheckpointReader(adapters.directory), named)

@@ -1,8 +1,9 @@
-"""``open_weights``: a run, a checkpoint, a Hugging Face directory or a legacy one, told apart by what lies there."""
+"""Opens weights of any format: a run, a checkpoint, a Hugging Face directory or a BigCode checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_octo.checkpoint.adapter_base import find_base
 from megatron_octo.checkpoint.directory import (
     CHECKPOINTS,
     MANIFEST,
@@ -10,13 +11,13 @@ from megatron_octo.checkpoint.directory import (
     find_checkpoint,
     read_manifest,
 )
-from megatron_octo.checkpoint.tensor_file import TensorFile, open_safetensors
+from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
-from megatron_octo.conversion.engine.source import Source
 from megatron_octo.conversion.readers.bigcode import open_bigcode
 from megatron_octo.conversion.readers.bigcode_ranks import is_bigcode
 from megatron_octo.conversion.readers.hf_source import is_hf, open_hf
-from megatron_octo.conversion.readers.merged_adapters import MergedSource, find_base_of
+from megatron_octo.conversion.readers.merged_adapters import MergedSource
 
 _NAMES = {
     "checkpoint": "a run or a checkpoint of ours",
@@ -34,19 +35,19 @@ def open_weights(
     rounded: bool = False,
     expected: str | None = None,
 ) -> Source:
-    """Weights in any format that the library reads.
+    """Open weights in any format that the library reads.
 
     Args:
         path: a run, a checkpoint or a folder of them, a Hugging Face model directory, or a checkpoint of the
             Megatron-LM fork of BigCode (``latest_checkpointed_iteration.txt`` and ``mp_rank_XX``).
-        stream: all of it will be read once, more or less in order; bytes read are then dropped from the page cache.
-        vocab_size: real tokens of a BigCode checkpoint, which knows its padded vocabulary alone.
-        base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
-        rounded: adapted weights as a conversion would write them, in the base's dtype; else in fp32, as computed.
-        expected: the one format that will do.
+        stream: everything will be read once, more or less in order; the page cache keeps none of it.
+        vocab_size: real tokens of a BigCode checkpoint, which records only its padded vocabulary.
+        base: the weights beneath a LoRA run, if they were moved. Its adapters are merged with them.
+        rounded: round adapted weights to the base's dtype as a conversion does; else they are in fp32.
+        expected: the only format to accept.
 
     Raises:
-        OctoError: nothing of this kind is there, it is damaged or of another architecture, or a base is gone.
+        OctoError: there are no such weights, they are damaged or of another architecture, or a base is missing.
     """
     path = Path(path)
     format = format_of(path)
@@ -56,23 +57,23 @@ def open_weights(
         return open_hf(path, stream)
     if format == "bigcode":
         return open_bigcode(path, stream, vocab_size)
-    source = open_checkpoint(find_checkpoint(path), stream)
+    source = CheckpointReader(find_checkpoint(path), stream)
     if source.manifest.lora is None:
         return source
-    return MergedSource(source, open_checkpoint(find_base_of(source, base), stream), rounded)
+    return MergedSource(source, CheckpointReader(find_base(source, base), stream), rounded)
 
 
 def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str | Path | None) -> None:
-    """Whether one of the paths has a use for what was said.
+    """Check that each option applies to one of the paths.
 
     Raises:
-        OctoError: none has, so that it would be silently left aside.
+        OctoError: one applies to none of them.
     """
     formats = {Path(path): format_of(Path(path)) for path in paths}
     where = " and ".join(str(path) for path in formats)
     if vocab_size is not None and "bigcode" not in formats.values():
         raise OctoError(
-            "--vocab-size is for a BigCode checkpoint; other formats know the size of their vocabulary",
+            "--vocab-size is for a BigCode checkpoint; other formats record the size of their vocabulary",
             where=where,
             hint="leave it out",
         )
@@ -86,7 +87,7 @@ def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str
 
 
 def format_of(path: Path) -> str:
-    """``checkpoint``, ``huggingface`` or ``bigcode``.
+    """Return ``checkpoint``, ``huggingface`` or ``bigcode``.
 
     Raises:
         OctoError: none of them.
@@ -105,27 +106,3 @@ def format_of(path: Path) -> str:
         hint="expected a run, a checkpoint (manifest.json), a Hugging Face model (config.json), "
         "or a checkpoint of BigCode's Megatron-LM (latest_checkpointed_iteration.txt)",
     )
-
-
-def open_checkpoint(directory: Path, stream: bool = False) -> Source:
-    """A checkpoint of ours; streamed, its digests are compared.
-
-    Raises:
-        OctoError: no manifest, or a broken one.
-    """
-    manifest = read_manifest(directory)
-
-    def open_file(name: str) -> TensorFile:
-        path, record = directory / name, manifest.files.get(name)
-        if record is None:
-            raise OctoError(f"damaged checkpoint: {name} is not in the manifest", where=directory)
-        if path.is_file() and path.stat().st_size != record["bytes"]:
-            raise OctoError(
-                f"damaged checkpoint: {name} has {path.stat().st_size} bytes, expected {record['bytes']}",
-                where=path,
-            )
-        return open_safetensors(path, record["digest"] if stream else None, stream)
-
-    places = [directory / "tokenizer.json", directory.parent.parent / "tokenizer.json"]
-    tokenizer = next((place for place in places if place.is_file()), None)
-    return Source(directory, "checkpoint", manifest, open_file, tokenizer)

@@ -1,4 +1,4 @@
-"""Tokens that begin and end a text, of a model that comes without its tokenizer."""
+"""Token ids that begin, end and pad a text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ from megatron_octo.common.files import read_json
 
 KEY = "special_tokens"  # of a manifest's provenance
 _BOS, _EOS, _PAD = "bos_token_id", "eos_token_id", "pad_token_id"
-# What generates reads the first; models from before it have the second alone.
+# Generation reads the first; older models have only the second.
 _FILES = ("generation_config.json", "config.json")
 
 
 def read_special_tokens(directory: Path, vocab_size: int) -> dict[str, Any]:
-    """What a Hugging Face directory says of them; several tokens may end a text.
+    """Return the ids that a Hugging Face directory records; several tokens may end a text.
 
-    An id that the vocabulary has not is nobody's choice: transformers fills in GPT-2's, whatever the model.
+    Ids outside the vocabulary are left out: transformers fills in GPT-2's for any model.
     """
     found: dict[str, Any] = {}
     for file in _FILES:
@@ -29,7 +29,7 @@ def read_special_tokens(directory: Path, vocab_size: int) -> dict[str, Any]:
 
 
 def special_tokens(eod: int | None, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an export: a tokenizer's end of a document is all three, without one they are what the source said."""
+    """Return the ids of an export: the end of a document as all three, or else the source's."""
     if eod is not None:
         return {_BOS: eod, _EOS: eod, _PAD: eod}
     known = provenance.get(KEY, {})
@@ -37,5 +37,5 @@ def special_tokens(eod: int | None, provenance: Mapping[str, Any]) -> dict[str, 
 
 
 def configured(tokens: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that config.json has: null where they are not known, since its default is GPT-2's."""
+    """Return the ids for config.json: null where they are unknown, since its default is GPT-2's."""
     return {key: tokens[key] for key in (_BOS, _EOS)}

@@ -1,4 +1,4 @@
-"""The small files of a Hugging Face model directory: tokenizer, configuration, model card."""
+"""Writes the small files of a Hugging Face model directory: tokenizer, configuration, model card."""
 
 import json
 import shutil
@@ -9,14 +9,14 @@ from typing import Any
 from megatron_octo import __version__
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import count_parameters
-from megatron_octo.conversion.engine.source import Source
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.data.text.tokenizer import Tokenizer
 
 _RECIPE = "recipe.yaml"
 
 
 def write_json_file(path: Path, tree: Mapping[str, Any], keep: Sequence[str] = ()) -> None:
-    """Write JSON; keys without a value are left out, unless they begin with one of ``keep``.
+    """Write JSON without nulls, except under keys that begin with one of ``keep``.
 
     A null stays where transformers' own default would be wrong: the end of a document is not token 50256.
     """
@@ -45,7 +45,7 @@ def write_tokenizer(directory: Path, source: Path, max_length: int) -> int:
 
 
 def provenance(source: Source) -> dict[str, Any]:
-    """Where the weights come from, as the model card and conversion.json say it."""
+    """Return the origin of the weights for the model card and conversion.json."""
     manifest = source.manifest
     return {
         "made_with": f"megatron_octo {__version__}",
@@ -58,7 +58,7 @@ def provenance(source: Source) -> dict[str, Any]:
 
 
 def write_card(directory: Path, source: Source, dtype: str) -> None:
-    """README.md: what the model is, where it comes from, and the recipe of its run if that is known."""
+    """Write README.md: the model's shape, its origin, and the recipe of its run if that is known."""
     model = source.manifest.model
     facts = {
         "architecture": find_architecture(model.architecture).hf_class,
@@ -83,6 +83,6 @@ def write_card(directory: Path, source: Source, dtype: str) -> None:
 
 
 def directory_title(source: Source) -> str:
-    """A name for the model: that of its run, or of the directory that it was converted from."""
+    """Return a name for the model: its run's, or that of the directory that it was converted from."""
     known = source.manifest.provenance.get("run") or source.manifest.provenance.get("from_hf")
     return Path(str(known)).name if known else source.directory.name

@@ -1,4 +1,4 @@
-"""A run's adapters -> the directory that the ``peft`` library loads beside the base model.
+"""Writes a run's adapters as the directory that the ``peft`` library loads beside the base model.
 
 Format: ``adapter_config.json`` and ``adapter_model.safetensors`` with tensors
 ``base_model.model.<module>.lora_A.weight`` [rank, in] and ``.lora_B.weight`` [out, rank], peft 0.6 and later.
@@ -13,7 +13,6 @@ from megatron_octo.architectures import adapted_modules, find_architecture
 from megatron_octo.architectures.adapters import adapter_specs
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.adapter_base import find_base
-from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.directory import Manifest, find_checkpoint, read_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter
@@ -35,8 +34,9 @@ def to_peft(
 
     Args:
         source: a LoRA run, or one of its checkpoints.
-        base_name: what peft is to load the base from; by default what the base was converted from, or where it is.
-        reuse: an ``output`` that is of the same adapters and options already is left as it is.
+        output: directory to make.
+        base_name: name of the base for peft; by default the directory that the base was converted from, or its own.
+        reuse: leave an ``output`` of the same adapters and options as it is.
 
     Returns:
         The checkpoint that was converted.
@@ -46,7 +46,6 @@ def to_peft(
     """
     checkpoint = find_checkpoint(source)
     reader = CheckpointReader(checkpoint)
-    reader.verify()
     model, lora = reader.manifest.model, reader.manifest.lora
     if lora is None:
         raise OctoError(
@@ -65,20 +64,21 @@ def to_peft(
             tensors[f"{module}.lora_A.weight"] = a
             rows = [b[part.start : part.stop] for part in theirs.rows]
             tensors[f"{module}.lora_B.weight"] = torch.cat(rows)
+    reader.finish()
     with atomic_directory(output) as directory:
         specs = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
         with SafetensorsWriter(directory / _WEIGHTS, specs, {"format": "pt"}) as writer:
             for name, tensor in tensors.items():
                 writer.write(name, tensor)
-            digest = writer.close()
+            record = writer.close()
         (directory / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         provenance = {**reader.manifest.provenance, "adapters": str(checkpoint.absolute())}
-        write_record(directory, {_WEIGHTS: FileRecord(bytes=writer.size, digest=digest)}, provenance, job)
+        write_record(directory, {_WEIGHTS: record}, provenance, job)
     return checkpoint
 
 
 def _targets(manifest: Manifest, lora: LoraConfig) -> list[str]:
-    """Adapted modules by the ends of their names: ``attn.c_proj``, which ``mlp.c_proj`` is not."""
+    """Return adapted modules by the ends of their names: ``attn.c_proj`` and ``mlp.c_proj`` differ."""
     linear = find_architecture(manifest.model.architecture).linear_modules(manifest.model)
     return [
         ".".join(name.split(".")[-2:])
@@ -90,7 +90,7 @@ def _targets(manifest: Manifest, lora: LoraConfig) -> list[str]:
 def _base_name(reader: CheckpointReader) -> str:
     try:
         path = find_base(reader)
-    except OctoError:  # peft takes the base from its caller; this is for those that do not say it
+    except OctoError:  # peft takes the base from its caller, and this name only as a default
         return str(reader.manifest.state["base"]["path"])
     return str(read_manifest(path).provenance.get("from_hf", path))
 

@@ -1,4 +1,4 @@
-"""A converted model onto the Hugging Face Hub."""
+"""Uploads a converted model to the Hugging Face Hub."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from megatron_octo.common.errors import OctoError
 
 @contextlib.contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """Whatever the client raises (its HTTP library's own errors are among it) is the network's or the token's."""
+    """Turn any error of the client or of its HTTP library into a message about network and login."""
     try:
         yield
     except OctoError:
@@ -25,7 +25,7 @@ def _explained(repository: str) -> Iterator[None]:
 
 
 def open_hub(repository: str) -> Any:
-    """A client that is logged in: asked for before hours of conversion, not after.
+    """Return a client that is logged in; called before hours of conversion, not after.
 
     Raises:
         OctoError: huggingface_hub is not installed, there is no network, or no token.
@@ -43,7 +43,7 @@ def open_hub(repository: str) -> Any:
 
 
 def push(api: Any, directory: Path, repository: str, private: bool) -> str:
-    """Upload a model directory; what the Hub has already is not sent again. Returns the address of the commit.
+    """Upload a model directory without the files that the Hub has; returns the address of the commit.
 
     Raises:
         OctoError: the Hub refused, or the connection broke.

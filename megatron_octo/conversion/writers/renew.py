@@ -1,4 +1,4 @@
-"""``to-hf --renew``: an export that follows a run. One of the newest checkpoint stays, one of another is replaced.
+"""``to-hf --renew``: keeps an export of a run's newest checkpoint and replaces one of another checkpoint.
 
 The old export keeps its name until the new one is complete: that is made beside it, as ``OUT.new``.
 """
@@ -11,25 +11,23 @@ from typing import Any
 from megatron_octo.checkpoint.directory import MANIFEST, find_checkpoint
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import read_json, write_json
-from megatron_octo.conversion.readers.hf_source import RECORD
+from megatron_octo.conversion.engine.conversion_record import RECORD
 
-_ORIGIN = "origin"  # in conversion.json: what tells exports apart
+_ORIGIN = "origin"  # key of conversion.json: checkpoint and options of the export
 
 
 def renew(source: str | Path, output: Path, make: Callable[[Path], None], asked: Mapping[str, Any]) -> bool:
     """Make ``output`` an export of the newest checkpoint of ``source``, unless it is one.
 
-    A kill at any moment leaves what the same call goes on from.
+    After a kill at any moment the same call goes on.
 
-    Args:
-        make: writes an export into a directory that is not there yet.
-        asked: how it is converted: an export that was converted otherwise is another one.
+    ``make`` writes an export into a new directory; ``asked`` are its options: an export with others is replaced.
 
     Returns:
-        Whether there was something to do.
+        Whether an export was written.
 
     Raises:
-        OctoError: ``source`` is no run or checkpoint of ours, or what is at ``output`` is no export.
+        OctoError: ``source`` is not a run or checkpoint of ours, or ``output`` is not an export.
     """
     checkpoint = find_checkpoint(source)
     # Not the step: a run that was rolled back comes to the same step again, with other weights.

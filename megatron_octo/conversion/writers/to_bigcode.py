@@ -1,8 +1,8 @@
-"""Weights of any format -> a checkpoint of BigCode's fork of Megatron-LM, for those who train there."""
+"""Writes weights of any format as a checkpoint of BigCode's fork of Megatron-LM."""
 
 import shutil
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from megatron_octo.checkpoint.digest import FileRecord
+from megatron_octo.checkpoint.source import Source
+from megatron_octo.checkpoint.tensor_writer import Specs
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.engine.job import Progress, convert, silent
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.sinks import OutTensor
-from megatron_octo.conversion.engine.source import Source
 from megatron_octo.conversion.engine.torch_zip import TorchZipSink
 from megatron_octo.conversion.readers.bigcode_names import (
     FILES,
@@ -25,9 +26,8 @@ from megatron_octo.conversion.readers.bigcode_names import (
     check_model,
     nest,
     padded_vocabulary,
-    parts,
+    stage_tensors,
 )
-from megatron_octo.conversion.writers.to_checkpoint import DTYPES
 
 _DIRECTORY = "release"
 
@@ -81,7 +81,7 @@ def to_bigcode(
 def _group(model: ModelConfig, stage: int, tensor: int, pipeline: int, dtype: torch.dtype) -> Group:
     listed = [
         part
-        for part in parts(model, padded_vocabulary(model.vocab_size, tensor), pipeline)
+        for part in stage_tensors(model, padded_vocabulary(model.vocab_size, tensor), pipeline)
         if part.stage == stage
     ]
     files = []
@@ -98,7 +98,7 @@ def _group(model: ModelConfig, stage: int, tensor: int, pipeline: int, dtype: to
 
 
 def _arguments(model: ModelConfig, tensor: int, pipeline: int, dtype: torch.dtype) -> dict[str, Any]:
-    """What the fork compares when it loads, under its names."""
+    """Return the arguments that the fork compares when it loads."""
     return {
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
@@ -129,7 +129,7 @@ def _arguments(model: ModelConfig, tensor: int, pipeline: int, dtype: torch.dtyp
     }
 
 
-def _open_sink(arguments: Mapping[str, Any], path: Path, tensors: Sequence[OutTensor]) -> TorchZipSink:
+def _open_sink(arguments: Mapping[str, Any], path: Path, specs: Specs) -> TorchZipSink:
     def tree(references: dict[str, Any]) -> dict[str, Any]:
         return {
             "args": Namespace(**arguments),
@@ -138,4 +138,4 @@ def _open_sink(arguments: Mapping[str, Any], path: Path, tensors: Sequence[OutTe
             "model": nest(references),
         }
 
-    return TorchZipSink(path, tensors, tree)
+    return TorchZipSink(path, specs, tree)

@@ -1,28 +1,27 @@
-"""Weights of any format -> a checkpoint of ours, in any tensor x pipeline layout: from-hf, from-bigcode, reshard."""
+"""Writes weights of any format as a checkpoint of any tensor x pipeline layout: from-hf, from-bigcode, reshard."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from megatron_octo.architectures.parameters import LAYER_PREFIX, ParameterSpec, parameter_specs
-from megatron_octo.checkpoint import directory as layout
+from megatron_octo.architectures.parameters import ParameterSpec, parameter_specs, stage_of
+from megatron_octo.checkpoint import directory as checkpoints
 from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.directory import Fragment, TensorEntry
-from megatron_octo.checkpoint.tensor_writer import DTYPE_NAMES
+from megatron_octo.checkpoint.source import Source
+from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPE_NAMES, DTYPES
+from megatron_octo.config.layout import Layout
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
+from megatron_octo.conversion.engine.direct_file import DirectFile
 from megatron_octo.conversion.engine.job import SHARD_BYTES, Progress, convert, silent
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
-from megatron_octo.conversion.engine.source import Source
-from megatron_octo.conversion.readers.hf_source import PRECISIONS
-
-DTYPES = {precision: dtype for dtype, precision in PRECISIONS.items()}
-_FIRST = "embedding."
 
 
 def write_checkpoint(
@@ -36,31 +35,31 @@ def write_checkpoint(
     progress: Progress = silent,
     shard_bytes: int = SHARD_BYTES,
 ) -> Rounding:
-    """Write ``output`` as a checkpoint: ``checkpoint.init_from`` takes it, and so does every command that takes one.
+    """Write ``output`` as a checkpoint for ``checkpoint.init_from`` and every command that takes one.
 
-    Args:
-        tensor, pipeline: sizes of the parallel layout; any other layout reads it, too.
-        dtype: fp32, bf16 or fp16 for the weights; by default their own.
-        optimizer: keep the optimizer's state where there is one; it stays in fp32.
+    ``tensor`` and ``pipeline`` are sizes of the parallel layout; any other layout reads it, too. ``dtype`` (fp32, bf16
+    or fp16) is for the weights, by default their own; the optimizer's state, if there is one and ``optimizer`` is set,
+    stays in fp32.
 
     Returns:
-        What the change of dtype did.
+        The differences that the change of dtype made.
 
     Raises:
         OctoError: see :func:`megatron_octo.conversion.engine.job.convert`; or the layout does not divide the model.
     """
     model = source.manifest.model
-    check_layout(model, tensor, pipeline, source.directory)
+    layout = Layout(tensor, pipeline)
+    check_layout(model, layout, source.directory)
     states = tuple(kind for kind in source.manifest.tensors if kind != "weights") if optimizer else ()
     moments = tuple(kind for kind in states if kind != "main")
     own = dtype in (None, source.manifest.precision)
     rounded = bool(states) and own and source.manifest.weights_are_rounded
-    plan = [  # what files' names begin with, what is in them, its dtype
+    plan = [  # beginning of the files' names, kinds in them, dtype
         *([] if rounded else [("weights", ("weights",), DTYPES[dtype] if dtype else None)]),
         *([("main", ("main",), None)] if "main" in states else []),
         *([("optimizer", moments, None)] if moments else []),
     ]
-    groups = [group for part in plan for group in _groups(source, *part, tensor, pipeline, shard_bytes)]
+    groups = [group for part in plan for group in _groups(source, *part, layout, shard_bytes)]
 
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
         tokenizer = source.manifest.tokenizer
@@ -79,17 +78,17 @@ def write_checkpoint(
             precision=precision,
             files={file.name: files[file.name] for group in groups for file in group},
             tensors=entries,
-            layout={"tensor": tensor, "pipeline": pipeline, "data": 1},
+            layout=layout.sizes(),
             state=source.manifest.state if states else {},
             provenance=_provenance(source),
         )
-        layout.write_manifest(directory, manifest)
+        checkpoints.write_manifest(directory, manifest)
 
     return convert(
         source,
         output,
         groups,
-        _open_sink,
+        partial(SafetensorsWriter, open_file=DirectFile),
         finish,
         options={"to": "checkpoint", "provenance": _provenance(source)},
         kinds=("weights", *states),
@@ -97,19 +96,18 @@ def write_checkpoint(
     )
 
 
-def check_layout(model: ModelConfig, tensor: int, pipeline: int, where: Path) -> None:
-    """Raises:
-    OctoError: tensor or pipeline parallelism does not divide the model.
+def check_layout(model: ModelConfig, layout: Layout, where: Path) -> None:
+    """Check that tensor and pipeline parallelism divide the model.
+
+    Raises:
+        OctoError: one does not.
     """
-    if model.num_layers % pipeline:
-        raise OctoError(f"pipeline {pipeline} does not divide {model.num_layers} layers", where=where)
+    tensor = layout.tensor
+    if model.num_layers % layout.pipeline:
+        raise OctoError(f"pipeline {layout.pipeline} does not divide {model.num_layers} layers", where=where)
     for spec in parameter_specs(model).values():
-        if spec.axis is not None and spec.shape[spec.axis] % tensor:
+        if spec.axis is not None and spec.shape[spec.axis] % (tensor * spec.parts):
             raise OctoError(f"tensor {tensor} does not divide {spec.name} {list(spec.shape)}", where=where)
-
-
-def _open_sink(path: Path, tensors: Sequence[OutTensor]) -> SafetensorsSink:
-    return SafetensorsSink(path, tensors)
 
 
 def _provenance(source: Source) -> dict[str, object]:
@@ -118,17 +116,10 @@ def _provenance(source: Source) -> dict[str, object]:
     return {**source.manifest.provenance, "reshard": str(source.directory.absolute())}
 
 
-def stage_of(name: str, model: ModelConfig, pipeline: int) -> int:
-    """The pipeline stage that holds a parameter."""
-    if name.startswith(LAYER_PREFIX):
-        return int(name.removeprefix(LAYER_PREFIX).partition(".")[0]) // (model.num_layers // pipeline)
-    return 0 if name.startswith(_FIRST) else pipeline - 1
-
-
 def box_of(
     spec: ParameterSpec, kind: str, offset: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[Box, tuple[int, ...]]:
-    """A box of a tensor as rows and columns, and its shape."""
+    """Return a box of a tensor as rows and columns, and its shape."""
     columns = (offset[1], offset[1] + shape[1]) if len(shape) > 1 else (0, 1)
     return Box(spec.name, kind, (offset[0], offset[0] + shape[0]), columns), shape
 
@@ -138,30 +129,29 @@ def _groups(
     base: str,
     kinds: tuple[str, ...],
     dtype: torch.dtype | None,
-    tensor: int,
-    pipeline: int,
+    layout: Layout,
     shard_bytes: int,
 ) -> Iterator[Group]:
-    """For each stage its tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks.
+    """Yield each stage's tensors in the order of the network, in parts of at most ``shard_bytes`` over all ranks.
 
-    Args:
-        base: what the files' names begin with.
+    ``base`` is the beginning of the files' names.
     """
     model = source.manifest.model
-    for stage in range(pipeline):
+    for stage in range(layout.pipeline):
         specs = [
-            spec for spec in parameter_specs(model).values() if stage_of(spec.name, model, pipeline) == stage
+            spec for spec in parameter_specs(model).values() if stage_of(spec.name, model, layout) == stage
         ]
         parts = list(_parts(source, specs, kinds, dtype, shard_bytes))
         for number, part in enumerate(parts):
             suffix = f"-{number:03d}" if len(parts) > 1 else ""
             files = []
-            for rank in range(tensor):
+            for rank in range(layout.tensor):
                 planned = [
-                    _planned(source, spec, kind, dtype, rank, tensor)
+                    tensor
                     for spec in part
                     for kind in kinds
                     if spec.name in source.manifest.tensors[kind] and (spec.axis is not None or rank == 0)
+                    for tensor in _planned(source, spec, kind, dtype, rank, layout.tensor)
                 ]
                 if planned:
                     name = f"{base}-tp{rank:02d}-pp{stage:02d}{suffix}.safetensors"
@@ -195,14 +185,17 @@ def _parts(
 
 def _planned(
     source: Source, spec: ParameterSpec, kind: str, dtype: torch.dtype | None, rank: int, size: int
-) -> PlannedTensor:
-    box, shape = box_of(spec, kind, *spec.box(rank, size))
+) -> Iterator[PlannedTensor]:
     key = spec.name if kind == "weights" else f"{kind}/{spec.name}"
-    return PlannedTensor(key, dtype or source.written_dtype(spec.name, kind), shape, (box,))
+    boxes = spec.boxes(rank, size)
+    for number, place in enumerate(boxes):
+        box, shape = box_of(spec, kind, *place)
+        part = f"/{number}" if len(boxes) > 1 else ""
+        yield PlannedTensor(key + part, dtype or source.written_dtype(spec.name, kind), shape, (box,))
 
 
 def _entries(source: Source, groups: Sequence[Group]) -> dict[str, dict[str, TensorEntry]]:
-    """Where each tensor of the result is."""
+    """Return the place of each tensor of the result."""
     specs = parameter_specs(source.manifest.model)
     found: dict[str, dict[str, TensorEntry]] = {}
     for file in (file for group in groups for file in group):

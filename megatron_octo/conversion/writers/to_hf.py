@@ -1,7 +1,8 @@
-"""Weights of any format -> a Hugging Face model directory."""
+"""Writes weights of any format as a Hugging Face model directory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,26 +10,32 @@ import torch
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.base import HfTensor
 from megatron_octo.checkpoint.digest import FileRecord
+from megatron_octo.checkpoint.source import Source
+from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.engine.conversion_record import is_result, write_record
+from megatron_octo.conversion.engine.direct_file import DirectFile
 from megatron_octo.conversion.engine.job import SHARD_BYTES, Progress, convert, job_of, silent
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.sinks import OutTensor, SafetensorsSink
-from megatron_octo.conversion.engine.source import Source
 from megatron_octo.conversion.readers.hf_source import INDEX, SINGLE
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.readers.special_tokens import configured, special_tokens
 from megatron_octo.conversion.writers import hf_files
-from megatron_octo.conversion.writers.to_checkpoint import DTYPES
 from megatron_octo.data.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Attributes: source, what was converted (a run's checkpoint); rounding, what a change of dtype did; reused,
-    nothing was written, as the result was there."""
+    """The result of a conversion.
+
+    Attributes:
+        source: the converted directory (a run's checkpoint).
+        rounding: differences that a change of dtype made.
+        reused: nothing was written, as the result was there.
+    """
 
     source: Path
     rounding: Rounding
@@ -51,12 +58,14 @@ def to_hf(
 
     Args:
         source: a run, a checkpoint, or anything that ``open_weights`` takes.
+        output: directory to make.
         dtype: fp32, bf16 or fp16; by default the weights' own.
         tokenizer: a tokenizer.json; by default the run's.
-        base: where the weights beneath a LoRA run are, if they were moved. Its adapters are merged with them.
+        base: the weights beneath a LoRA run, if they were moved. Its adapters are merged with them.
         vocab_size: real tokens of a BigCode checkpoint.
+        progress: called with bytes done and bytes in all.
         shard_bytes: size of a file (a larger tensor has one to itself).
-        reuse: an ``output`` that is of the same input and options already is left as it is.
+        reuse: leave an ``output`` of the same input and options as it is.
 
     Raises:
         OctoError: no weights, damaged ones, a tokenizer that does not fit them, or ``output`` exists.
@@ -88,16 +97,12 @@ def to_hf(
         opened,
         output,
         groups,
-        _open_sink,
+        partial(SafetensorsWriter, metadata={"format": "pt"}, open_file=DirectFile),
         finish,
         options=options,
         progress=progress,
     )
     return Exported(opened.directory, rounding)
-
-
-def _open_sink(path: Path, tensors: Sequence[OutTensor]) -> SafetensorsSink:
-    return SafetensorsSink(path, tensors, {"format": "pt"})
 
 
 def _name(number: int, count: int) -> str:
@@ -131,7 +136,7 @@ def _write_index(directory: Path, groups: Sequence[Group]) -> None:
 
 
 def _find_tokenizer(source: Source, given: str | Path | None) -> Path | None:
-    """The tokenizer.json that goes with the weights.
+    """Return the tokenizer.json that belongs to the weights.
 
     Raises:
         OctoError: it is not the one that the weights were trained with.

@@ -1,4 +1,4 @@
-"""Megatron's indexed dataset (``PREFIX.bin`` + ``PREFIX.idx``), with one mode byte a sequence.
+"""Megatron's indexed dataset (``PREFIX.bin`` + ``PREFIX.idx``), with one mode byte per sequence.
 
 A document is a list of sequences. Mode 1 marks a sequence that is learned (a target), mode 0 one
 that is context. A dataset without mode bytes is all target. docs/data.md gives the byte layout.
@@ -12,44 +12,51 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_octo.common.dtypes import INDEX_CODES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_bytes, digest_file
+from megatron_octo.common.ragged import running_sum
 
 MAGIC = b"MMIDIDX\0\0"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document indices
-DTYPES = {
-    code: np.dtype(name)
-    for code, name in enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)
-}
-_INTEGERS = {code for code, dtype in DTYPES.items() if dtype.kind in "iu"}
+_INTEGERS = {code for code, dtype in INDEX_CODES.items() if dtype.kind in "iu"}
 CONTEXT, TARGET = 0, 1
 _REBUILD = "the file is damaged or half copied: copy it again, or run preprocess again"
 _STEP = 1 << 20  # items looked at in one go by the full check
 
 
 class Corpus(Protocol):
-    """What the planner and the reader of rows need to know of a data set."""
+    """Interface of a data set for the planner and the reader of rows."""
 
     prefix: str
 
     def __len__(self) -> int: ...
-    def document(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.bool_]]: ...
-    def document_lengths(self) -> NDArray[np.int64]: ...
-    def document_targets(self) -> NDArray[np.int64]: ...
+    def document(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+        """Read the tokens of a document and whether each is a target."""
+
+    def document_lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of each document."""
+
+    def document_targets(self) -> NDArray[np.int64]:
+        """Return the target tokens of each document."""
+
     def target_labels(
         self, documents: NDArray[np.int64], first: NDArray[np.int64], length: NDArray[np.int64]
-    ) -> NDArray[np.int64]: ...
-    def digest(self) -> str: ...
+    ) -> NDArray[np.int64]:
+        """Count the target labels of pieces."""
+
+    def digest(self) -> str:
+        """Digest the index."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """Dtype of token ids on disk: uint16 below 65,500 ids (Megatron's rule), int32 above."""
+    """Return the dtype of token ids on disk: uint16 below 65,500 ids (Megatron's rule), int32 above."""
     return np.dtype("<u2" if vocab_size < 65500 else "<i4")
 
 
 class IndexedDataset:
-    """A data set on disk, memory-mapped. ``len()`` is the number of documents, D.
+    """Data set on disk, memory-mapped. ``len()`` is the number of documents, D.
 
     Attributes:
         lengths: tokens of each sequence, int32 [S].
@@ -57,7 +64,7 @@ class IndexedDataset:
         modes: 0 context or 1 target of each sequence, int8 [S]; None: everything is a target.
 
     Raises:
-        OctoError: a file is missing, is no indexed dataset, or has not the bytes that the index needs.
+        OctoError: a file is missing, is not an indexed dataset, or does not have the bytes that the index needs.
     """
 
     def __init__(self, prefix: str | Path):
@@ -90,7 +97,7 @@ class IndexedDataset:
                 where=path,
                 hint=_REBUILD,
             )
-        self.dtype = DTYPES[code]
+        self.dtype = INDEX_CODES[code]
         raw = np.memmap(path, mode="r", dtype=np.uint8)
 
         def array(dtype: str, count: int, offset: int) -> np.ndarray:
@@ -134,7 +141,7 @@ class IndexedDataset:
         return len(self.document_index) - 1
 
     def document(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
-        """Tokens of document ``index``, int32 or int64 [n], and whether each is a target, bool [n]."""
+        """Read the tokens of document ``index``, int32 or int64 [n], and whether each is a target, bool [n]."""
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
         first, last = int(self.document_index[index]), int(self.document_index[index + 1])
@@ -149,22 +156,22 @@ class IndexedDataset:
         return tokens, np.repeat(self.modes[first:last] != CONTEXT, lengths)
 
     def document_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each document, int64 [D]."""
-        return np.diff(_running_sum(self.lengths)[self.document_index])
+        """Return the tokens of each document, int64 [D]."""
+        return np.diff(running_sum(self.lengths)[self.document_index])
 
     def document_targets(self) -> NDArray[np.int64]:
-        """Target tokens of each document, int64 [D]."""
+        """Return the target tokens of each document, int64 [D]."""
         return np.diff(self._targets_before()[self.document_index])
 
     def _targets_before(self) -> NDArray[np.int64]:
-        """Target tokens before each sequence, int64 [S+1]."""
-        return _running_sum(self.lengths if self.modes is None else self.lengths * (self.modes != CONTEXT))
+        """Sum the target tokens before each sequence, int64 [S+1]."""
+        return running_sum(self.lengths if self.modes is None else self.lengths * (self.modes != CONTEXT))
 
     def target_labels(
         self, documents: NDArray[np.int64], first: NDArray[np.int64], length: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Target labels of pieces, int64 [P]: the targets among tokens first+1 .. first+length."""
-        starts, targets = _running_sum(self.lengths), self._targets_before()
+        """Count the target labels of pieces, int64 [P]: the targets among tokens first+1 .. first+length."""
+        starts, targets = running_sum(self.lengths), self._targets_before()
         begin = starts[self.document_index[documents]] + first + 1
 
         def before(token: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -178,12 +185,12 @@ class IndexedDataset:
         return before(begin + length) - before(begin)
 
     def digest(self) -> str:
-        """Digest of the index: of all lengths and modes, and so of the rows that can be planned."""
+        """Digest the index: all lengths and modes, on which the rows depend."""
         return digest_file(self.idx_path)
 
     def problems(self, vocab_size: int | None = None) -> Iterator[str]:
-        """Look at every byte; yields what is wrong with pointers, modes and token ids (>= ``vocab_size``)."""
-        expected = _running_sum(self.lengths)[:-1] * self.dtype.itemsize
+        """Read every byte; yields what is wrong with pointers, modes and token ids (>= ``vocab_size``)."""
+        expected = running_sum(self.lengths)[:-1] * self.dtype.itemsize
         if wrong := int(np.count_nonzero(self.pointers != expected)):
             yield f"{wrong} byte pointers do not match the lengths"
         if self.modes is not None and (wrong := int(np.count_nonzero((self.modes != 0) & (self.modes != 1)))):
@@ -195,7 +202,7 @@ class IndexedDataset:
 
 
 class PairedDataset:
-    """The older layout: context in ``PREFIX_inputs_document``, targets in ``PREFIX_targets_document``.
+    """Data set in the older layout: context in ``PREFIX_inputs_document``, targets in ``PREFIX_targets_document``.
 
     Raises:
         OctoError: a file is wrong, or the two have not the same number of documents.
@@ -217,45 +224,41 @@ class PairedDataset:
 
     @property
     def tokens(self) -> int:
+        """Tokens of both files."""
         return self.inputs.tokens + self.targets.tokens
 
     def document(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
-        """Tokens (int32 or int64 [n]) of document ``index`` and whether each is a target (bool [n])."""
+        """Read the tokens of document ``index``, int32 or int64 [n], and whether each is a target, bool [n]."""
         context, target = self.inputs.document(index)[0], self.targets.document(index)[0]
         is_target = np.repeat(np.array([False, True]), [len(context), len(target)])
         return np.concatenate([context, target]), is_target
 
     def document_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each document, int64 [D]."""
+        """Return the tokens of each document, int64 [D]."""
         return self.inputs.document_lengths() + self.targets.document_lengths()
 
     def document_targets(self) -> NDArray[np.int64]:
-        """Target tokens of each document, int64 [D]."""
+        """Return the target tokens of each document, int64 [D]."""
         return self.targets.document_lengths()
 
     def target_labels(
         self, documents: NDArray[np.int64], first: NDArray[np.int64], length: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Target labels of pieces, int64 [P]: the targets among tokens first+1 .. first+length."""
+        """Count the target labels of pieces, int64 [P]: the targets among tokens first+1 .. first+length."""
         context = self.inputs.document_lengths()[documents]
-        return np.maximum(first + 1 + length - context, 0) - np.maximum(first + 1 - context, 0)
+        begin = first + 1 - context
+        labels: NDArray[np.int64] = np.maximum(begin + length, 0) - np.maximum(begin, 0)
+        return labels
 
     def digest(self) -> str:
-        """Digest of both indices."""
+        """Digest both indices."""
         return digest_bytes(self.inputs.digest().encode(), self.targets.digest().encode())
 
     def problems(self, vocab_size: int | None = None) -> Iterator[str]:
-        """What is wrong in either file, as :meth:`IndexedDataset.problems`."""
+        """Yield what is wrong in either file, as :meth:`IndexedDataset.problems`."""
         for part in (self.inputs, self.targets):
             for problem in part.problems(vocab_size):
                 yield f"{part.prefix}: {problem}"
-
-
-def _running_sum(values: np.ndarray) -> NDArray[np.int64]:
-    """Sum of the values before each place, int64 [n+1]."""
-    total = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=total[1:])
-    return total
 
 
 def open_corpus(prefix: str | Path) -> IndexedDataset | PairedDataset:

@@ -1,4 +1,4 @@
-"""``PREFIX.json``: what a data set is made of. A data set of another tool has none, and works without."""
+"""Manifest of a data set (``PREFIX.json``): what it was made from. Data sets of other tools work without one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ FORMAT = 1
 
 
 class FileRecord(BaseModel):
-    """A file and what stood in it: ``bytes`` and an ``xxh3-128:`` digest."""
+    """Path, size in bytes and ``xxh3-128:`` digest of a file."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -23,7 +23,7 @@ class FileRecord(BaseModel):
 
 
 class TokenizerRecord(BaseModel):
-    """The tokenizer: where it was, its digest, largest id + 1 (added tokens included), end of document.
+    """Path and digest of the tokenizer, largest id + 1 (added tokens included), end of document.
 
     ``control`` holds its special tokens with their ids; manifests of earlier versions have none. ``backend`` is the
     library that encoded, with its version, ``why_no_fast_path`` why it was not the fast one, ``compared`` the number of
@@ -46,7 +46,7 @@ class TokenizerRecord(BaseModel):
 class Manifest(BaseModel):
     """Counts, digests and options of one run of preprocess.
 
-    ``skipped`` and ``notes`` map a reason to a number of rows or documents. ``pretraining`` says that the documents
+    ``skipped`` and ``notes`` map a reason to a number of rows or documents. ``pretraining``: the documents
     are running text, not pairs for fine-tuning; manifests of earlier versions leave it to the format.
     """
 
@@ -66,17 +66,18 @@ class Manifest(BaseModel):
     pretraining: bool | None = None
 
     def write(self, prefix: str | Path) -> None:
-        """Write ``PREFIX.json`` atomically, with a digest of all that stands in it."""
+        """Write ``PREFIX.json`` atomically, with a digest of its content."""
         content = self.model_dump()
         write_json(manifest_path(prefix), {**content, "digest": digest_json(content)})
 
 
 def manifest_path(prefix: str | Path) -> Path:
+    """Return the path of the manifest of a data set."""
     return Path(f"{prefix}.json")
 
 
 def read_manifest(prefix: str | Path) -> Manifest | None:
-    """The manifest of a data set, None if there is none.
+    """Read the manifest of a data set, None if there is none.
 
     Raises:
         OctoError: there is one, and it is broken or of a later format.
@@ -112,7 +113,7 @@ def read_manifest(prefix: str | Path) -> Manifest | None:
 
 
 def check_tokens(prefix: str | Path) -> None:
-    """Compare a data set's tokens with the digest in its manifest; reads the whole .bin. No manifest, no check.
+    """Compare the tokens with the digest in the manifest, if there is one; reads the whole .bin.
 
     Raises:
         OctoError: the file has changed since it was written.
@@ -127,7 +128,7 @@ def check_tokens(prefix: str | Path) -> None:
 
 
 def checked_manifest(prefix: str | Path, idx_digest: str) -> Manifest | None:
-    """The manifest of a data set whose index has ``idx_digest``.
+    """Read the manifest of a data set whose index has ``idx_digest``.
 
     Raises:
         OctoError: the manifest is of other files than those beside it.

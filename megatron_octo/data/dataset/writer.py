@@ -12,16 +12,17 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from megatron_octo.common.dtypes import INDEX_CODES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import DIGEST_NAME, beside, sync_directory
-from megatron_octo.data.dataset.indexed import DTYPES, HEADER, MAGIC, VERSION, token_dtype
+from megatron_octo.data.dataset.indexed import HEADER, MAGIC, VERSION, token_dtype
 
 _INT32_MAX = 2**31 - 1
 _STEP = 1 << 22  # bytes that are copied in one go
 
 
 class _Output:
-    """A file written aside, and the digest of what went into it."""
+    """File written aside, with the digest of its content."""
 
     def __init__(self, path: Path, folder: Path):
         self.path = path
@@ -53,7 +54,7 @@ class _Output:
 
 
 class _Spool:
-    """A part of the index, kept in a nameless file until it is its turn: memory does not grow with the data."""
+    """Part of the index, kept in a nameless file until it is written: memory does not grow with the data."""
 
     def __init__(self, folder: Path, dtype: str):
         self._dtype = np.dtype(dtype)
@@ -76,9 +77,9 @@ class _Spool:
 
 
 class IndexedWriter:
-    """Write documents of sequences; the files take their names in :meth:`commit`.
+    """Writes documents of sequences; the files take their names in :meth:`commit`.
 
-    Use it as a context manager: what was not committed is removed. Memory stays small whatever is written.
+    Use it as a context manager: uncommitted files are removed. Memory stays small whatever is written.
 
     Args:
         prefix: path without ``.bin`` and ``.idx``. Files of an earlier run stay until the commit.
@@ -149,7 +150,7 @@ class IndexedWriter:
         self.targets += int(lengths[modes != 0].sum(dtype=np.int64))
 
     def _write_index(self) -> None:
-        code = next(code for code, dtype in DTYPES.items() if dtype == self.dtype)
+        code = next(code for code, dtype in INDEX_CODES.items() if dtype == self.dtype)
         self._idx.write(HEADER.pack(MAGIC, VERSION, code, self.sequences, self.documents + 1))
         for lengths in self._lengths:
             self._idx.write(lengths.tobytes())

@@ -1,10 +1,9 @@
-"""Which pieces of which documents an epoch holds: ranges, overlong documents, weights of a blend."""
+"""Pieces of an epoch: ranges of documents, overlong documents, weights of a blend."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +14,13 @@ from megatron_octo.data.planning.document_stats import BLOCK, lengths_and_labels
 from megatron_octo.data.planning.fim import GROWTH, Fim
 from megatron_octo.data.planning.packing import permutation
 from megatron_octo.data.planning.paths import Source
-from megatron_octo.data.planning.windows import INPUT, PIECE, Overlong, cut_back, cut_windows, size_of
-
-LossOn = Literal["targets", "all"]
-
-
-@dataclass(frozen=True)
-class PlanRules:
-    """What decides the pieces, next to the data."""
-
-    seq_length: int
-    overlong: Overlong
-    loss_on: LossOn
-    norm_target_loss: bool
+from megatron_octo.data.planning.settings import RowSettings
+from megatron_octo.data.planning.windows import INPUT, PIECE, cut_back, cut_windows, size_of
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is learned of one range of documents.
+    """Learnable content of one range of documents.
 
     Attributes:
         begin: the first document.
@@ -54,18 +42,23 @@ class Survey:
 
     @property
     def documents(self) -> int:
+        """Documents of which something is learned."""
         return int(np.count_nonzero(self.learned))
 
     @property
     def positions(self) -> int:
+        """Positions of whole documents and pieces."""
         return int(self.sizes.sum(dtype=np.int64) + size_of(self.cuts).sum())
 
 
-def survey(corpus: Corpus, number: int, source: Source, rules: PlanRules, fim: Fim | None = None) -> Survey:
+def survey(corpus: Corpus, number: int, source: Source, rules: RowSettings, fim: Fim | None = None) -> Survey:
     """Cut the documents of a range into pieces.
 
     Args:
+        corpus: the data set.
         number: of the source in its group; it goes into the pieces.
+        source: the range of documents.
+        rules: how documents become rows.
         fim: puts documents that are all target in another order.
 
     Raises:
@@ -113,7 +106,7 @@ def survey(corpus: Corpus, number: int, source: Source, rules: PlanRules, fim: F
 
 
 def _joined(found: list[tuple[np.ndarray, NDArray[np.int32]]]) -> tuple[np.ndarray, NDArray[np.int32]]:
-    """The parts of ``found`` end to end; each goes as soon as it is copied, because together they may be large."""
+    """Concatenate the parts of ``found``; each is freed once copied, because together they may be large."""
     count = sum(len(pieces) for pieces, _ in found)
     cuts, inputs = np.empty(count, PIECE), np.empty(count, np.int32)
     found.reverse()
@@ -125,7 +118,7 @@ def _joined(found: list[tuple[np.ndarray, NDArray[np.int32]]]) -> tuple[np.ndarr
     return cuts, inputs
 
 
-def _refuse_overlong(sizes: NDArray[np.int32], begin: int, source: Source, rules: PlanRules) -> None:
+def _refuse_overlong(sizes: NDArray[np.int32], begin: int, source: Source, rules: RowSettings) -> None:
     overlong = sizes > rules.seq_length
     if overlong.any():
         first = int(np.argmax(overlong))
@@ -144,10 +137,10 @@ def _cut(
     overlong: NDArray[np.int64],
     sizes: NDArray[np.int32],
     reordered: NDArray[np.bool_],
-    rules: PlanRules,
+    rules: RowSettings,
     counts: Counter[str],
 ) -> tuple[np.ndarray, NDArray[np.int32]]:
-    """Pieces (PIECE [P]) of documents that are longer than a row, and the input tokens that each repeats."""
+    """Cut documents longer than a row; returns PIECE [P] and the input tokens that each repeats, int32 [P]."""
     row, positions = rules.seq_length, sizes.astype(np.int64)
     found = sequences(corpus, begin + overlong)
     if rules.overlong in ("skip", "error"):
@@ -170,25 +163,22 @@ def _cut(
         framed = np.flatnonzero(inputs)
         windows = cut_windows(positions[framed], inputs[framed], row)
         parts = (framed[windows[0]], *windows[1:])
-        owner, context, first, length, skip = (
-            np.concatenate(both) for both in zip((owner, context, first, length, skip), parts)
-        )
-        order = np.argsort(owner, kind="stable")
-        owner, context, first, length, skip = (part[order] for part in (owner, context, first, length, skip))
+        both = [np.concatenate(pair) for pair in zip((owner, context, first, length, skip), parts)]
+        order = np.argsort(both[0], kind="stable")
+        owner, context, first, length, skip = (part[order] for part in both)
     labels = length - skip
     if rules.loss_on == "targets":
-        labels = np.where(
-            reordered[owner], labels, found.learned_between(owner, first + skip + 1, first + length + 1)
-        )
+        learned = found.learned_between(owner, first + skip + 1, first + length + 1)
+        labels = np.where(reordered[owner], labels, learned)
     pieces = np.empty(len(owner), PIECE)
     pieces["source"], pieces["document"], pieces["context"] = number, begin + overlong[owner], context
     pieces["first"], pieces["length"], pieces["skip"], pieces["labels"] = first, length, skip, labels
     pieces["divisor"] = 1
     if rules.norm_target_loss and len(owner):
         pieces["divisor"] = np.maximum(np.bincount(owner, weights=labels), 1).astype(np.int64)[owner]
-    learned = labels > 0
-    counts["skipped_pieces_without_target"] += int(np.count_nonzero(~learned))
-    counts["skipped_positions_without_target"] += int(length[~learned].sum())
+    kept = labels > 0
+    counts["skipped_pieces_without_target"] += int(np.count_nonzero(~kept))
+    counts["skipped_positions_without_target"] += int(length[~kept].sum())
     if rules.overlong == "truncate":
         counts["truncated_documents"] += len(overlong)
         counts["truncated_tokens"] += int((positions - row).sum())
@@ -199,7 +189,7 @@ def _cut(
         counts["truncated_targets"] += int(there.sum() - labels.sum())
     else:
         _count_cuts(pieces, inputs[owner], inputs, row, counts)
-    return pieces[learned], inputs[owner][learned].astype(np.int32)
+    return pieces[kept], inputs[owner][kept].astype(np.int32)
 
 
 def _count_cuts(
@@ -217,7 +207,7 @@ def _count_cuts(
 
 
 def shares(sources: Sequence[Source], surveys: Sequence[Survey]) -> list[Fraction]:
-    """Documents that each source gives to an epoch, exactly.
+    """Compute how many documents each source gives to an epoch, exactly.
 
     Weights are proportions of positions. The source with the largest weight for its size gives all of its documents,
     each once; the others give what the proportion asks for.
@@ -227,7 +217,7 @@ def shares(sources: Sequence[Source], surveys: Sequence[Survey]) -> list[Fractio
 
 
 def draw(found: Survey, share: Fraction, epoch: int, *key: str | int) -> NDArray[np.uint8] | None:
-    """How often each document comes in an epoch, uint8 [D]; None: each once.
+    """Draw how often each document comes in an epoch, uint8 [D]; None: each once.
 
     Documents come from an endless stream of permutations, so that all are seen before one is seen again.
     """

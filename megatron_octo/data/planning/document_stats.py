@@ -1,4 +1,4 @@
-"""Lengths and targets of documents, block by block: no array is longer than what the caller asked for.
+"""Lengths and targets of documents, block by block: no array is longer than the result.
 
 A plan of a hundred million documents has to fit beside a training run, so nothing here makes running sums over
 a whole data set, as :class:`megatron_octo.data.dataset.indexed.IndexedDataset` does for its own questions.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_octo.common.ragged import running_sum
 from megatron_octo.data.dataset.indexed import CONTEXT, Corpus, IndexedDataset, PairedDataset
 
 BLOCK = 1 << 20  # documents looked at in one go
@@ -31,19 +32,19 @@ class Sequences:
     edges: NDArray[np.int64]
 
     def starts(self) -> NDArray[np.int64]:
-        """Tokens before each sequence, and all of them, int64 [S+1]."""
-        return _running(self.lengths)
+        """Return the tokens before each sequence, and all of them, int64 [S+1]."""
+        return running_sum(self.lengths)
 
     def tokens(self) -> NDArray[np.int64]:
-        """Tokens of each document, int64 [D]."""
+        """Return the tokens of each document, int64 [D]."""
         return np.diff(self.starts()[self.edges])
 
     def targets(self) -> NDArray[np.int64]:
-        """Target tokens of each document, int64 [D]."""
-        return np.diff(_running(self.lengths * self.learned)[self.edges])
+        """Return the target tokens of each document, int64 [D]."""
+        return np.diff(running_sum(self.lengths * self.learned)[self.edges])
 
     def inputs(self) -> NDArray[np.int64]:
-        """Context tokens before the first target of each document, int64 [D]; all tokens if there is none."""
+        """Count the context tokens before the first target of each document, all if there is none, int64 [D]."""
         starts = self.starts()
         # The first sequence at or behind each place that holds a target, or the end of everything.
         sequence = np.arange(len(self.lengths) + 1)
@@ -53,30 +54,33 @@ class Sequences:
         return starts[first] - starts[self.edges[:-1]]
 
     def begin_with_target(self) -> NDArray[np.bool_]:
-        """Whether the first token of each document is a target, bool [D]."""
+        """Return whether the first token of each document is a target, bool [D]."""
         first = np.minimum(self.edges[:-1], max(len(self.lengths) - 1, 0))
+        found: NDArray[np.bool_]
         if len(self.lengths) and not np.any(self.lengths[first] == 0):
-            found: NDArray[np.bool_] = self.learned[first] & (np.diff(self.edges) > 0)
-            return found
-        return (self.inputs() == 0) & (self.tokens() > 0)
+            found = self.learned[first] & (np.diff(self.edges) > 0)
+        else:
+            found = (self.inputs() == 0) & (self.tokens() > 0)
+        return found
 
     def learned_between(
         self, owner: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Target tokens among tokens first .. last-1 of document ``owner[i]``, int64 [P]."""
-        starts, targets = self.starts(), _running(self.lengths * self.learned)
+        """Count the target tokens among tokens first .. last-1 of document ``owner[i]``, int64 [P]."""
+        starts, targets = self.starts(), running_sum(self.lengths * self.learned)
         begin = starts[self.edges[owner]]
         learned = np.append(self.learned, False)  # one past the last token lies in no sequence
 
         def before(token: NDArray[np.int64]) -> NDArray[np.int64]:
             sequence = np.searchsorted(starts, token, side="right") - 1
-            return targets[sequence] + (token - starts[sequence]) * learned[sequence]
+            inside: NDArray[np.int64] = (token - starts[sequence]) * learned[sequence]
+            return targets[sequence] + inside
 
         return before(begin + last) - before(begin + first)
 
 
 def sequences(corpus: Corpus, documents: NDArray[np.int64]) -> Sequences:
-    """Sequences of ``documents``, int64 [D]. An older pair of files counts as two sequences a document."""
+    """Look up the sequences of ``documents``, int64 [D]. An older pair of files has two per document."""
     if isinstance(corpus, PairedDataset):
         parts = [sequences(part, documents).tokens() for part in (corpus.inputs, corpus.targets)]
         lengths = np.stack(parts, axis=1).reshape(-1)
@@ -85,7 +89,7 @@ def sequences(corpus: Corpus, documents: NDArray[np.int64]) -> Sequences:
     assert isinstance(corpus, IndexedDataset)
     index = corpus.document_index
     begin = index[documents]
-    edges = _running(index[documents + 1] - begin)
+    edges = running_sum(index[documents + 1] - begin)
     chosen = np.repeat(begin - edges[:-1], np.diff(edges)) + np.arange(edges[-1])
     found = Sequences(corpus.lengths[chosen].astype(np.int64), _learned(corpus, chosen), edges)
     _release(corpus)
@@ -93,7 +97,7 @@ def sequences(corpus: Corpus, documents: NDArray[np.int64]) -> Sequences:
 
 
 def blocks(corpus: Corpus, begin: int, end: int) -> Iterator[tuple[int, Sequences]]:
-    """The sequences of documents begin .. end-1, in blocks: first document of each, and its sequences."""
+    """Yield documents begin .. end-1 in blocks: the first document of each, and its sequences."""
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         if isinstance(corpus, IndexedDataset):
@@ -107,7 +111,7 @@ def blocks(corpus: Corpus, begin: int, end: int) -> Iterator[tuple[int, Sequence
 
 
 def _release(corpus: IndexedDataset) -> None:
-    """Give back the mapped pages of the index that were read; the system keeps them in its cache."""
+    """Release the mapped pages of the index that were read; the system keeps them in its cache."""
     base: object = corpus.lengths
     while base is not None and not isinstance(base, mmap.mmap):
         base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
@@ -122,18 +126,15 @@ def _learned(corpus: IndexedDataset, where: slice | NDArray[np.int64]) -> NDArra
     return learned
 
 
-def _running(values: np.ndarray) -> NDArray[np.int64]:
-    total = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=total[1:])
-    return total
-
-
 def lengths_and_labels(
     corpus: Corpus, begin: int, end: int, everything: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
-    """What planning needs of documents begin .. end-1.
+    """Return what planning needs of documents begin .. end-1.
 
     Args:
+        corpus: the data set.
+        begin: first document.
+        end: one past the last.
         everything: context is learned, too.
 
     Returns:

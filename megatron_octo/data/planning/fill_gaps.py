@@ -1,4 +1,4 @@
-"""Fill what best fit leaves empty, with long documents that are cut anyway.
+"""Fill the gaps that best fit leaves, with long documents that are cut anyway.
 
 Where few documents are shorter than a row, no arrangement of whole pieces is full: a commit of two thirds of a row
 leaves a third that nothing fits. So a few full pieces are cut into slices of the size of the largest gaps, which
@@ -30,7 +30,7 @@ class Poured:
 
 
 class _Gaps:
-    """The gaps of rows, from the largest to the smallest that is worth it."""
+    """Gaps of rows, from the largest to the smallest that is worth filling."""
 
     def __init__(self, used: NDArray[np.int64], capacity: int):
         self.smallest = max(capacity // _SMALLEST, 1)
@@ -40,7 +40,7 @@ class _Gaps:
         self.at = 0, self._sizes[0] if self._sizes else 0
 
     def current(self) -> tuple[int, int] | None:
-        """Row and size of the gap that is next."""
+        """Return row and size of the next gap, None if there is none."""
         number, size = self.at
         return (self._rows[number], size) if number < len(self._rows) else None
 
@@ -53,7 +53,7 @@ class _Gaps:
 
 
 def _slices(piece: np.void, inputs: int, gaps: _Gaps) -> tuple[list[tuple[int, ...]], list[int]] | None:
-    """A piece in slices, and the rows that they go into; None if the gaps are too small for it."""
+    """Cut a piece into slices for the next gaps; returns slices and rows, None if the gaps are too small."""
     label = int(piece["first"] + piece["skip"]) + 1
     end = int(piece["first"] + piece["length"]) + 1
     found: list[tuple[int, ...]] = []
@@ -79,7 +79,7 @@ def _slices(piece: np.void, inputs: int, gaps: _Gaps) -> tuple[list[tuple[int, .
 def _full(
     packing: Packing, pieces: np.ndarray, base: int, capacity: int, *key: str | int
 ) -> Iterator[tuple[int, int]]:
-    """Item and row of pieces that fill a row and of which every label is learned, in random order."""
+    """Yield item and row of pieces that fill a row and learn every label, in random order."""
     order = permutation(int(packing.counts[capacity]), *key, "pour")
     for start in range(0, len(order), _LOOK):
         numbers, rows = packing.largest(order[start : start + _LOOK])
@@ -96,9 +96,10 @@ def pour(
     """Cut full pieces into the gaps of other rows.
 
     Args:
-        packing: rows of items; item ``base + i`` is ``pieces[i]``, smaller ones are whole documents.
+        packing: rows of items.
         pieces: PIECE [P].
         inputs: tokens of the input that a piece repeats, 0 for a plain piece, int32 [P].
+        base: item ``base + i`` is ``pieces[i]``, smaller ones are whole documents.
         capacity: positions in a row.
         key: names the random stream that chooses the pieces.
     """

@@ -4,7 +4,7 @@
     SPM  <prefix> <suffix> suffix <middle> prefix middle
 
 The document is cut between tokens, so that the joined pieces are its tokens, and the plan knows its new length from
-the old one: three more. Which documents, which order and where to cut are words of a hash of (seed, epoch, document):
+the old one: three more. Which documents, which order and where to cut follow from a hash of (seed, epoch, document):
 a restart, the number of processes and the packing change nothing.
 """
 
@@ -18,8 +18,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.splitmix import GOLDEN, finalize
 
-GROWTH = 3  # control tokens in a document
+GROWTH = 3  # control tokens per document
 # Prefix, suffix, middle as known tokenizers spell them.
 SPELLINGS = (
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder
@@ -31,12 +32,11 @@ SPELLINGS = (
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # Code Llama
     ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Codestral
 )
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
 class FimTokens:
-    """Ids of the control tokens, and of the end of a document."""
+    """Ids of the control tokens, and of the end of the document."""
 
     prefix: int
     suffix: int
@@ -45,7 +45,7 @@ class FimTokens:
 
 
 def find_tokens(control: Mapping[str, int], eod: int, where: str) -> FimTokens:
-    """Ids of the control tokens in whatever spelling a tokenizer has.
+    """Find the ids of the control tokens, in any of the known spellings.
 
     Raises:
         OctoError: it has none of the known ones.
@@ -62,7 +62,7 @@ def find_tokens(control: Mapping[str, int], eod: int, where: str) -> FimTokens:
 
 
 def control_tokens(path: str | Path) -> dict[str, int]:
-    """Added tokens of a tokenizer.json with their ids.
+    """Read the added tokens of a tokenizer.json with their ids.
 
     Raises:
         OctoError: the file is missing or no tokenizer.
@@ -72,13 +72,6 @@ def control_tokens(path: str | Path) -> dict[str, int]:
         return {token["content"]: token["id"] for token in content["added_tokens"]}
     except (ValueError, KeyError, TypeError):
         raise OctoError("not a tokenizer.json of Hugging Face", where=path) from None
-
-
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 @dataclass(frozen=True)
@@ -98,20 +91,20 @@ class Fim:
     key: tuple[str | int, ...]
 
     def _words(self, documents: NDArray[np.int64], draw: int) -> NDArray[np.uint64]:
-        """A random word for each document, uint64 [D]; another one for each draw."""
+        """Return random 64-bit numbers, one per document, uint64 [D]; others for each draw."""
         name = xxhash.xxh3_64("/".join(map(str, (*self.key, "fim", draw))).encode()).intdigest()
-        return _mix(
-            _mix(documents.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(name)) ^ np.uint64(name)
+        return finalize(
+            finalize(documents.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(name)) ^ np.uint64(name)
         )
 
     def chosen(self, documents: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of ``documents`` (int64 [D]) are put in another order, bool [D]."""
+        """Choose which of ``documents`` (int64 [D]) are reordered, bool [D]."""
         if self.rate >= 1:
             return np.ones(len(documents), bool)
         return self._words(documents, 0) < np.uint64(int(self.rate * 2**64))
 
     def apply(self, ids: NDArray[np.integer], document: int) -> NDArray[np.integer]:
-        """The tokens of a document that was chosen, in another order, [n + 3]; its end token stays at the end."""
+        """Reorder the tokens of a chosen document, [n + 3]; its end token stays at the end."""
         numbers = np.array([document])
         spm, *draws = (int(self._words(numbers, draw)[0]) for draw in (1, 2, 3))
         end = len(ids) - int(len(ids) > 0 and ids[-1] == self.tokens.eod)
@@ -129,7 +122,7 @@ class Fim:
 
 
 def rejoin(ids: NDArray[np.integer], tokens: FimTokens) -> NDArray[np.integer]:
-    """The document that :meth:`Fim.apply` put in another order; one that it did not is returned as it is.
+    """Undo :meth:`Fim.apply`; a document that was not reordered is returned as it is.
 
     Only for documents whose own text holds none of the three tokens, as all do that preprocess encodes.
     """

@@ -13,18 +13,19 @@ import xxhash
 from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.ragged import running_sum
 
 ALGORITHM = 2  # part of every plan's key: raise it when the rows of the same input change
 STEP = 1 << 20  # words that are computed in one go: small enough for malloc to use the same memory again
 
 
 def random_stream(*key: str | int) -> np.random.Philox:
-    """The stream of random words that ``key`` names; ``random_raw(n)`` goes on where it stopped."""
+    """Return the stream of random words named by ``key``; ``random_raw(n)`` continues where it stopped."""
     return np.random.Philox(key=xxhash.xxh3_128("/".join(map(str, key)).encode()).intdigest())
 
 
 def permutation(count: int, *key: str | int) -> NDArray[np.uint32]:
-    """A random order of 0 .. count-1, uint32 [count], of the stream that ``key`` names."""
+    """Return a random order of 0 .. count-1, uint32 [count], drawn from the stream named by ``key``."""
     low = np.uint64(max(count - 1, 1).bit_length())
     words: NDArray[np.uint64] = random_stream(*key).random_raw(count)
     words = (words >> low << low) | np.arange(count, dtype=np.uint64)
@@ -49,7 +50,7 @@ class _Rows:
             self._nonempty |= 1 << left
 
     def tightest(self, need: int) -> tuple[int, NDArray[np.uint32]] | None:
-        """The smallest remaining capacity of at least ``need``, and all its rows; they are taken out."""
+        """Take out the smallest remaining capacity of at least ``need``, with all its rows."""
         fitting = self._nonempty >> need
         if not fitting:
             return None
@@ -59,7 +60,7 @@ class _Rows:
 
 
 def best_fit(counts: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.uint32], int]:
-    """Best-fit decreasing.
+    """Assign items to rows by best-fit decreasing.
 
     One after the other, from the largest, each item goes to the fullest row that it fits in. Items of one size are
     placed together: once a row takes one of them it stays the fullest that fits until no more fit, so filling row
@@ -125,7 +126,7 @@ class Packing:
         capacity: int,
         *key: str | int,
     ):
-        # A word is made of what is missing to a full row, random bits, and the number of the item.
+        # Each 64-bit word: what is missing to a full row, random bits, number of the item.
         low, high = max(total - 1, 1).bit_length(), capacity.bit_length()
         if low > 32 or high > 25:
             raise OctoError(
@@ -149,11 +150,11 @@ class Packing:
         self.row_of, self.rows = best_fit(self.counts, capacity)
 
     def largest(self, places: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers and rows of the items that stand at ``places``, counted from the largest, int64 each."""
+        """Return numbers and rows of the items at ``places``, counted from the largest, int64 each."""
         return (self._words[places] & self._low).astype(np.int64), self.row_of[places].astype(np.int64)
 
     def steps(self) -> Iterator[tuple[slice, NDArray[np.uint32], NDArray[np.int64]]]:
-        """The items from the largest to the smallest, in parts: where they stand, numbers and sizes."""
+        """Yield the items from the largest to the smallest, in parts: slice, numbers and sizes."""
         for start in range(0, len(self._words), STEP):
             part = slice(start, min(start + STEP, len(self._words)))
             words = self._words[part]
@@ -164,7 +165,7 @@ class Packing:
             )
 
     def used(self) -> NDArray[np.int64]:
-        """Used positions of each row, int64 [R]."""
+        """Return the used positions of each row, int64 [R]."""
         used = np.zeros(self.rows, np.int64)
         for part, _, sizes in self.steps():
             np.add.at(used, self.row_of[part].astype(np.intp), sizes)
@@ -173,10 +174,11 @@ class Packing:
     def arrange(
         self, extra: NDArray[np.uint32], extra_rows: NDArray[np.int64], drop: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Put rows in random order. What the packing held is given up on the way.
+        """Put rows in random order; frees what the packing held on the way.
 
         Args:
-            extra: more items, uint32 [E], and the rows that take them, ``extra_rows``, int64 [E].
+            extra: more items, uint32 [E].
+            extra_rows: the rows that take them, int64 [E].
             drop: rows that are left out with all their items, int64 [X].
 
         Returns:
@@ -205,6 +207,4 @@ class Packing:
             first = int(rows[0])
             found = np.bincount(rows - first)
             pieces[first : first + len(found)] += found
-        offsets = np.zeros(count + 1, np.int64)
-        np.cumsum(pieces, out=offsets[1:])
-        return order, offsets
+        return order, running_sum(pieces)

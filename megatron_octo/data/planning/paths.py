@@ -21,7 +21,7 @@ _HINT = (
 
 @dataclass(frozen=True)
 class Source:
-    """A range of the documents of one data set, and its share of the positions.
+    """Range of the documents of one data set, and its share of the positions.
 
     Fractions are exact, so two ranges that share a bound share no document.
     """
@@ -32,13 +32,13 @@ class Source:
     prefix: str
 
     def documents(self, count: int) -> tuple[int, int]:
-        """First document and one past the last, of ``count``: round(fraction * count)."""
+        """Return the first document and one past the last, of ``count``: round(fraction * count)."""
         return round(self.start * count), round(self.end * count)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Data sets that are blended, under a name."""
+    """Named blend of data sets."""
 
     name: str
     sources: tuple[Source, ...]
@@ -71,7 +71,7 @@ def read_groups(spec: str | Path) -> tuple[Group, ...]:
 
 
 def read_group(spec: str | Path) -> Group:
-    """The only group of :func:`read_groups`.
+    """Read data paths that hold a single group.
 
     Raises:
         OctoError: as there, or there are several.
@@ -84,7 +84,7 @@ def read_group(spec: str | Path) -> Group:
 
 
 def _parts(line: str, where: str) -> Iterator[str]:
-    """The groups of one line, without comments and quotes."""
+    """Yield the groups of one line, without comments and quotes."""
     line = re.sub(r"(^|\s)#.*", "", line).strip()
     if line.startswith('"'):
         if line.count('"') % 2 or re.sub(r'"[^"]*"', "", line).strip(" \t;"):

@@ -21,11 +21,12 @@ _PARTS = ("order", "offsets", "cuts", "weights")
 
 
 def plan_directory(cache_dir: Path, key: dict[str, Any]) -> Path:
+    """Return the directory of the plan of ``key``."""
     return cache_dir / digest_json(key).rpartition(":")[2]
 
 
 def write_plan(plan: Plan, directory: Path, key: dict[str, Any]) -> None:
-    """Write a plan as ``directory``, and remove what killed writers left of it.
+    """Write a plan as ``directory``, and remove partial copies left by killed writers.
 
     If another process was faster, its equal plan stays.
     """
@@ -70,7 +71,7 @@ def remove_plan(directory: Path) -> None:
 
 
 def read_plan(directory: Path, key: dict[str, Any]) -> Plan:
-    """Map a plan that was written for ``key``; every byte is compared with its digest.
+    """Memory-map the plan written for ``key``; every byte is compared with its digest.
 
     Raises:
         OctoError: it is damaged or another one; names the file.
@@ -104,7 +105,7 @@ def read_plan(directory: Path, key: dict[str, Any]) -> Plan:
 
 
 def cached_plan(cache_dir: Path, key: dict[str, Any], build: Callable[[], Plan]) -> Plan:
-    """The plan of ``key``, from the cache or built and put there; memory-mapped.
+    """Return the plan of ``key``, memory-mapped, from the cache or built and stored there.
 
     Raises:
         OctoError: the cached one is damaged.

@@ -1,4 +1,4 @@
-"""Opens the data sets of a group, says what their rows depend on, and makes the plan of each epoch once."""
+"""Planner of a group of data sets: opens them, derives the key of their rows, builds each epoch's plan once."""
 
 import json
 import os
@@ -28,12 +28,13 @@ AHEAD = 1_000_000  # items from which the next epoch is planned by a process of 
 
 
 class Planner:
-    """Plans of a group of data sets. Arguments and errors are those of :class:`.RowStream`;
-    the first plan is not made yet.
+    """Plans of a group of data sets.
+
+    Arguments and errors are those of :class:`.RowStream`; the first plan is not made yet.
     """
 
     def __init__(self, group: Group, settings: RowSettings):
-        self.group, self.seed, self.rules = group, settings.seed, settings.rules
+        self.group, self.seed, self.settings = group, settings.seed, settings
         self.cache = Path(settings.cache_dir)
         opened = {source.prefix: open_corpus(source.prefix) for source in group.sources}
         self._digests = {prefix: corpus.digest() for prefix, corpus in opened.items()}
@@ -53,7 +54,7 @@ class Planner:
         self.key: dict[str, Any] = {
             "algorithm": ALGORITHM,
             "seed": self.seed,
-            "rules": asdict(self.rules),
+            "rules": settings.rules(),
             "sources": [
                 [str(source.weight), str(source.start), str(source.end), self._digests[source.prefix]]
                 for source in group.sources
@@ -65,7 +66,7 @@ class Planner:
             m.outputs["bin"].digest if (m := manifests.get(s.prefix)) else None for s in group.sources
         ]
         self.corpora_digest = digest_json([self.key, contents])
-        # What a process that plans ahead is told.
+        # Input of the process that plans ahead.
         self._arguments = {
             "group": f"{group.name}: "
             + ", ".join(f"{s.weight} {s.start}:{s.end} {Path(s.prefix).absolute()}" for s in group.sources),
@@ -74,7 +75,7 @@ class Planner:
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Self:
-        """A planner of another process, here."""
+        """Rebuild the planner of another process."""
         return cls(read_group(arguments["group"]), RowSettings(**arguments["settings"]))
 
     def _identify(self, manifests: dict[str, Manifest]) -> None:
@@ -116,10 +117,11 @@ class Planner:
 
     @property
     def fim_tokens(self) -> FimTokens | None:
+        """Ids of the tokens of fill in the middle, None if it is off."""
         return self._fim[2] if self._fim else None
 
     def fim(self, number: int, epoch: int) -> Fim | None:
-        """Fill in the middle for source ``number`` in an epoch, if there is any."""
+        """Return fill in the middle for source ``number`` in an epoch, None without it."""
         if self._fim is None or not self._pretraining[number]:
             return None
         rate, spm_rate, tokens = self._fim
@@ -128,7 +130,7 @@ class Planner:
         )
 
     def plan(self, epoch: int) -> Plan:
-        """The plan of an epoch, made or read; waits for another process that makes it."""
+        """Read or make the plan of an epoch; waits for another process that makes it."""
         return cached_plan(self.cache, {**self.key, "epoch": epoch}, lambda: self.build(epoch))
 
     def forget(self, epoch: int) -> None:
@@ -136,7 +138,7 @@ class Planner:
         remove_plan(plan_directory(self.cache, {**self.key, "epoch": epoch}))
 
     def build(self, epoch: int) -> Plan:
-        """Make the plan of an epoch in memory: about 25 bytes a document at the peak."""
+        """Make the plan of an epoch in memory: about 25 bytes per document at the peak."""
         sources = self.group.sources
         # What a blend takes of each source is decided by the documents as they are on disk: an epoch's order of
         # fill in the middle must not change whose turn it is.
@@ -161,23 +163,23 @@ class Planner:
                 surveys.clear()
                 surveys = self._surveys(epoch)
         counts = sum_counts(surveys, times)
-        return build_plan(surveys, times, self.rules, counts, self.seed, epoch)
+        return build_plan(surveys, times, self.settings, counts, self.seed, epoch)
 
     def _surveys(self, epoch: int | None) -> list[Survey]:
-        """Documents and pieces of each source, in the order of an epoch or, for None, as they are on disk."""
+        """Survey each source, with fill in the middle of an epoch or, for None, as it is on disk."""
         return [
             survey(
                 self.corpora[number],
                 number,
                 source,
-                self.rules,
+                self.settings,
                 None if epoch is None else self.fim(number, epoch),
             )
             for number, source in enumerate(self.group.sources)
         ]
 
     def ahead(self, epoch: int) -> subprocess.Popen[bytes] | None:
-        """Start a process that plans an epoch, unless another process of any host does so or has done so."""
+        """Start a process that plans an epoch, unless a process of any host does so or has done so."""
         directory = plan_directory(self.cache, {**self.key, "epoch": epoch})
         if directory.exists() or not take_lock(directory):
             return None
@@ -199,7 +201,7 @@ class Planner:
 
 
 def _pretraining(corpus: Corpus, manifest: Manifest | None) -> bool:
-    """Whether a data set is running text, and not made for fine-tuning."""
+    """Return whether a data set is running text, not made for fine-tuning."""
     if manifest is None:
         return isinstance(corpus, IndexedDataset) and corpus.modes is None
     return manifest.options.get("format") == "text" if manifest.pretraining is None else manifest.pretraining

@@ -1,4 +1,4 @@
-"""The plan of an epoch: which documents, and which pieces of long ones, stand in which row."""
+"""Plan of an epoch: which documents, and which pieces of long ones, go into which row."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_octo.data.planning.blend import PlanRules, Survey
+from megatron_octo.data.planning.blend import Survey
 from megatron_octo.data.planning.fill_gaps import Poured, pour
 from megatron_octo.data.planning.packing import STEP, Packing
+from megatron_octo.data.planning.settings import RowSettings
 from megatron_octo.data.planning.windows import PIECE, size_of
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows of an epoch, in a form that takes four bytes a document.
+    """Rows of an epoch, in a form that takes four bytes per document.
 
     Attributes:
         order: items row after row, uint32 [N]. Items below ``bases[-1]`` are whole documents: item ``i`` of source
@@ -37,17 +38,18 @@ class Plan:
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return len(self.weights)
 
 
 def build_plan(
     surveys: list[Survey],
     times: Sequence[NDArray[np.uint8] | None],
-    rules: PlanRules,
+    rules: RowSettings,
     counts: dict[str, int],
     *key: str | int,
 ) -> Plan:
-    """Pack an epoch.
+    """Pack the documents of an epoch into rows.
 
     Args:
         surveys: what can be learned of each source; emptied on the way, to save memory.
@@ -91,7 +93,7 @@ def build_plan(
 
 
 def sum_counts(surveys: Sequence[Survey], times: Sequence[NDArray[np.uint8] | None]) -> dict[str, int]:
-    """Counts of all sources; ``documents`` are those that the epoch takes of them."""
+    """Sum the counts of all sources; ``documents`` are those that the epoch takes from them."""
     counts: Counter[str] = Counter(documents=0)
     for found, drawn in zip(surveys, times, strict=True):
         counts.update(found.counts)
@@ -101,7 +103,7 @@ def sum_counts(surveys: Sequence[Survey], times: Sequence[NDArray[np.uint8] | No
 
 
 def _extended(pieces: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """``pieces`` with ``more`` behind, in place where it can be: the array may take gigabytes."""
+    """Append ``more`` to ``pieces``, in place where possible: the array may take gigabytes."""
     if not len(more):
         return pieces
     if not pieces.flags.owndata or not len(pieces):
@@ -131,7 +133,7 @@ def _items(
     times: Sequence[NDArray[np.uint8] | None],
     cuts: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Number and size of each item, in parts."""
+    """Yield number and size of each item, in parts."""
     for base, size, drawn in zip(bases.tolist(), sizes, times):
         for start in range(0, len(size), STEP):
             here = size[start : start + STEP]
@@ -149,9 +151,9 @@ def _weights(
     offsets: NDArray[np.int64],
     labels: NDArray[np.int32],
     cuts: np.ndarray,
-    rules: PlanRules,
+    rules: RowSettings,
 ) -> tuple[NDArray[np.float64], int]:
-    """Sum of the label weights of each row, and labels in all."""
+    """Return the sum of the label weights of each row, and all labels."""
     weights, targets = np.zeros(len(offsets) - 1, np.float64), 0
     documents = len(labels)
     labels = np.concatenate([labels, cuts["labels"].astype(np.int32)])  # of every item

@@ -1,11 +1,15 @@
-"""How the documents of a group become rows: what a plan depends on, next to the data."""
+"""How documents become rows: everything that a plan depends on, next to the data."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, get_args
 
-from megatron_octo.data.planning.blend import LossOn, PlanRules
-from megatron_octo.data.planning.windows import OVERLONG, Overlong
+from megatron_octo.config.sections import DataConfig, TrainConfig
+from megatron_octo.recipe.schema import Recipe
+
+OVERLONG = get_args(DataConfig.model_fields["overlong"].annotation)
+_LOSS_ON = get_args(TrainConfig.model_fields["loss_on"].annotation)
+_RULES = ("seq_length", "overlong", "loss_on", "norm_target_loss")
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,29 @@ class RowSettings:
     tokenizer: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.overlong not in OVERLONG or self.loss_on not in ("targets", "all"):
+        if self.overlong not in OVERLONG or self.loss_on not in _LOSS_ON:
             raise ValueError(f"overlong={self.overlong!r}, loss_on={self.loss_on!r}")
 
-    @property
-    def rules(self) -> PlanRules:
-        return PlanRules(
-            self.seq_length,
-            cast(Overlong, self.overlong),
-            cast(LossOn, self.loss_on),
-            self.norm_target_loss,
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, cache_dir: Path, fim_rate: float) -> Self:
+        """Take the settings of a run, with the ``fim_rate`` of one of its groups."""
+        return cls(
+            seq_length=recipe.data.seq_length,
+            seed=recipe.train.seed,
+            cache_dir=cache_dir,
+            overlong=recipe.data.overlong,
+            loss_on=recipe.train.loss_on,
+            norm_target_loss=recipe.train.norm_target_loss,
+            fim_rate=fim_rate,
+            fim_spm_rate=recipe.data.fim_spm_rate,
+            tokenizer=recipe.data.tokenizer,
         )
 
+    def rules(self) -> dict[str, Any]:
+        """Return what decides the pieces of documents: a part of every plan's key."""
+        return {name: getattr(self, name) for name in _RULES}
+
     def to_json(self) -> dict[str, Any]:
-        """Keyword arguments that mean the same in any working directory."""
+        """Return keyword arguments that mean the same in any working directory."""
         tokenizer = str(Path(self.tokenizer).absolute()) if self.tokenizer else None
         return {**asdict(self), "cache_dir": str(Path(self.cache_dir).absolute()), "tokenizer": tokenizer}

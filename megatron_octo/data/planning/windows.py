@@ -11,13 +11,8 @@ input takes at most half of a window, the overlap an eighth. An input that is to
 what stands at its ends (a file's head, the message before the output) stays.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
-
-Overlong = Literal["split", "window", "truncate", "skip", "error"]
-OVERLONG: tuple[Overlong, ...] = ("split", "window", "truncate", "skip", "error")
 
 PIECE = np.dtype(
     [
@@ -35,12 +30,13 @@ INPUT, OVERLAP = 2, 8  # the input takes at most 1/2 of a window, the overlap 1/
 
 
 def size_of(pieces: np.ndarray) -> NDArray[np.int64]:
-    """Positions of each piece, int64 [P]."""
-    return pieces["context"].astype(np.int64) + pieces["length"]
+    """Return the positions of each piece, int64 [P]."""
+    positions: NDArray[np.int64] = pieces["context"].astype(np.int64) + pieces["length"]
+    return positions
 
 
 def source_tokens(piece: np.void, inputs: int) -> NDArray[np.int64]:
-    """Which tokens of its document a piece reads.
+    """Return which tokens of its document a piece reads.
 
     Args:
         piece: a PIECE.
@@ -80,7 +76,7 @@ def cut_back(
 def cut_windows(
     positions: NDArray[np.int64], inputs: NDArray[np.int64], capacity: int
 ) -> tuple[NDArray[np.int64], ...]:
-    """Windows of full size, the last of each document smaller, which learn each label behind the input once.
+    """Cut windows of full size (the last of each document is smaller) that learn each label behind the input once.
 
     Args:
         positions: of each document, int64 [D].
@@ -108,6 +104,6 @@ def cut_windows(
 
 
 def frame(size: int, inputs: int, label: int) -> tuple[int, int]:
-    """Context and overlap of a window of ``size`` positions whose first learned label is token ``label``."""
+    """Return context and overlap of a window of ``size`` positions whose first learned label is token ``label``."""
     overlap = min(size // OVERLAP, label - inputs - 1) if label > inputs else 0
     return min(size // INPUT, inputs if label > inputs else inputs - 1), overlap

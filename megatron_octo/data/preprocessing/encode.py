@@ -1,4 +1,4 @@
-"""Rows to a block of tokens: the work of one process of preprocess."""
+"""Encoder of rows into blocks of tokens: the work of one process of preprocess."""
 
 import inspect
 from collections import Counter
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
+from megatron_octo.common.ragged import interleave, row_sums
+from megatron_octo.common.splitmix import mix
 from megatron_octo.data.dataset.indexed import token_dtype
 from megatron_octo.data.preprocessing.input_rows import INPUT_BITS, Rows
 from megatron_octo.data.text.formats import Draft, FormatName, Keys, RowError, draft_maker
-from megatron_octo.data.text.ragged import interleave, row_sums
 from megatron_octo.data.text.tokenizer import Backend, Tokenizer
 
 SPELLED = "documents that spell a control token"
@@ -30,7 +31,7 @@ CHECKED_TOKENS = 1 << 18  # longer ones are not: the reference needs some 150 by
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How rows become tokens; all of it stands in the manifest."""
+    """Options of the encoding, all of which are recorded in the manifest."""
 
     tokenizer: str
     format: FormatName = "finetune"
@@ -43,7 +44,7 @@ class EncodeOptions:
     shuffle: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What the tokens depend on: the options, with files by their content."""
+        """Return what the tokens depend on: the options, with files by their content."""
         values = {key: value for key, value in asdict(self).items() if key != "shuffle"}
         values["tokenizer"] = digest_file(self.tokenizer)
         if Path(self.format).is_file():
@@ -70,7 +71,7 @@ class Block:
 
 
 class Encoder:
-    """Turn rows into a block.
+    """Turns rows into a block.
 
     Raises:
         OctoError: the tokenizer does not fit the format; when called: a bad row with
@@ -118,7 +119,7 @@ class Encoder:
         return block
 
     def _sample(self, base: int, places: list[int], first: int) -> list[int]:
-        """Which documents are compared with the reference: the first, and some by a hash of their numbers."""
+        """Choose the documents to compare with the reference: the first ones, and some by a hash of their numbers."""
         if self.tokenizer.fast is None:
             return []
         numbers = np.array(places, np.uint64) | np.uint64(base)
@@ -182,7 +183,7 @@ class Encoder:
 
 
 def _numbered(make: Callable[..., Draft]) -> Callable[[Mapping[str, Any], int], Draft]:
-    """A format that takes the row and the document's number; one that takes the row alone ignores it."""
+    """Adapt a format that takes the row alone to one that also takes the document's number."""
     if len(inspect.signature(make).parameters) >= 2:
         return make
     return lambda row, number: make(row)
@@ -197,16 +198,8 @@ def _content_hash(draft: Draft) -> bytes:
     return state.digest()
 
 
-def mix(numbers: NDArray[np.uint64], seed: int = 0) -> NDArray[np.uint64]:
-    """Numbers that look random: the finaliser of SplitMix64. A permutation of the 64-bit numbers."""
-    values = numbers + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) & (2**64 - 1))
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 def parse_row(line: bytes) -> Mapping[str, Any]:
-    """A line as a JSON object.
+    """Parse a line as a JSON object.
 
     Raises:
         RowError: it is none.

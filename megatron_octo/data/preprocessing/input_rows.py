@@ -1,4 +1,4 @@
-"""Rows of one input, as an encoder takes them: lines of jsonl, or rows of a table."""
+"""Rows of one input for the encoder: lines of jsonl, or rows of a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,19 @@ class Rows(Protocol):
     """Some rows of an input."""
 
     @property
-    def input(self) -> int: ...
+    def input(self) -> int:
+        """Number of the input."""
 
     @property
-    def text_bytes(self) -> int: ...
+    def text_bytes(self) -> int:
+        """Bytes of text, for rates."""
 
     def __iter__(self) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
-        """The place of each row, and the row: a line of JSON, or the row itself."""
+        """Yield the place of each row, and the row: a line of JSON, or the row itself."""
         ...
 
     def where(self, place: int) -> str:
-        """The place of a row, for people."""
+        """Describe the place of a row in an error: file and line or row."""
         ...
 
 
@@ -45,6 +47,7 @@ class Lines:
 
     @property
     def text_bytes(self) -> int:
+        """Bytes of the lines."""
         return len(self.data)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
@@ -55,6 +58,7 @@ class Lines:
             place += len(line) + 1
 
     def where(self, place: int) -> str:
+        """Return ``FILE:LINE`` of the line at an offset."""
         first = self.first
         if first is None:
             first, left = 1, self.start
@@ -76,6 +80,7 @@ class TableRows:
 
     @property
     def text_bytes(self) -> int:
+        """Characters of all texts."""
         values = (value for row in self.rows for value in row.values() if isinstance(value, str))
         return sum(map(len, values))
 
@@ -83,4 +88,5 @@ class TableRows:
         return enumerate(self.rows, self.start)
 
     def where(self, place: int) -> str:
+        """Return file and number of a row."""
         return f"{self.path}, row {place} (from 0)"

@@ -1,4 +1,4 @@
-"""Shards to one data set: in order, without duplicates, or shuffled; in memory that does not grow with the data."""
+"""Merge of shards into one data set: in order, without duplicates, or shuffled; in bounded memory."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +10,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_octo.common.ragged import row_sums, take_rows
+from megatron_octo.common.splitmix import mix
 from megatron_octo.data.dataset.writer import IndexedWriter
-from megatron_octo.data.preprocessing.encode import mix
 from megatron_octo.data.preprocessing.shards import Shard
-from megatron_octo.data.text.ragged import row_sums, take_rows
 
 _BUCKET = 2_000_000  # hashes that are sorted in memory
 _PART = 96 << 20  # bytes of tokens that are shuffled in memory
@@ -22,7 +22,7 @@ _CHUNK = 1 << 20  # tokens that are gathered in one go
 
 
 @dataclass
-class Part:
+class Documents:
     """Documents in memory: tokens [N], lengths [S], sequences of each document [D], modes [S]."""
 
     tokens: NDArray[np.integer]
@@ -30,19 +30,19 @@ class Part:
     counts: NDArray[np.int32]
     modes: NDArray[np.int8]
 
-    def take(self, rows: NDArray[np.int64]) -> "Part":
-        """The documents ``rows``, in that order."""
+    def take(self, rows: NDArray[np.int64]) -> "Documents":
+        """Return the documents ``rows``, in that order."""
         sizes = row_sums(self.lengths, self.counts)
         ends = np.cumsum(sizes[rows])
         tokens = np.empty(int(ends[-1]) if len(rows) else 0, self.tokens.dtype)
-        # Gathering needs eight bytes a token for a moment.
+        # Gathering takes eight bytes per token at its peak.
         cuts = [0, *np.searchsorted(ends, np.arange(_CHUNK, len(tokens), _CHUNK)).tolist(), len(rows)]
         done = 0
         for first, last in pairwise(cuts):
             found = take_rows(self.tokens, sizes, rows[first:last])
             tokens[done : done + len(found)] = found
             done += len(found)
-        return Part(
+        return Documents(
             tokens,
             take_rows(self.lengths, self.counts, rows),
             self.counts[rows],
@@ -86,16 +86,16 @@ def merge(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _load(shard: Shard, dtype: np.dtype) -> Part:
+def _load(shard: Shard, dtype: np.dtype) -> Documents:
     lengths, counts, modes, _ = shard.arrays()
     data = bytearray()
     for chunk in shard.token_chunks():
         data += chunk
-    return Part(np.frombuffer(data, dtype), lengths, counts, modes)
+    return Documents(np.frombuffer(data, dtype), lengths, counts, modes)
 
 
 def _first_ones(shards: Sequence[Shard], folder: Path) -> NDArray[np.bool_]:
-    """Whether each document is the first of its content; the hashes are sorted in buckets."""
+    """Return whether each document is the first of its content, bool [D]; hashes are sorted in buckets."""
     total = sum(shard.documents for shard in shards)
     folder.mkdir(parents=True, exist_ok=True)
     count = min(max(total // _BUCKET, 1), _FILES)
@@ -114,7 +114,7 @@ def _first_ones(shards: Sequence[Shard], folder: Path) -> NDArray[np.bool_]:
     finally:
         for file in files:
             file.close()
-    # A byte a document, in a file: the kernel writes it back when memory is short.
+    # One byte per document, in a file: the kernel writes it back when memory is short.
     kept = np.memmap(folder / "kept", np.bool_, "w+", shape=(max(total, 1),))
     kept[:] = True
     for bucket in range(count):
@@ -127,7 +127,7 @@ def _first_ones(shards: Sequence[Shard], folder: Path) -> NDArray[np.bool_]:
 
 
 def _by_bucket(keys: NDArray[np.uint64], count: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Rows of each bucket, in order; the buckets are equal ranges of the keys."""
+    """Yield the rows of each bucket, in order; the buckets are equal ranges of the keys."""
     width = np.uint64(-(-(2**64) // count)) if count > 1 else None
     buckets = np.zeros(len(keys), np.int64) if width is None else (keys // width).astype(np.int64)
     order = np.argsort(buckets, kind="stable")
@@ -136,13 +136,13 @@ def _by_bucket(keys: NDArray[np.uint64], count: int) -> Iterator[tuple[int, NDAr
         yield bucket, order[bounds[bucket] : bounds[bucket + 1]]
 
 
-Keyed = tuple[NDArray[np.uint64], Part]
+Keyed = tuple[NDArray[np.uint64], Documents]
 
 
 def _keyed(
     shards: Iterable[Shard], dtype: np.dtype, kept: NDArray[np.bool_] | None, seed: int
 ) -> Iterator[Keyed]:
-    """Documents and their sort keys: a random permutation of the 64-bit numbers, at the document's number."""
+    """Yield documents with sort keys: a random permutation of the 64-bit numbers, at the document's number."""
     done = 0
     for shard in shards:
         part = _load(shard, dtype)
@@ -154,8 +154,10 @@ def _keyed(
         yield mix(mix(numbers, seed), seed), part
 
 
-def _shuffled(source: Iterable[Keyed], total: int, documents: int, bits: int, folder: Path) -> Iterator[Part]:
-    """Documents in the order of their keys. ``total``: bytes of tokens; ``bits``: of the keys that still differ."""
+def _shuffled(
+    source: Iterable[Keyed], total: int, documents: int, bits: int, folder: Path
+) -> Iterator[Documents]:
+    """Yield documents in the order of their keys. ``total``: bytes of tokens; ``bits``: of the keys still unsorted."""
     if total <= _PART or documents <= 1 or bits <= 8:
         found = list(source)
         order = np.argsort(np.concatenate([keys for keys, _ in found]))
@@ -205,11 +207,11 @@ def _stored(path: Path, dtype: np.dtype) -> Iterator[Keyed]:
             keys, counts, lengths, modes, tokens = (
                 np.frombuffer(file.read(size), kind) for size, kind in zip(sizes, kinds)
             )
-            yield keys, Part(tokens, lengths, counts, modes)
+            yield keys, Documents(tokens, lengths, counts, modes)
 
 
-def _join(parts: Sequence[Part]) -> Part:
-    return Part(
+def _join(parts: Sequence[Documents]) -> Documents:
+    return Documents(
         np.concatenate([part.tokens for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         np.concatenate([part.counts for part in parts]),

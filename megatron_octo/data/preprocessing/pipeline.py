@@ -1,4 +1,4 @@
-"""Inputs to an indexed dataset with a manifest: everything appears at the end, or nothing does.
+"""Pipeline from inputs to an indexed dataset with a manifest: everything appears at the end, or nothing.
 
 Processes, or tasks of a cluster, turn pieces of the input into shards (``workdir``); one process merges them.
 A run that was killed goes on from the shards that it had finished.
@@ -20,7 +20,7 @@ from megatron_octo.data.dataset.writer import IndexedWriter
 from megatron_octo.data.preprocessing.encode import EncodeOptions, Encoder
 from megatron_octo.data.preprocessing.merge import merge
 from megatron_octo.data.preprocessing.progress import Meter
-from megatron_octo.data.preprocessing.shards import Shard, ShardMaker
+from megatron_octo.data.preprocessing.shards import ShardMaker
 from megatron_octo.data.preprocessing.sources import Input, Piece, open_input, pieces
 from megatron_octo.data.preprocessing.work_directory import WorkDir
 from megatron_octo.data.preprocessing.workers import ordered_map
@@ -32,7 +32,7 @@ DUPLICATES = "duplicate"
 
 @dataclass(frozen=True)
 class Stage:
-    """The part of the job that this process does: all of it, one task of an array, or the merge behind them."""
+    """Part of the job that this process does: all of it, one task of an array, or the merge after them."""
 
     task: int = 0
     tasks: int = 1
@@ -82,7 +82,7 @@ def preprocess(
     """
     prefix = Path(prefix)
     inputs = _open_inputs(paths, prefix)
-    tokenizer = Encoder(options).tokenizer  # bad options are an error here, not in every worker
+    tokenizer = Encoder(options).tokenizer  # bad options fail here, not in every worker
     if options.backend == "auto" and tokenizer.fast is None:
         _say(f"no fast path, {tokenizer.backend} encodes: {tokenizer.why_not}")
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -110,59 +110,49 @@ def preprocess(
             error.filename = error.filename or str(prefix)  # a failed write does not know its file
             raise
         finally:
-            if stage.merge and work.is_empty():  # a task that has nothing yet is not alone here
+            if stage.merge and not work.finished():  # a task that has nothing yet is not alone here
                 work.remove()
         work.remove()
         return manifest, f"{prefix}: {_counts(manifest)}; {meter.summary}"
 
 
+class _Missing:
+    """Pieces of one stage that have no finished shard yet, in order.
+
+    Attributes:
+        kept: pieces so far that have one.
+        disks: bytes on disk of the pieces that were given out, in their order.
+    """
+
+    def __init__(self, work: WorkDir, stage: Stage, meter: Meter):
+        self._work, self._stage, self._meter = work, stage, meter
+        self.kept, self.disks = 0, list[int]()
+
+    def __iter__(self) -> Iterator[Piece]:
+        for number, piece in enumerate(pieces(self._work.inputs, self._work.size)):
+            if number % self._stage.tasks != self._stage.task:
+                continue
+            if self._work.has(piece.input, piece.start) is not None:
+                self.kept += 1
+                self._meter.skip(piece.disk)
+                continue
+            self.disks.append(piece.disk)
+            yield piece
+
+
 def _make(work: WorkDir, options: EncodeOptions, workers: int, stage: Stage, meter: Meter) -> int:
     """Make the shards of this stage that are not there yet; returns how many there are now."""
-    there: dict[tuple[int, int], Shard | None] = {}
-    number = -1
-
-    def wanted(place: int, start: int) -> bool:
-        nonlocal number
-        number += 1
-        if number % stage.tasks != stage.task:
-            return False
-        there[place, start] = work.has(place, start)
-        return there[place, start] is None
-
-    def missing() -> Iterator[Piece]:
-        for piece in pieces(work.inputs, work.size, wanted):
-            key = (piece.input, piece.start)
-            if (piece.data is None and wanted(*key)) or (piece.data is not None and _is_missing(there, key)):
-                yield piece
-            elif key in there:
-                meter.skip(piece.disk)
-
-    todo = iter(missing())
-    first = next(todo, None)
-    if any(there.values()):
-        found = sum(shard is not None for shard in there.values())
+    if found := work.finished():
         _say(f"going on after {found} finished shards in {work.path}")
-    if first is not None:
-        chain: Iterator[Piece] = (piece for part in ([first], todo) for piece in part)
-        sizes: list[int] = []
-
-        def counted() -> Iterator[Piece]:
-            for piece in chain:
-                sizes.append(piece.disk)
-                yield piece
-
-        made = ordered_map(functools.partial(ShardMaker, options, work.path), counted(), workers)
-        for place, shard in enumerate(made):
-            meter.update(sizes[place], shard.text_bytes, shard.documents, shard.tokens)
-    return len(there)
-
-
-def _is_missing(there: dict[tuple[int, int], Shard | None], key: tuple[int, int]) -> bool:
-    return key in there and there[key] is None
+    missing = _Missing(work, stage, meter)
+    maker = functools.partial(ShardMaker, options, work.path)
+    for place, shard in enumerate(ordered_map(maker, missing, workers)):
+        meter.update(missing.disks[place], shard.text_bytes, shard.documents, shard.tokens)
+    return missing.kept + len(missing.disks)
 
 
 class _Digests:
-    """Digests of the input files, computed beside the work: it is waiting for the disk that takes long."""
+    """Digests of the input files, computed in a thread: most of their time is waiting for the disk."""
 
     def __init__(self, inputs: Sequence[Input]):
         self._inputs, self._found = inputs, dict[str, str]()

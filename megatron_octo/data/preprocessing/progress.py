@@ -1,4 +1,4 @@
-"""Progress of preprocess: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of preprocess: a bar on a terminal, a plain line every few seconds in a log."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ _INTERVAL = 10.0  # seconds between plain lines
 
 
 class Meter:
-    """Counts bytes, documents and tokens, and shows rates (MB/s of text) and the time left.
+    """Counter of bytes, documents and tokens that shows rates (MB/s of text) and the time left.
 
     Args:
         total: bytes of the input files on disk.
@@ -39,10 +39,12 @@ class Meter:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start."""
         return max(time.monotonic() - self._start, 1e-9)
 
     @property
     def rates(self) -> str:
+        """Text, documents and tokens per second."""
         seconds = self.seconds
         return (
             f"{self.text_bytes / 1e6 / seconds:.1f} MB/s, {self.documents / seconds:,.0f} documents/s, "
@@ -51,23 +53,23 @@ class Meter:
 
     @property
     def summary(self) -> str:
-        """What was done from start to now, and how fast."""
+        """Work done since the start, and its rates."""
         return f"{self.text_bytes / 1e6:.1f} MB in {self.seconds:.1f} s: {self.rates}"
 
     def skip(self, disk: int) -> None:
-        """``disk`` bytes of input were done by an earlier run: they count for the place, not for the rate."""
+        """Count ``disk`` bytes of input done by an earlier run toward progress, not toward the rate."""
         self._skipped += disk
         self.position += disk
 
     def update(self, disk: int, text_bytes: int, documents: int, tokens: int) -> None:
-        """So much more is done: bytes of input on disk, of text, documents, tokens."""
+        """Add finished work: bytes of input on disk, bytes of text, documents, tokens."""
         self.position += disk
         self.text_bytes += text_bytes
         self.documents += documents
         self.tokens += tokens
         if self._bar is not None:
             self._bar.update(self._task, completed=self.position, rates=self.rates)
-        elif (now := time.monotonic()) - self._last >= _INTERVAL:
+        elif (now := time.monotonic()) - self._last >= _INTERVAL and 0 < self.position < self.total:
             self._last = now
             left = self.seconds * (self.total - self.position) / max(self.position - self._skipped, 1)
             share = 100 * self.position / max(self.total, 1)

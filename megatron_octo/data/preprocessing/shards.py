@@ -1,7 +1,7 @@
-"""A shard: the documents of one piece of the input, in one file that is complete or not there.
+"""Shards: the documents of one piece of the input, in one file that is complete or absent.
 
 Tokens, lengths of sequences, sequences of documents, modes and hashes lie one behind the other, and
-a JSON object behind them says how much of each there is.
+a JSON object behind them holds the number of each.
 """
 
 import json
@@ -29,7 +29,7 @@ _DAMAGED = "remove this file and start the same command again"
 
 @dataclass(frozen=True)
 class Shard:
-    """What is in a shard file."""
+    """Header of a shard file: counts and digests."""
 
     path: Path
     input: int
@@ -49,7 +49,7 @@ class Shard:
     notes: dict[str, int] = field(default_factory=dict)
 
     def token_chunks(self) -> Iterator[bytes]:
-        """The tokens as they are on disk.
+        """Yield the tokens as they are on disk.
 
         Raises:
             OctoError: they are not what was written.
@@ -64,7 +64,7 @@ class Shard:
             raise OctoError("a damaged shard", where=self.path, hint=_DAMAGED)
 
     def arrays(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int8], NDArray[np.uint64]]:
-        """Lengths [S], sequences of each document [D], modes [S] and hashes [D, 2] (or [0, 2]).
+        """Read lengths [S], sequences per document [D], modes [S] and hashes [D, 2] (or [0, 2]).
 
         Raises:
             OctoError: they are not what was written.
@@ -86,12 +86,12 @@ class Shard:
 
 
 def shard_path(folder: Path, number: int, start: int) -> Path:
-    """Where the shard of a piece lies."""
+    """Return the path of the shard of a piece."""
     return folder / f"{number:06d}-{start:015d}.shard"
 
 
 def open_shard(path: Path) -> Shard | None:
-    """The shard of a file; None if there is no such file.
+    """Open a shard; None if there is no such file.
 
     Raises:
         OctoError: the file is damaged.
@@ -122,6 +122,7 @@ class ShardMaker:
         self.folder, self._encoder, self._dedup = folder, Encoder(options), options.dedup
 
     def __call__(self, piece: Piece) -> Shard:
+        """Encode a piece; its shard appears when it is complete."""
         path = shard_path(self.folder, piece.input, piece.start)
         aside = beside(path)
         try:
@@ -142,7 +143,7 @@ class ShardMaker:
         kept: list[Block] = []
         is_first = piece.input == piece.start == 0
         for rows in piece.rows():
-            block = self._encoder(rows, FIRST_CHECKED - documents if is_first else 0)
+            block = self._encoder(rows, max(FIRST_CHECKED - documents, 0) if is_first else 0)
             _write_all(write, block.tokens)
             state.update(block.tokens)
             written += len(block.tokens)

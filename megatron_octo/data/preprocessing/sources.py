@@ -1,10 +1,10 @@
-"""Inputs of preprocess, cut into pieces that processes or nodes work on alone.
+"""Inputs of preprocess, cut into independent pieces for processes or nodes.
 
 Where the cuts lie follows from the inputs only, so that the pieces of a run that was killed, or of another
 task of the same job, fit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,7 @@ class Input:
 
     @property
     def is_file(self) -> bool:
+        """Whether the input is one file."""
         return self.kind != "dataset"
 
 
@@ -50,7 +51,10 @@ class Input:
 class Piece:
     """Rows ``start`` .. ``end`` of an input, in byte offsets (unpacked) or row numbers.
 
-    ``data`` and ``line`` are there for packed files only, ``disk`` is its share of the bytes on disk.
+    Attributes:
+        disk: its share of the bytes on disk.
+        data: the unpacked lines of a packed file, None for other inputs, which :meth:`rows` reads itself.
+        line: number of the first of these lines.
     """
 
     input: int
@@ -63,6 +67,7 @@ class Piece:
     line: int | None = None
 
     def rows(self) -> Iterator[Rows]:
+        """Read the rows of the piece, in blocks."""
         path = self.source.path
         if self.data is not None:
             yield from _blocks(Lines(path, self.input, self.start, self.data, self.line))
@@ -96,20 +101,13 @@ def open_input(path: str) -> Input:
 
 
 def piece_size(inputs: Sequence[Input]) -> int:
-    """Bytes of a piece: enough pieces to share out, not too many for a directory."""
+    """Choose the bytes of a piece: enough pieces to distribute, not too many for a directory."""
     total = sum(source.size for source in inputs)
     return max(min(max(total // _PIECES, _SMALLEST), _LARGEST), total // (_PIECES * _PIECES))
 
 
-def pieces(inputs: Sequence[Input], size: int, wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
-    """All pieces of all inputs in order.
-
-    Args:
-        inputs: what to cut.
-        size: bytes of a piece.
-        wanted: whether the piece of this input and start is needed; packed files are unpacked all the
-            same, but the others keep no data.
-    """
+def pieces(inputs: Sequence[Input], size: int) -> Iterator[Piece]:
+    """Cut all inputs into pieces of about ``size`` bytes, in order. Packed files are unpacked on the way."""
     for number, source in enumerate(inputs):
         if source.kind == "lines":
             for start in range(0, max(source.size, 1), size):
@@ -125,11 +123,11 @@ def pieces(inputs: Sequence[Input], size: int, wanted: Callable[[int, int], bool
             ]
             yield from _groups(number, source, steps, 0)
         else:
-            yield from _packed(number, source, min(size, _PACKED_LARGEST), wanted)
+            yield from _packed(number, source, min(size, _PACKED_LARGEST))
 
 
 def _groups(number: int, source: Input, groups: Sequence[tuple[int, int]], size: int) -> Iterator[Piece]:
-    """Pieces of at least ``size`` bytes out of groups of rows."""
+    """Join groups of rows into pieces of at least ``size`` bytes."""
     start = end = amount = 0
     for place, (rows, held) in enumerate(groups, 1):
         end, amount = end + rows, amount + held
@@ -141,14 +139,14 @@ def _groups(number: int, source: Input, groups: Sequence[tuple[int, int]], size:
         yield Piece(number, source, 0, 0, True, source.size)
 
 
-def _packed(number: int, source: Input, size: int, wanted: Callable[[int, int], bool]) -> Iterator[Piece]:
-    """Pieces of a packed file. One is held back until it is known whether it is the last."""
+def _packed(number: int, source: Input, size: int) -> Iterator[Piece]:
+    """Cut a packed file. A piece is held back until it is known whether it is the last."""
     start, held, line, lines, on_disk = 0, 0, 1, 0, 0
     parts: list[bytes] = []
 
     def piece(last: bool) -> Piece:
-        data = b"\n".join(parts) if wanted(number, start) else b""
-        return Piece(number, source, start, start + held, last, position - on_disk, data, line)
+        share = position - on_disk
+        return Piece(number, source, start, start + held, last, share, b"\n".join(parts), line)
 
     position = 0
     ready = False
@@ -166,7 +164,7 @@ def _packed(number: int, source: Input, size: int, wanted: Callable[[int, int], 
 
 
 def _blocks(lines: Lines) -> Iterator[Lines]:
-    """Lines in blocks of about a megabyte."""
+    """Split lines into blocks of about a megabyte."""
     begin, number = 0, lines.first or 1
     while begin < len(lines.data):
         newline = lines.data.find(b"\n", min(begin + BLOCK, len(lines.data)) - 1)

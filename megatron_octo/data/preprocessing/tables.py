@@ -15,12 +15,13 @@ _NAME = re.compile(r"(?P<name>[^,@]+)(,(?P<config>[^,@]+))?(@(?P<split>[^,@]+))?
 
 
 def is_parquet(path: str) -> bool:
+    """Return whether a file begins as parquet does."""
     with open(path, "rb") as file:
         return file.read(4) == b"PAR1"
 
 
 def is_saved_dataset(path: str) -> bool:
-    """Whether a directory was written by ``save_to_disk`` of the datasets library."""
+    """Return whether a directory was written by ``save_to_disk`` of the datasets library."""
     return Path(path, "dataset_dict.json").is_file() or Path(path, "state.json").is_file()
 
 
@@ -43,14 +44,14 @@ def _parquet(path: str) -> Any:
 
 
 def parquet_groups(path: str) -> list[tuple[int, int]]:
-    """Rows and bytes of each row group."""
+    """Return rows and bytes of each row group."""
     metadata = _parquet(path).metadata
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     return [(group.num_rows, group.total_byte_size) for group in groups]
 
 
 def read_parquet(path: str, number: int, start: int, end: int) -> Iterator[TableRows]:
-    """Rows ``start`` .. ``end``, which are whole row groups."""
+    """Read rows ``start`` .. ``end``, which are whole row groups."""
     first, wanted = 0, []
     for group, (rows, _) in enumerate(parquet_groups(path)):
         if start <= first < end:
@@ -72,7 +73,7 @@ def read_parquet(path: str, number: int, start: int, end: int) -> Iterator[Table
 
 @functools.lru_cache(maxsize=8)
 def open_dataset(source: str) -> Any:
-    """A Hugging Face data set: ``hf:NAME[,CONFIG][@SPLIT]``, where NAME may be a saved directory.
+    """Open a Hugging Face data set: ``hf:NAME[,CONFIG][@SPLIT]``, where NAME may be a saved directory.
 
     Raises:
         OctoError: the library is missing, or there is no such data set or split.
@@ -108,7 +109,7 @@ def open_dataset(source: str) -> Any:
 
 
 def read_dataset(source: str, number: int, start: int, end: int) -> Iterator[TableRows]:
-    """Rows ``start`` .. ``end``."""
+    """Read rows ``start`` .. ``end``."""
     data = open_dataset(source)
     for place in range(start, end, _ROWS):
         columns = data[place : min(place + _ROWS, end)]

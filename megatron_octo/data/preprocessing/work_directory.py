@@ -1,8 +1,8 @@
-"""The directory beside the output in which preprocess keeps what is finished, so that a kill loses little."""
+"""Directory beside the output that keeps finished shards, so that a kill loses little."""
 
 import contextlib
-import fcntl
 import glob
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_octo import __version__
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json, remove_leftovers, write_json
+from megatron_octo.common.leases import flock
 from megatron_octo.data.dataset.manifest import manifest_path
 from megatron_octo.data.preprocessing.encode import EncodeOptions
 from megatron_octo.data.preprocessing.shards import Shard, open_shard, shard_path
@@ -58,27 +59,25 @@ class WorkDir:
         Raises:
             OctoError: another process works here.
         """
-        with open(self.path / "lock", "wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OctoError(
-                    "another process works on the same output", where=self.path, hint="wait for it, or end it"
-                ) from None
-            except OSError:
-                pass  # some shared file systems have no locks
+        busy = OctoError(
+            "another process works on the same output", where=self.path, hint="wait for it, or end it"
+        )
+        lock = flock(self.path / "lock", busy)
+        try:
             remove_leftovers(self.path)
             remove_leftovers(self.prefix.parent, glob.escape(manifest_path(self.prefix).name))
             shutil.rmtree(self.scratch, ignore_errors=True)
             yield
+        finally:
+            os.close(lock)
 
     @property
     def scratch(self) -> Path:
-        """A directory for the merge."""
+        """Directory for temporary files of the merge."""
         return self.path / "scratch"
 
     def has(self, number: int, start: int) -> Shard | None:
-        """The finished shard of a piece. One that is damaged is removed."""
+        """Return the finished shard of a piece, None without one. A damaged one is removed."""
         path = shard_path(self.path, number, start)
         try:
             return open_shard(path)
@@ -87,7 +86,7 @@ class WorkDir:
             return None
 
     def shards(self) -> list[Shard]:
-        """All shards in the order of the input.
+        """Open all shards in the order of the input.
 
         Raises:
             OctoError: one is missing.
@@ -107,17 +106,17 @@ class WorkDir:
                 place, last = shard.end, shard.last
         return found
 
-    def is_empty(self) -> bool:
-        """Whether no shard is finished."""
-        return not any(self.path.glob("*.shard"))
+    def finished(self) -> int:
+        """Count the finished shards."""
+        return sum(1 for _ in self.path.glob("*.shard"))
 
     def forget(self) -> None:
-        """Remove the shards: they are of no use to a later run."""
+        """Remove the shards, which are useless to a later run."""
         for path in self.path.glob("*.shard"):
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove all of it."""
+        """Remove the directory."""
         self.discard(self.path)
 
     @staticmethod

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from typing import Any
 
 from megatron_octo.common.errors import OctoError
 
@@ -43,7 +44,7 @@ class _Worker[A, B]:
     def call(self, item: A) -> B:
         try:
             self.connection.send(item)
-            good, answer = self.connection.recv()
+            reply: tuple[bool, Any] = self.connection.recv()
         except (EOFError, ConnectionError):
             self.process.join(5)
             raise OctoError(
@@ -51,9 +52,11 @@ class _Worker[A, B]:
                 where=f"process {self.process.pid}",
                 hint="code -9 mostly means that memory ran out: use fewer --workers",
             ) from None
+        good, answer = reply
         if not good:
             raise answer
-        return answer
+        result: B = answer
+        return result
 
     def stop(self) -> None:
         self.process.terminate()
@@ -61,9 +64,9 @@ class _Worker[A, B]:
 
 
 def ordered_map[A, B](make: Callable[[], Callable[[A], B]], items: Iterable[A], workers: int) -> Iterator[B]:
-    """``map(make(), items)`` over ``workers`` processes, results in the order of the items.
+    """Run ``map(make(), items)`` over ``workers`` processes, results in the order of the items.
 
-    At most two items a worker are in flight, so memory is bounded whatever the number of items.
+    At most two items per worker are in flight, so memory is bounded whatever the number of items.
     With one worker everything happens in this process.
 
     Raises:
@@ -85,10 +88,10 @@ def ordered_map[A, B](make: Callable[[], Callable[[A], B]], items: Iterable[A], 
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[B]] = deque()
         try:
-            for _ in range(workers):
-                crew.append(_Worker(make))
-                idle.put(crew[-1])
             for item in items:
+                if len(crew) < workers:
+                    crew.append(_Worker(make))
+                    idle.put(crew[-1])
                 pending.append(pool.submit(call, item))
                 if len(pending) >= 2 * workers:
                     yield pending.popleft().result()

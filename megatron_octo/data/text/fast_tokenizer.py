@@ -134,7 +134,7 @@ class FastPath:
                 raise ValueError(f"{LIBRARY} does not take it: {error}") from None
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Ids of all texts end to end, uint32 [N], and the number of each, int64 [len(texts)]."""
+        """Encode all texts; returns ids end to end, uint32 [N], and the number per text, int64 [len(texts)]."""
         if not texts:
             return np.empty(0, np.uint32), np.empty(0, np.int64)
         ids, lengths = self._library.encode_batch_flat(list(texts), add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""What a row of jsonl becomes: a document of context and targets. Control tokens are put in here only.
+"""Documents of context and targets from rows of jsonl. Control tokens are inserted here only.
 
 The shapes of documents are templates (:mod:`megatron_octo.data.text.template`); this module makes a function of one.
 """
@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 class RowError(Exception):
-    """A row that makes no document. ``reason`` is what skipped rows are counted by."""
+    """Raised for a row that cannot become a document; skipped rows are counted by ``reason``."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -52,11 +52,12 @@ class Keys:
     text: str = "text"
 
     def name(self, column: str) -> str:
+        """Return the name in the rows of a template's column."""
         return {"inputs": self.input, "outputs": self.output, "text": self.text}.get(column, column)
 
 
 def draft_maker(name: FormatName, keys: Keys, tokenizer: Tokenizer) -> Callable[[Row, int], Draft]:
-    """The function that turns a row, and the number of its document, into the draft of the document.
+    """Build the function that turns a row, and the number of its document, into the draft of the document.
 
     The number decides what is left to chance, together with the template's seed, and nothing else. The function
     raises :class:`RowError` on a row without the wanted columns, or without anything to learn.
@@ -69,7 +70,7 @@ def draft_maker(name: FormatName, keys: Keys, tokenizer: Tokenizer) -> Callable[
 
 
 def is_pretraining(name: FormatName) -> bool:
-    """Whether documents of a format are running text, not pairs for fine-tuning."""
+    """Return whether documents of a format are running text, not pairs for fine-tuning."""
     return load_template(name).pretraining
 
 
@@ -112,7 +113,7 @@ class _Maker:
         turns = self._value(entry.field, row, entry)
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise RowError(
-                "not a list", f"the value of {entry.field!r} is no list of objects {self._place(entry)}"
+                "not a list", f"the value of {entry.field!r} is not a list of objects {self._place(entry)}"
             )
         for place, turn in enumerate(turns):
             role = turn.get(entry.role)
@@ -185,7 +186,7 @@ class _Maker:
 
 
 def _append(segments: list[Segment], segment: Segment) -> None:
-    """Text behind text becomes one text: the template's words and the row's are tokenised together."""
+    """Append a segment; adjacent texts become one, so that template and row are tokenised together."""
     if segment == "":
         return
     if isinstance(segment, str) and segments and isinstance(last := segments[-1], str):
@@ -203,5 +204,5 @@ def _tokens(parts: Iterable[Part]) -> Iterable[Token]:
 
 
 def _draw(seed: int, number: int, choice: int) -> float:
-    """A number in [0, 1) for one choice of one document."""
+    """Return a number in [0, 1) for one choice of one document."""
     return xxhash.xxh3_64_intdigest(f"{seed}/{number}/{choice}".encode()) / 2**64

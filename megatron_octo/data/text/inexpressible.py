@@ -1,6 +1,6 @@
-"""Characters that a byte-level vocabulary cannot express, and that every library then drops without a word.
+"""Characters that a byte-level vocabulary cannot express, and that every library drops silently.
 
-A byte-level tokenizer writes a text as its UTF-8 bytes and joins them; a byte that is no token of its own is lost.
+A byte-level tokenizer writes a text as its UTF-8 bytes and joins them; a byte that is not a token is lost.
 StarCoder's vocabulary lacks 0xF1 (planes 4 to 7 of Unicode, in which nothing is assigned), next to the 13 bytes that
 UTF-8 never has.
 """
@@ -16,7 +16,7 @@ _USED = {*range(0xC0), *range(0xC2, 0xF5)}  # bytes that occur in UTF-8
 
 
 def byte_symbols() -> list[str]:
-    """The character by which byte-level vocabularies write each byte (GPT-2's table)."""
+    """Return the character by which byte-level vocabularies write each byte (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printable)
     symbols = {byte: chr(byte) for byte in printable}
@@ -25,9 +25,9 @@ def byte_symbols() -> list[str]:
 
 
 def missing_bytes(description: Mapping[str, Any]) -> set[int]:
-    """Bytes that a ``tokenizer.json`` of byte-level BPE has no token for; none for any other kind.
+    """Find the bytes for which a byte-level BPE ``tokenizer.json`` has no token; empty for any other kind.
 
-    Bytes that UTF-8 never has are not asked for.
+    Bytes that never occur in UTF-8 are left out.
     """
     model, split = description.get("model") or {}, description.get("pre_tokenizer") or {}
     steps = split.get("pretokenizers", [split])
@@ -38,7 +38,7 @@ def missing_bytes(description: Mapping[str, Any]) -> set[int]:
 
 
 def inexpressible(missing: set[int]) -> re.Pattern[str] | None:
-    """Finds a character that has one of these bytes in UTF-8; None if no character has."""
+    """Build a pattern that finds characters with one of these bytes in UTF-8; None if there are none."""
     if not missing:
         return None
     table = np.zeros(256, bool)
@@ -64,7 +64,7 @@ def inexpressible(missing: set[int]) -> re.Pattern[str] | None:
 
 
 class LossFinder:
-    """Says whether a text has characters that a vocabulary cannot express.
+    """Detector of texts with characters that a vocabulary cannot express.
 
     Attributes:
         lossy: whether there are such characters at all.
@@ -79,6 +79,7 @@ class LossFinder:
         self._rare = missing.isdisjoint(range(0xF0))
 
     def __call__(self, text: str) -> bool:
+        """Return whether a text has such characters."""
         if self._pattern is None or (text.isascii() and not self._ascii):
             return False
         if self._rare and len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text):

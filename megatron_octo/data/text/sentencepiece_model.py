@@ -29,7 +29,7 @@ class SentencePiece:
     front, so that decoding does not always give the text back.
 
     Raises:
-        OctoError: the library is missing, or the file is no model.
+        OctoError: the library is missing, or the file is not a model.
     """
 
     encode_special_tokens = True
@@ -50,21 +50,25 @@ class SentencePiece:
             raise OctoError(f"not a sentencepiece model: {error}", where=path) from None
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
+        """Return the ids of all pieces."""
         return {self._model.IdToPiece(number): number for number in range(self._model.GetPieceSize())}
 
     def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """Return the control tokens by id."""
         control = filter(self._model.IsControl, range(self._model.GetPieceSize()))
         return {number: AddedToken(self._model.IdToPiece(number)) for number in control}
 
     def token_to_id(self, token: str) -> int | None:
+        """Look up a piece, None without it."""
         number = self._model.PieceToId(token)
         return number if self._model.IdToPiece(number) == token else None
 
     def encode_batch_fast(self, texts: Sequence[str], add_special_tokens: bool = False) -> list[Encoding]:
+        """Encode texts."""
         return [Encoding(ids) for ids in self._model.Encode(list(texts), num_threads=1)]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Text of ids; control tokens are spelled out, which the library itself would not do."""
+        """Decode ids; control tokens are spelled out, which the library itself does not do."""
         parts: list[str] = []
         run: list[int] = []
         for number in [*ids, None]:

@@ -1,6 +1,6 @@
-"""Templates: what a row of jsonl becomes, written in YAML. docs/data.md describes the keys.
+"""Templates in YAML that describe what a row becomes. docs/data.md describes the keys.
 
-Reading is strict: what is unknown, missing or of the wrong kind is an error with file, line and the nearest word.
+Reading is strict: unknown, missing or wrongly typed keys are errors with file, line and the nearest name.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Turns:
-    """A sequence for each object of a list: which one is said by the object's role."""
+    """Sequence per object of a list, chosen by the object's role."""
 
     field: str
     role: str
@@ -80,7 +80,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Template:
-    """What a row becomes.
+    """Description of the document that a row becomes.
 
     Attributes:
         path: the file.
@@ -96,7 +96,7 @@ class Template:
 
 
 class _Reader:
-    """Turns YAML nodes into a template; every node knows its line."""
+    """Parser of YAML nodes, which carry lines, into a template."""
 
     def __init__(self, path: Path):
         self.path, self._chances = path, 0
@@ -229,7 +229,7 @@ class _Reader:
 
 
 def template_path(name: str | Path) -> Path:
-    """The file of a template: one that comes with the project, by name, or a file of the user.
+    """Find the file of a template: one that comes with the project, by name, or a file of the user.
 
     Raises:
         OctoError: there is neither; names the nearest.

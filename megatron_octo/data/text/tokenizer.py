@@ -1,4 +1,4 @@
-"""The tokenizer of a data set: text is text, and control tokens come only from the format."""
+"""Tokenizer of a data set: text is text, and control tokens come only from the format."""
 
 import importlib.metadata
 import json
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
+from megatron_octo.common.ragged import interleave
 from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath, unfit
 from megatron_octo.data.text.inexpressible import LossFinder
-from megatron_octo.data.text.ragged import interleave
 from megatron_octo.data.text.sentencepiece_model import SentencePiece
 
 # Rows are spread over processes: threads inside each would only fight for the same cores.
@@ -76,6 +76,7 @@ class Tokenizer:
 
     @property
     def is_sentencepiece(self) -> bool:
+        """Whether the file is a sentencepiece model."""
         return Path(self.path).suffix == ".model"
 
     def _open(self) -> Any:
@@ -89,7 +90,7 @@ class Tokenizer:
                 where=self.path,
                 hint="give a tokenizer.json of Hugging Face tokenizers, or a .model of sentencepiece",
             ) from None
-        tokenizer.no_truncation()  # a limit saved with the tokenizer would cut documents without a word
+        tokenizer.no_truncation()  # a limit saved with the tokenizer would cut documents silently
         tokenizer.no_padding()
         return tokenizer
 
@@ -119,7 +120,7 @@ class Tokenizer:
 
     @property
     def backend(self) -> str:
-        """What encodes, with versions: as it stands in the manifest."""
+        """Name of the encoding library with its version, as recorded in the manifest."""
         library = "sentencepiece" if self.is_sentencepiece else "tokenizers"
         reference = f"{library} {importlib.metadata.version(library)}"
         return f"{LIBRARY} {self.fast.version}, checked by {reference}" if self.fast else reference
@@ -136,7 +137,7 @@ class Tokenizer:
         raise OctoError(what, where=self.path, hint="name it with --eod-token")
 
     def control_id(self, token: str, purpose: str) -> int:
-        """Id of a control token.
+        """Look up the id of a control token.
 
         Raises:
             OctoError: the vocabulary has none.
@@ -151,12 +152,12 @@ class Tokenizer:
         return int(found)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text by the reference; nothing is put in front or behind."""
+        """Encode each text by the reference; nothing is added in front or behind."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Ids of all texts end to end, uint32 [N], and the number of each, int64 [len(texts)].
+        """Encode all texts; returns ids end to end, uint32 [N], and the number per text, int64 [len(texts)].
 
         The same ids as :meth:`encode`, by the fast path where there is one.
         """
@@ -176,15 +177,15 @@ class Tokenizer:
         return ids, np.add.reduceat(lengths, firsts)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; control tokens are spelled out."""
+        """Decode ids; control tokens are spelled out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def holds_control(self, text: str) -> bool:
-        """Whether the spelling of a control token occurs in a text."""
+        """Return whether a text spells a control token."""
         return self._spelled.search(text) is not None
 
 
 def flatten(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Rows of ids end to end, and the length of each."""
+    """Concatenate rows of ids; returns the ids, uint32 [N], and the length of each row, int64 [R]."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     return np.fromiter(chain.from_iterable(rows), np.uint32, int(lengths.sum())), lengths

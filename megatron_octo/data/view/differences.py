@@ -1,4 +1,4 @@
-"""Whether two data sets hold the same documents, and if not, where they first differ."""
+"""Comparison of two data sets: whether they hold the same documents, or where they first differ."""
 
 import numpy as np
 import xxhash
@@ -18,7 +18,8 @@ def compare(first: str, second: str, tokenizer: Tokenizer | None = None) -> tupl
     have; where they differ, hashes say whether it is only their order.
 
     Args:
-        first, second: prefixes of data sets.
+        first: prefix of a data set.
+        second: prefix of the other.
         tokenizer: to show the text around the difference, None to show ids.
 
     Returns:
@@ -73,7 +74,7 @@ def _show(ids: NDArray[np.integer], place: int, tokenizer: Tokenizer | None) -> 
 
 
 def _content(corpus: Corpus) -> int:
-    """A number that does not depend on the order of the documents."""
+    """Hash all documents, independent of their order."""
     total = 0
     for number in range(len(corpus)):
         ids, learned = corpus.document(number)

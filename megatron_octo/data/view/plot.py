@@ -1,4 +1,4 @@
-"""Lengths of documents, and how full rows of several lengths get, as a PNG. Needs matplotlib, the extra ``plot``."""
+"""Charts of document lengths and of the fill of rows, as a PNG. Needs matplotlib, the extra ``plot``."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,8 @@ import numpy as np
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import atomic_write
 from megatron_octo.data.dataset.indexed import open_corpus
-from megatron_octo.data.view.row_view import RowOptions, open_rows
+from megatron_octo.data.planning.settings import RowSettings
+from megatron_octo.data.view.row_view import open_data_set
 
 SEQ_LENGTHS = (1024, 2048, 4096, 8192, 16384)
 
@@ -54,10 +55,10 @@ def plot(prefix: str, path: str | Path) -> None:
 
 
 def _fill(prefix: str, seq_length: int, overlong: str) -> float:
-    """Fill of a row in percent; nan if nothing fits."""
+    """Return the fill of rows in percent; nan if nothing fits."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            options = RowOptions(row=0, seq_length=seq_length, overlong=overlong)
-            return 100 * open_rows(prefix, options, None, folder).fill(0)
+            settings = RowSettings(seq_length, 1234, folder, overlong)
+            return 100 * open_data_set(prefix, settings).fill(0)
         except OctoError:
             return float("nan")

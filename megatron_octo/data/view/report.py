@@ -1,6 +1,7 @@
-"""What is in a data set, for people: counts, histogram, checks, a document with its targets marked."""
+"""Printed report of a data set: counts, histogram, checks, a document with its targets marked."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
 from megatron_octo.data.dataset.indexed import IndexedDataset, PairedDataset, open_corpus
 from megatron_octo.data.dataset.manifest import Manifest, checked_manifest
+from megatron_octo.data.planning.settings import RowSettings
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.data.view.differences import compare
-from megatron_octo.data.view.row_view import RowOptions, print_row
+from megatron_octo.data.view.row_view import print_row
 
 _BAR = 22  # characters of the longest bar
 _SHOWN = 6000  # characters of a document that are shown
@@ -31,7 +33,9 @@ def report(
     full: bool,
     console: Console,
     against: str | None = None,
-    row: RowOptions | None = None,
+    row: int | None = None,
+    epoch: int = 0,
+    settings: RowSettings | None = None,
 ) -> bool:
     """Print what a data set holds.
 
@@ -43,6 +47,8 @@ def report(
         console: where to print.
         against: another data set, to compare with; None for none.
         row: which packed row to show; None for none.
+        epoch: the epoch of that row.
+        settings: how rows are made; needed for ``row``.
 
     Returns:
         Whether all checks were good, and the other data set has the same documents.
@@ -73,8 +79,9 @@ def report(
         console.print(f"against {escape(against)}: {style}{escape(said)}", highlight=False, soft_wrap=True)
     if sample is not None:
         _print_document(corpus, sample, known, console)
-    if row is not None:
-        print_row(prefix, row, known, console)
+    if row is not None and settings is not None:
+        found = replace(settings, tokenizer=known.path if known else None)
+        print_row(prefix, row, epoch, found, known, console)
     return same and not problems
 
 
@@ -162,7 +169,7 @@ def _tokenizer(manifest: Manifest | None, path: str | None, prefix: str) -> Toke
 def _print_document(
     corpus: IndexedDataset | PairedDataset, index: int, tokenizer: Tokenizer | None, console: Console
 ) -> None:
-    """One document; targets in colour on a terminal, and under a heading of their own anywhere."""
+    """Print a document; targets are green on a terminal, and each run has a heading."""
     tokens, is_target = corpus.document(index)
     console.print(
         f"document {index}: {len(tokens):,} tokens, {int(is_target.sum()):,} targets", highlight=False

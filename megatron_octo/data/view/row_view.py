@@ -1,7 +1,7 @@
-"""A packed row for people: its documents, what of them is learned, positions, windows and fill in the middle."""
+"""Printed view of a packed row: documents, learned tokens, positions, windows and fill in the middle."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,57 +19,33 @@ _SHOWN = 1500  # characters of a run that are shown
 STYLES = {"target": "green", "context": "dim", "repeated": "dim cyan", "fim": "bold magenta"}
 
 
-@dataclass(frozen=True)
-class RowOptions:
-    """Which row of which plan; the names are those of the recipe."""
-
-    row: int
-    epoch: int = 0
-    seq_length: int = 2048
-    seed: int = 1234
-    overlong: str = "split"
-    loss_on: str = "targets"
-    fim_rate: float = 0.0
-    fim_spm_rate: float = 0.0
+def open_data_set(prefix: str, settings: RowSettings) -> RowStream:
+    """Open the rows of a whole data set, planned as a run with these settings plans them."""
+    return RowStream(read_group(f"inspect: 1.0 0:1 {prefix}"), settings)
 
 
-def open_rows(prefix: str, options: RowOptions, tokenizer: str | None, cache_dir: str) -> RowStream:
-    """Rows of the whole data set, planned as a run with these options plans them."""
-    return RowStream(
-        read_group(f"inspect: 1.0 0:1 {prefix}"),
-        RowSettings(
-            seq_length=options.seq_length,
-            seed=options.seed,
-            overlong=options.overlong,
-            loss_on=options.loss_on,
-            fim_rate=options.fim_rate,
-            fim_spm_rate=options.fim_spm_rate,
-            tokenizer=tokenizer,
-            cache_dir=cache_dir,
-        ),
-    )
-
-
-def print_row(prefix: str, options: RowOptions, tokenizer: Tokenizer | None, console: Console) -> None:
-    """Plan the data set in a temporary folder, and print a row of it.
+def print_row(
+    prefix: str, row: int, epoch: int, settings: RowSettings, tokenizer: Tokenizer | None, console: Console
+) -> None:
+    """Plan the data set in a temporary folder, and print row ``row`` of an epoch.
 
     Raises:
         OctoError: there is no such row, or no plan can be made.
     """
     with tempfile.TemporaryDirectory() as folder:
-        stream = open_rows(prefix, options, tokenizer.path if tokenizer else None, folder)
-        rows = stream.rows(options.epoch)
-        if not 0 <= options.row < rows:
-            raise OctoError(f"no row {options.row}: epoch {options.epoch} has {rows:,}, from 0", where=prefix)
-        segments = stream.segments(options.epoch, options.row)
+        stream = open_data_set(prefix, replace(settings, cache_dir=folder))
+        rows = stream.rows(epoch)
+        if not 0 <= row < rows:
+            raise OctoError(f"no row {row}: epoch {epoch} has {rows:,}, from 0", where=prefix)
+        segments = stream.segments(epoch, row)
         marks = stream.fim_tokens
     used = sum(len(segment.weights) for segment in segments)
     console.print(
-        f"row {options.row:,} of {rows:,} of epoch {options.epoch}: {len(segments)} documents or pieces, "
-        f"{used:,} of {options.seq_length:,} positions ({used / options.seq_length:.2%})",
+        f"row {row:,} of {rows:,} of epoch {epoch}: {len(segments)} documents or pieces, "
+        f"{used:,} of {settings.seq_length:,} positions ({used / settings.seq_length:.2%})",
         highlight=False,
     )
-    print_segments(segments, options.seq_length, marks, tokenizer, console)
+    print_segments(segments, settings.seq_length, marks, tokenizer, console)
 
 
 def print_segments(

@@ -1,4 +1,4 @@
-"""Which layers and which attention a run uses. The choice is made once, said aloud, and never falls back in silence."""
+"""Choice of a run's attention back end: made once at the start, and logged with the reason against a faster one."""
 
 import os
 from dataclasses import dataclass, replace
@@ -6,44 +6,52 @@ from dataclasses import dataclass, replace
 import torch
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.model.attention import cudnn, flash4
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
+from megatron_octo.model.attention import flash4
 from megatron_octo.model.attention.packed import DocumentAttention, FlashAttention, flash_available
-from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.model.platform.mcore import using_transformer_engine
-from megatron_octo.recipe.schema import Recipe
 
 _NEED_A_GPU = {"te": "Transformer Engine", "flash4": "FlashAttention-4"}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Attributes: name (te, flash4, cudnn, flash, unfused), description, Transformer Engine or not, and a remark: why
-    it is not another."""
+    """An attention back end.
+
+    Attributes:
+        name: te, flash4, flash or unfused.
+        description: For log lines.
+        transformer_engine: Whether it is Transformer Engine's.
+        core_attention: Its module; None for Transformer Engine's.
+        remark: Why it is not another one.
+    """
 
     name: str
     description: str
     transformer_engine: bool
-    core_attention: type | None  # None: Transformer Engine's
+    core_attention: type | None
     remark: str = ""
 
     def __str__(self) -> str:
         return f"{self.description}; {self.remark}" if self.remark else self.description
 
     def noting(self, remark: str) -> "Backend":
+        """Return the same back end with a further remark."""
         return replace(self, remark=f"{self.remark}; {remark}" if self.remark else remark)
 
 
 class NoFusedAttentionError(OctoError):
-    """Transformer Engine is there, and has no fused attention for this model and machine."""
+    """Raised if Transformer Engine is installed but has no fused attention for this model and machine."""
 
 
-def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
-    """The back end for this machine.
+def choose_backend(model: ModelConfig, compute: Compute, device: torch.device) -> Backend:
+    """Choose the back end for this machine.
 
     Raises:
-        OctoError: what the recipe asks for cannot run here, or only unfused on a GPU.
+        OctoError: The requested one cannot run here, or ``auto`` finds only unfused attention on a GPU.
     """
-    wanted = recipe.system.attention
+    wanted = compute.attention
     if device.type == "cpu":
         if wanted in _NEED_A_GPU:
             raise OctoError(
@@ -55,49 +63,52 @@ def choose_backend(recipe: Recipe, device: torch.device) -> Backend:
         text = "torch scaled_dot_product_attention, document by document: slow, asked for by the recipe"
         return Backend("unfused", text, False, DocumentAttention)
     if wanted == "te":
-        return _transformer_engine(recipe)
+        return _transformer_engine(model, compute)
     if wanted == "torch":
-        return _torch(recipe)
+        return _torch(model, compute)
     engine = using_transformer_engine()
-    # In megatron-core's layers Transformer Engine's attention comes with its other modules, which are worth more.
-    if wanted == "auto" and not (flash4.LIBRARY.installed and (use_fused_layers(recipe) or not engine)):
-        return _without_flash4(recipe, engine)
-    why_not = flash4.why_not(recipe)
+    # In megatron-core's layers Transformer Engine's attention comes with its other modules, which save more time.
+    if wanted == "auto" and not (flash4.LIBRARY.installed and (compute.fused or not engine)):
+        return _without_flash4(model, compute, engine)
+    why_not = flash4.why_not(model, compute)
     if not why_not:
         return Backend("flash4", f"FlashAttention-4 ({flash4.LIBRARY})", False, flash4.Flash4Attention)
     if wanted == "flash4":
         raise OctoError(f"no FlashAttention-4: {why_not}", where="system.attention", hint="use auto")
-    return _without_flash4(recipe, engine).noting(f"not FlashAttention-4: {why_not}")
+    return _without_flash4(model, compute, engine).noting(f"not FlashAttention-4: {why_not}")
 
 
-def _without_flash4(recipe: Recipe, engine: bool) -> Backend:
-    """Transformer Engine's attention if that is there, else torch's."""
+def _without_flash4(model: ModelConfig, compute: Compute, engine: bool) -> Backend:
+    """Return Transformer Engine's attention if it is installed, else torch's."""
     if not engine:
-        return _torch(recipe)
+        return _torch(model, compute)
     try:
-        return _transformer_engine(recipe)
+        return _transformer_engine(model, compute)
     except NoFusedAttentionError as error:
-        torch_can = recipe.train.precision == "bf16" and not recipe.model.attention_dropout
-        if not (recipe.system.deterministic and torch_can):
+        torch_can = compute.precision == "bf16" and not model.attention_dropout
+        if not (compute.deterministic and torch_can):
             raise
-        # On Hopper cuDNN's deterministic gradients of long documents take memory of length squared.
-        return _torch(recipe).noting(
+        # On Hopper cuDNN's deterministic gradients of long documents take memory quadratic in the length.
+        return _torch(model, compute).noting(
             f"not Transformer Engine's, which does not run deterministically here ({error})"
         )
 
 
-def _torch(recipe: Recipe) -> Backend:
-    """cuDNN's attention if it runs here, else torch's flash attention."""
+def _torch(model: ModelConfig, compute: Compute) -> Backend:
+    """Return torch's flash attention.
+
+    Raises:
+        OctoError: It cannot run this model.
+    """
     problem = None
-    if recipe.model.attention_dropout:
-        problem = f"without Transformer Engine it has no dropout (attention_dropout {recipe.model.attention_dropout})"
-    elif recipe.train.precision != "bf16":
-        problem = f"without Transformer Engine it has no {recipe.train.precision}"
-    elif not (why_not := cudnn.why_not(recipe)):
-        return Backend("cudnn", cudnn.describe(), False, cudnn.CudnnAttention)
+    if model.attention_dropout:
+        problem = (
+            f"without Transformer Engine it has no dropout (attention_dropout {model.attention_dropout})"
+        )
+    elif compute.precision != "bf16":
+        problem = f"without Transformer Engine it has no {compute.precision}"
     elif not flash_available():
-        problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has); "
-        problem += f"cuDNN's: {why_not}"
+        problem = f"torch {torch.__version__} has no variable-length flash attention (2.11 has)"
     if problem:
         raise OctoError(
             f"no fused attention: {problem}",
@@ -105,18 +116,17 @@ def _torch(recipe: Recipe) -> Backend:
             hint="install Transformer Engine (pip install -e .[gpu]), change the recipe, "
             "or ask for the slow one with system.attention=unfused",
         )
-    found = Backend("flash", "torch variable-length flash attention", False, FlashAttention)
-    return found.noting(f"not cuDNN's, which is faster: {why_not}")
+    return Backend("flash", "torch variable-length flash attention", False, FlashAttention)
 
 
-def _transformer_engine(recipe: Recipe) -> Backend:
-    if recipe.model.sliding_window and recipe.model.attention_dropout:
+def _transformer_engine(model: ModelConfig, compute: Compute) -> Backend:
+    if model.sliding_window and model.attention_dropout:
         raise OctoError(
             "no fused attention has both a sliding window and dropout",
             where="system.attention",
             hint="set model.attention_dropout=0.0, or ask for the slow one with system.attention=unfused",
         )
-    # Without this Transformer Engine answers a failing kernel with an s x s softmax that runs out of memory.
+    # Without this Transformer Engine replaces a failing kernel by an s x s softmax that runs out of memory.
     # Megatron-core sets the same three for AttnBackend.fused (gpt.py) and refuses other values.
     os.environ.update(NVTE_FLASH_ATTN="0", NVTE_FUSED_ATTN="1", NVTE_UNFUSED_ATTN="0")
     try:
@@ -127,17 +137,17 @@ def _transformer_engine(recipe: Recipe) -> Backend:
             where="system.attention",
             hint="pip install -e .[gpu]",
         ) from None
-    kernel = _probe_transformer_engine(recipe)
+    kernel = _probe_transformer_engine(model, compute)
     return Backend("te", f"Transformer Engine {te.__version__}, {kernel}", True, None)
 
 
-def _probe_transformer_engine(recipe: Recipe) -> str:
-    """Run one small attention as the model will, and name the kernel that Transformer Engine took."""
-    model, seq_length, tensor = recipe.model, recipe.data.seq_length, recipe.parallel.tensor
+def _probe_transformer_engine(model: ModelConfig, compute: Compute) -> str:
+    """Run one small attention with the model's shapes, and return the name of the kernel Transformer Engine chose."""
+    seq_length, tensor = compute.seq_length, compute.layout.tensor
     from transformer_engine.pytorch import DotProductAttention
     from transformer_engine.pytorch.attention.dot_product_attention import dot_product_attention as module
 
-    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
     heads = model.num_attention_heads // tensor
     groups = max(1, model.num_query_groups // tensor)
     attention = DotProductAttention(
@@ -151,8 +161,8 @@ def _probe_transformer_engine(recipe: Recipe) -> str:
     )
     query = torch.randn(seq_length, heads, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
     key = torch.randn(seq_length, groups, model.head_dim, dtype=dtype, device="cuda", requires_grad=True)
-    # What is deterministic with few documents may not be with many: its memory grows with them.
-    documents = min(64, seq_length) if recipe.system.deterministic else 2
+    # The deterministic kernel's memory grows with the number of documents, so it may fail with many only.
+    documents = min(64, seq_length) if compute.deterministic else 2
     boundaries = torch.linspace(0, seq_length, documents + 1, device="cuda").to(torch.int32)
     try:
         output = attention(

@@ -1,7 +1,7 @@
 """FlashAttention-4: Dao-AILab's ``flash-attn-4``, which compiles its kernels for the GPU at their first call.
 
-Query heads share keys and values as they are, windows are the kernel's, and its backward pass can be deterministic
-in memory of the document's length. It has no dropout.
+Query heads share keys and values without copies, the kernel applies the window, and the backward pass can be
+deterministic with memory linear in the document's length. It has no dropout. Shape suffixes as in :mod:`.packed`.
 """
 
 import functools
@@ -9,13 +9,16 @@ import warnings
 from typing import Any
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from megatron_octo.model.attention import probe
-from megatron_octo.model.attention.packed import LibraryAttention
-from megatron_octo.recipe.schema import Recipe
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
+from megatron_octo.model.attention.attention_check import relative_error
+from megatron_octo.model.attention.packed import PackedAttention
+from megatron_octo.model.platform.optional_library import Library
 
-LIBRARY = probe.Library("flash-attn-4", "flash4", "4.0.0b36")
+LIBRARY = Library("flash-attn-4", "flash4", "4.0.0b36")
 
 
 def attend(
@@ -29,12 +32,17 @@ def attend(
     window: int | None,
     deterministic: bool,
 ) -> Tensor:
-    """Causal attention inside each document: [tokens, heads, head dim].
+    """Compute causal attention inside each document: [T, H, D], bf16.
 
     Args:
+        query_THD: bf16.
+        key_TGD: bf16.
+        value_TGD: bf16.
         boundaries: int32 [documents + 1], cumulative lengths.
-        longest: an upper bound of the lengths.
-        window: how many tokens a position sees, itself included.
+        longest: An upper bound of the lengths.
+        scale: Factor of the scores.
+        window: Tokens that a position sees, itself included; None: all before it.
+        deterministic: Sum gradients in a fixed order.
     """
     attended: Tensor = _library().flash_attn_varlen_func(
         query_THD,
@@ -49,13 +57,25 @@ def attend(
     return attended
 
 
-class Flash4Attention(LibraryAttention):
+class Flash4Attention(PackedAttention):
     """FlashAttention-4 of packed documents, or of rows that are one document each (CUDA, bf16)."""
 
-    attend = staticmethod(attend)
+    def _attend(
+        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
+    ) -> Tensor:
+        return attend(
+            query_THD,
+            key_TGD,
+            value_TGD,
+            packed.cu_seqlens_q,
+            packed.max_seqlen_q,
+            scale=self.scale,
+            window=self.window,
+            deterministic=self.config.deterministic_mode,
+        )
 
     def attend_rows(self, query_BSHD: Tensor, key_BSGD: Tensor, value_BSGD: Tensor) -> Tensor:
-        """Causal attention of whole rows: [rows, tokens, heads, head dim]."""
+        """Compute causal attention of B whole rows of S tokens: [B, S, H, D], bf16."""
         options = _options(self.scale, self.window, self.config.deterministic_mode)
         attended: Tensor = _library().flash_attn_func(query_BSHD, key_BSGD, value_BSGD, **options)[0]
         return attended
@@ -74,23 +94,31 @@ def _options(scale: float, window: int | None, deterministic: bool) -> dict[str,
 
 @functools.cache
 def _library() -> Any:
-    # Its compiler warns of arguments that the library itself leaves out.
+    # Its compiler warns about arguments that the library itself leaves out.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"cutlass\.")
     import flash_attn.cute
 
     return flash_attn.cute
 
 
-def why_not(recipe: Recipe) -> str | None:
-    """The reason why FlashAttention-4 cannot be taken for a recipe on this GPU; None if it can."""
-    model = recipe.model
+def why_not(model: ModelConfig, compute: Compute) -> str | None:
+    """Return why FlashAttention-4 cannot be used on this GPU, or None."""
     if model.attention_dropout:
         return f"{LIBRARY.package} has no dropout (attention_dropout {model.attention_dropout})"
-    if recipe.train.precision != "bf16":
-        return f"{LIBRARY.package} has no {recipe.train.precision}"
+    if compute.precision != "bf16":
+        return f"{LIBRARY.package} has no {compute.precision}"
 
     def obstacle() -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
 
-    return LIBRARY.why_not(recipe, attend, obstacle)
+    def measure() -> float:
+        attention = functools.partial(
+            attend,
+            scale=model.head_dim**-0.5,
+            window=model.sliding_window,
+            deterministic=compute.deterministic,
+        )
+        return relative_error(model, compute, attention)
+
+    return LIBRARY.examine(obstacle, measure)

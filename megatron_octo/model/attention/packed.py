@@ -1,14 +1,14 @@
 """Attention over packed documents, without Transformer Engine.
 
-Rows are laid end to end and each document attends to itself alone (``thd`` format: tokens, heads, dim, with
-cumulative document lengths), so nothing of size sequence squared is ever stored. Rotary positions and a sliding window
-are those of the document, too.
+Rows are laid end to end, and each document attends to itself alone (``thd`` format: tokens, heads, dim, with
+cumulative document lengths), so no tensor of sequence length squared is stored. Rotary positions and the sliding window
+are relative to the document, too. Shape suffixes: T tokens, H query heads of this rank, G key and value groups of this
+rank, D head dim.
 """
 
 import importlib.util
 import inspect
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from megatron_octo.model.attention.rotary import Rotary, rotate
 
 
 def flash_available() -> bool:
-    """Whether this torch has variable-length flash attention as it is used here (2.11 has)."""
+    """Return whether this torch has variable-length flash attention with the arguments used here (2.11 has)."""
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return False
     from torch.nn.attention.varlen import varlen_attn
@@ -32,11 +32,11 @@ def flash_available() -> bool:
 
 
 def packed_params(boundaries: Tensor, longest: int) -> PackedSeqParams:
-    """Megatron-core's description of packed documents.
+    """Return megatron-core's description of packed documents.
 
     Args:
         boundaries: int32 [documents + 1], cumulative lengths, from 0 to the number of tokens.
-        longest: an upper bound of the lengths.
+        longest: An upper bound of the lengths.
     """
     return PackedSeqParams(
         qkv_format="thd",
@@ -48,7 +48,7 @@ def packed_params(boundaries: Tensor, longest: int) -> PackedSeqParams:
 
 
 class PackedAttention(MegatronModule):
-    """Core attention of megatron-core's layer; subclasses say how one set of documents is computed."""
+    """Core attention of megatron-core's layer; subclasses compute it for one set of documents."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class PackedAttention(MegatronModule):
         self.scale = softmax_scale if softmax_scale is not None else config.kv_channels**-0.5
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.rotary = rotary
-        # Megatron-core's window counts the tokens before a position, ours the position, too.
+        # Megatron-core's window counts the tokens before a position; ours includes the position.
         self.window = config.window_size[0] + 1 if config.window_size else None
 
     def forward(
@@ -80,14 +80,10 @@ class PackedAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: PackedSeqParams | None = None,
     ) -> Tensor:
-        """Causal attention inside each document.
+        """Compute causal attention inside each document, [T, H, D] in the queries' dtype; H / G heads share a group.
 
-        Args:
-            query_THD: [tokens, heads of this rank, head dim].
-            key_TGD, value_TGD: [tokens, groups of this rank, head dim]; successive queries share a group.
-
-        Returns:
-            [tokens, heads of this rank, head dim].
+        Raises:
+            ValueError: ``packed_seq_params`` is missing.
         """
         if packed_seq_params is None:
             raise ValueError("this attention takes packed documents only")
@@ -104,38 +100,19 @@ class PackedAttention(MegatronModule):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
     ) -> dict[str, Any]:
+        """Return no state: there are no parameters."""
         return {}
 
 
-class LibraryAttention(PackedAttention):
-    """Attention of packed documents by a library's kernels. Subclasses name the function (see :mod:`.cudnn`)."""
-
-    attend: Callable[..., Tensor]
-
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
-        return type(self).attend(
-            query_THD,
-            key_TGD,
-            value_TGD,
-            packed.cu_seqlens_q,
-            packed.max_seqlen_q,
-            scale=self.scale,
-            window=self.window,
-            deterministic=self.config.deterministic_mode,
-        )
-
-
 class DocumentAttention(PackedAttention):
-    """One scaled_dot_product_attention a document: exact everywhere, and the fastest there is on a CPU."""
+    """Calls scaled_dot_product_attention once per document: on any device and dtype, and the fastest on a CPU."""
 
     def _attend(
         self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         if dropout:
-            # Heads differ between tensor ranks, so their dropout must, too.
+            # Tensor ranks have different heads, so they need different dropout masks.
             with tensor_parallel.get_cuda_rng_tracker().fork():
                 return self._documents(query_THD, key_TGD, value_TGD, packed.cu_seqlens_q.tolist(), dropout)
         return self._documents(query_THD, key_TGD, value_TGD, packed.cu_seqlens_q.tolist(), 0.0)
@@ -154,7 +131,7 @@ class DocumentAttention(PackedAttention):
         return torch.cat(outputs)
 
     def _windows(self, query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float) -> Tensor:
-        """A document longer than the window: as many queries at a time, which see twice as many keys at most."""
+        """Compute a document longer than the window, ``window`` queries at a time with at most twice as many keys."""
         length = query.size(2)
         positions = torch.arange(length, device=query.device)
         outputs = []
@@ -179,14 +156,14 @@ class DocumentAttention(PackedAttention):
 
 
 class FlashAttention(PackedAttention):
-    """torch's variable-length flash attention (CUDA, bf16). It knows no dropout."""
+    """Torch's variable-length flash attention (CUDA, bf16, no dropout)."""
 
     def _attend(
         self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
     ) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
-        # The kernel wants a key and a value for every query head.
+        # The kernel needs a key and a value for every query head.
         shared = query_THD.size(1) // key_TGD.size(1)
         key_THD, value_THD = (
             part.unsqueeze(2).expand(-1, -1, shared, -1).flatten(1, 2) for part in (key_TGD, value_TGD)

@@ -1,8 +1,8 @@
 """Rotary positions (RoFormer, arXiv 2104.09864) of packed documents: every document starts at position 0.
 
-Only distances matter to the attention, but rounding does not know that: a document gives the same numbers wherever it
-lies in its row. Megatron-core's unfused rotation works document by document and waits for the device each time, and
-where a row is as long as the longest document may be it does not restart; Transformer Engine's fused one does.
+Attention depends on distances only, but rounding on positions: starting at 0, a document gives the same numbers
+anywhere in its row. Transformer Engine's fused rotation does that, too. Megatron-core's unfused one waits for the
+device once per document, and does not restart positions where a row is as long as the longest document may be.
 """
 
 import functools
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rotary:
-    """Turns the pairs (i, i + dim / 2) of a head by position x base^(-2i / dim).
+    """Rotates the pairs (i, i + dim / 2) of a head by position x base^(-2i / dim).
 
     Attributes:
-        base: of the wavelengths.
-        dim: of a head, even.
-        length: positions that there are.
+        base: Of the wavelengths.
+        dim: Of a head, even.
+        length: Number of positions.
     """
 
     base: float
@@ -27,10 +27,11 @@ class Rotary:
     length: int
 
     def tables(self, boundaries: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine for each token: fp32 [tokens, 1, dim].
+        """Return cosine and sine for each token: fp32 [T, 1, D].
 
         Args:
             boundaries: int32 [documents + 1], cumulative lengths.
+            tokens: T, the last boundary, known without reading the device.
         """
         starts = torch.repeat_interleave(boundaries[:-1], boundaries.diff(), output_size=tokens)
         positions = torch.arange(tokens, device=boundaries.device) - starts
@@ -49,7 +50,7 @@ def _tables(rotary: Rotary, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def rotate(states_THD: Tensor, cosine_T1D: Tensor, sine_T1D: Tensor) -> Tensor:
-    """Queries or keys turned by their positions, in fp32, returned in their own dtype."""
+    """Rotate queries or keys by their positions, in fp32: [T, H, D] in their own dtype."""
     states = states_THD.float()
     first, second = states.chunk(2, dim=-1)
     turned = states * cosine_T1D + torch.cat((-second, first), dim=-1) * sine_T1D

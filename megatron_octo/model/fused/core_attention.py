@@ -1,4 +1,4 @@
-"""Core attention of the fused layers: which kernel computes softmax(q k) v of packed documents."""
+"""Core attention of the fused layers: softmax(q k) v of packed documents, by the kernel of the chosen back end."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,12 @@ from megatron_octo.model.attention.packed import packed_params
 
 @dataclass(frozen=True)
 class Documents:
-    """Where the documents of a micro-batch lie.
+    """Boundaries of the documents of a micro-batch.
 
     Attributes:
         boundaries: int32 [documents + 1], cumulative lengths, on the device.
-        longest: an upper bound of the lengths.
-        whole_rows: how many rows there are if each is one document from end to end, else 0.
+        longest: An upper bound of the lengths.
+        whole_rows: Number of rows if each is a single document, else 0.
     """
 
     boundaries: Tensor
@@ -31,9 +31,9 @@ class Documents:
 
 
 class CoreAttention(torch.nn.Module):
-    """Causal attention of this rank's query heads and the one key and value, inside each document.
+    """Computes causal attention of this rank's query heads and the one key and value, inside each document.
 
-    Rows that are one document each go to a dense kernel, FlashAttention-4's or cuDNN's, which is faster than the one
+    Rows that are one document each take a dense kernel, FlashAttention-4's or cuDNN's, which is faster than the kernel
     for documents of different lengths.
     """
 
@@ -51,8 +51,8 @@ class CoreAttention(torch.nn.Module):
         self.rows = getattr(self.core, "attend_rows", None)  # FlashAttention-4's own dense kernel
 
     def forward(self, query_TQ: Tensor, key_TD: Tensor, value_TD: Tensor, documents: Documents) -> Tensor:
-        """[tokens, heads of this rank * head dim]. Keys and values may lie in one matrix."""
-        if not self.rows:  # other kernels want them to be apart
+        """Return [T, Q] in the queries' dtype. Keys and values may be views of one matrix."""
+        if not self.rows:  # other kernels need them contiguous
             key_TD, value_TD = key_TD.contiguous(), value_TD.contiguous()
         if documents.whole_rows and (self.dense or self.engine or self.rows):
             return self._rows(query_TQ, key_TD, value_TD, documents.whole_rows)
@@ -71,29 +71,30 @@ class CoreAttention(torch.nn.Module):
         else:
             packed = packed_params(documents.boundaries, documents.longest)
             out = self.core(query_THD, key_TGD, value_TGD, None, packed_seq_params=packed)
-        return out.reshape(query_TQ.shape)
+        attended: Tensor = out.reshape(query_TQ.shape)
+        return attended
 
     def _rows(self, query_TQ: Tensor, key_TD: Tensor, value_TD: Tensor, rows: int) -> Tensor:
         query_BSHD = query_TQ.view(rows, -1, self.heads, self.width)
         key_BS1D, value_BS1D = (t.view(rows, -1, 1, self.width) for t in (key_TD, value_TD))
         if self.rows:
-            return self.rows(query_BSHD, key_BS1D, value_BS1D).reshape(query_TQ.shape)
-        if not self.dense:
-            dense = {"qkv_format": "bshd", "attn_mask_type": "causal"}
-            return self.core(query_BSHD, key_BS1D, value_BS1D, **dense).reshape(query_TQ.shape)
-        query_BHSD, key_B1SD, value_B1SD = (t.transpose(1, 2) for t in (query_BSHD, key_BS1D, value_BS1D))
-        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            out = F.scaled_dot_product_attention(
-                query_BHSD, key_B1SD, value_B1SD, is_causal=True, enable_gqa=True
-            )
-        attended: Tensor = out.transpose(1, 2).reshape(query_TQ.shape)
+            out = self.rows(query_BSHD, key_BS1D, value_BS1D)
+        elif not self.dense:
+            options = {"qkv_format": "bshd", "attn_mask_type": "causal"}
+            out = self.core(query_BSHD, key_BS1D, value_BS1D, **options)
+        else:
+            query, key, value = (t.transpose(1, 2) for t in (query_BSHD, key_BS1D, value_BS1D))
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+            out = out.transpose(1, 2)
+        attended: Tensor = out.reshape(query_TQ.shape)
         return attended
 
 
 def _engine_attention(config: TransformerConfig, heads: int) -> torch.nn.Module:
     from transformer_engine.pytorch import DotProductAttention
 
-    # Head counts are this rank's: key and value are the same on all tensor ranks.
+    # Head counts are of this rank; key and value are the same on all tensor ranks.
     attention: torch.nn.Module = DotProductAttention(
         heads,
         config.kv_channels,

@@ -1,8 +1,10 @@
-"""Word and position embeddings. Gradients of rows that were read are added to the buffer of gradients, in its type; no
-matrix of the whole table is made for that on a GPU.
+"""Word and position embeddings.
 
-T tokens of a micro-batch, S of them on this rank under sequence parallelism (else S = T), H hidden size, V rows of the
-vocabulary on this tensor rank.
+Gradients are added to the rows that were read, in the gradient buffer and its dtype; on a GPU no gradient of the whole
+table is allocated.
+
+Shape suffixes: T tokens of a micro-batch, S of them on this rank under sequence parallelism (else S = T), H hidden
+size, V rows of the vocabulary on this tensor rank, P positions.
 """
 
 from typing import Any
@@ -19,23 +21,24 @@ from megatron_octo.model.fused.matmul.gradient_buffers import give_row_gradients
 
 
 class Table(torch.nn.Module):
-    """A matrix with a row for each word or position. Called before each use: see ``gpt.Affine``."""
+    """A matrix [rows, H] with a row for each word or position; ``cut``: the tensor ranks share the rows.
+
+    It must be called before each use: see ``fused_gpt.Affine``.
+    """
 
     def __init__(self, rows: int, hidden: int, cut: bool):
-        """Args:
-        cut: whether each tensor rank has rows of its own.
-        """
         super().__init__()
         self.weight = torch.nn.Parameter(torch.empty(rows, hidden))
         if cut:
             tensor_parallel.set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
 
     def forward(self) -> Tensor:
+        """Return the matrix."""
         return self.weight
 
 
 class Lookup(torch.autograd.Function):
-    """The sum of each token's word and position, [S, H]."""
+    """Computes the sum of each token's word and position embedding, [S, H]."""
 
     @staticmethod
     def forward(
@@ -46,6 +49,7 @@ class Lookup(torch.autograd.Function):
         places_PH: Tensor,
         tensor: TensorGroup,
     ) -> Tensor:
+        """Return the embeddings, [S, H]."""
         pieces = tensor.rows(tokens_T.numel())
         rows_T = tokens_T - tensor.rank * words_VH.size(0)
         ctx.save_for_backward(rows_T, positions_T)
@@ -63,6 +67,7 @@ class Lookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_SH: Tensor) -> Gradients:
+        """Return the gradients of :meth:`forward`'s tensors."""
         d_TH = ctx.tensor.gather_whole(d_SH.contiguous())
         words, places = (
             give_row_gradients(parameter, rows_T, d_TH)
@@ -72,25 +77,26 @@ class Lookup(torch.autograd.Function):
 
 
 class Embedding(torch.nn.Module):
-    """What the first layer starts from: words and learned positions, with dropout."""
+    """The first layer's input: words and learned positions, with dropout.
+
+    ``words`` and ``positions`` are the numbers of rows of the whole model's tables.
+    """
 
     def __init__(self, config: TransformerConfig, words: int, positions: int, tensor: TensorGroup):
-        """Args:
-        words, positions: rows of the whole model's tables.
-        """
         super().__init__()
         self.word_embeddings = Table(words // tensor.size, config.hidden_size, cut=True)
         self.position_embeddings = Table(positions, config.hidden_size, cut=False)
         self.dropout, self.tensor = config.hidden_dropout, tensor
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor) -> Tensor:
+        """Return embeddings [S, H] of int64 token ids and positions within their documents."""
         tables = self.word_embeddings(), self.position_embeddings()
         found = Lookup.apply(tokens_T, positions_T, *tables, self.tensor)
         return drop(found, self.dropout, self.training, self.tensor)
 
 
 def drop(x_SH: Tensor, p: float, training: bool, tensor: TensorGroup) -> Tensor:
-    """Dropout; of different tokens on each tensor rank under sequence parallelism."""
+    """Apply dropout, with a mask per tensor rank under sequence parallelism, where the ranks have different tokens."""
     if not tensor.sequence:
         return F.dropout(x_SH, p, training)
     with tensor_parallel.get_cuda_rng_tracker().fork():

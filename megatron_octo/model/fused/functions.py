@@ -1,7 +1,7 @@
-"""The steps of a layer with their gradients written out, so that nothing is read, stored or sent twice.
+"""Autograd functions of a layer's parts, with gradients written out so that nothing is read, stored or sent twice.
 
-T tokens of a micro-batch, S of them on this rank between linear layers (S = T without sequence parallelism), H hidden
-size, D of one head, Q = H / tensor ranks, F of the MLP on this rank.
+Shape suffixes: T tokens of a micro-batch, S of them on this rank between linear layers (S = T without sequence
+parallelism), H hidden size, D head dim, Q = H / tensor ranks, F hidden size of the MLP on this rank.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class AddNorm(torch.autograd.Function):
-    """``residual + dropout(delta + bias)``, and its layer norm. Without a delta: the residual itself, and its norm.
+    """Computes ``residual + dropout(delta + bias)`` and its layer norm, both [S, H]; without a delta, the norm alone.
 
-    With ``measure``, the largest number is noted of what linear layers get: the norm, and the delta's gradient.
+    With ``measure`` it notes the largest numbers of the tensors that linear layers read: norm, and delta's gradient.
     """
 
     @staticmethod
@@ -37,6 +37,7 @@ class AddNorm(torch.autograd.Function):
         seed: int,
         measure: bool,
     ) -> tuple[Tensor, Tensor]:
+        """Return the sum and its norm, [S, H] in the residual's dtype."""
         summed, normed, mean, rstd = ops.add_norm_forward(
             residual_SH, delta_SH, bias_H, weight_H, shift_H, eps, p, seed, measure
         )
@@ -50,6 +51,7 @@ class AddNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_summed_SH: Tensor, d_normed_SH: Tensor) -> Gradients:
+        """Return the gradients of :meth:`forward`'s tensors."""
         summed, weight, mean, rstd = ctx.saved_tensors
         bias, weight_parameter, shift = ctx.parameters
         d_residual, d_delta, sums = ops.add_norm_backward(
@@ -72,10 +74,15 @@ class AddNorm(torch.autograd.Function):
 def _keep_input(
     ctx: Any, x_SH: Tensor, operands: list[Operand], whole: bool, arithmetic: Arithmetic, *others: Tensor
 ) -> None:
-    """Leave a linear layer's input to the backward pass: as it came, or as operands where those are smaller.
+    """Save a linear layer's input for the backward pass: as it is, or as operands where those are smaller.
 
     Args:
-        whole: that it is all on this rank, and will not be computed again: nothing but the operands is needed.
+        ctx: Of the autograd function.
+        x_SH: The input.
+        operands: What the forward pass's products read.
+        whole: Whether all of it is on this rank and will not be computed again, so that the operands suffice.
+        arithmetic: Of the layer.
+        others: Tensors to save besides.
     """
     compact = arithmetic.compact and whole
     ctx.operands = [arithmetic.for_backward(operand) for operand in operands] if compact else None
@@ -83,16 +90,17 @@ def _keep_input(
 
 
 def _kept_input(ctx: Any) -> tuple[list[Operand] | None, list[Tensor]]:
-    """The operands, if they were kept (once: their memory is free after the backward pass); the saved tensors."""
+    """Return the operands if they were saved, dropped from ``ctx`` to free their memory; and the saved tensors."""
     operands, ctx.operands = ctx.operands, None
     return operands, list(ctx.saved_tensors)
 
 
 class QueryKeyValue(torch.autograd.Function):
-    """Queries of this rank's heads, and the one key and value, which every tensor rank computes for itself.
+    """Computes queries of this rank's heads, [T, Q], and the one key and value, [T, D] each, on every tensor rank.
 
-    That costs a product of width 2 D a rank and spares an all-gather of all queries, keys and values a layer. Each
-    rank's heads give a part of the gradients of key and value weights; they are summed over the ranks once a step.
+    That costs a product of width 2 D per rank and saves an all-gather of all queries, keys and values per layer. Each
+    rank's heads give a part of the gradients of key and value weights; the parts are summed over the ranks once per
+    step.
     """
 
     @staticmethod
@@ -106,6 +114,7 @@ class QueryKeyValue(torch.autograd.Function):
         tensor: TensorGroup,
         arithmetic: Arithmetic,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [T, Q], key and value [T, D], in the input's dtype."""
         tokens = x_SH.size(0) * (tensor.size if tensor.sequence else 1)
         query_TQ = x_SH.new_empty(tokens, query_weight_QH.size(0))
         shared_T2D = x_SH.new_empty(tokens, shared_weight_2DH.size(0))
@@ -125,6 +134,7 @@ class QueryKeyValue(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_query_TQ: Tensor, d_key_TD: Tensor, d_value_TD: Tensor) -> Gradients:
+        """Return the gradients of :meth:`forward`'s tensors."""
         operands, saved = _kept_input(ctx)
         pieces = [] if operands else ctx.tensor.gather(saved[0])
         query_weight, query_bias, shared_weight, shared_bias = ctx.parameters
@@ -141,7 +151,7 @@ class QueryKeyValue(torch.autograd.Function):
             arithmetic.input_gradient(d_query[place], weights[0], out)
             return arithmetic.input_gradient(d_shared[place], weights[1], out, accumulate=True)
 
-        summing = ctx.tensor.sum(dx)  # meanwhile the weights' gradients
+        summing = ctx.tensor.sum(dx)  # overlaps with the weights' gradients
         x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
         bias_sums = [ops.column_sums(d) for d in (d_query_TQ, d_shared_T2D)]
         query_bias_gradient, shared_bias_gradient = give_gradients((query_bias, shared_bias), bias_sums)
@@ -155,12 +165,13 @@ class QueryKeyValue(torch.autograd.Function):
 
 
 class Projection(torch.autograd.Function):
-    """Attention's output, without bias, summed over the tensor ranks."""
+    """Computes attention's output projection [S, H] without bias, summed over the tensor ranks."""
 
     @staticmethod
     def forward(
         ctx: Any, x_TQ: Tensor, weight_HQ: Tensor, tensor: TensorGroup, arithmetic: Arithmetic
     ) -> Tensor:
+        """Return the projected rows of this rank, [S, H]."""
         places = tensor.rows(x_TQ.size(0))
         x = [arithmetic.activation(x_TQ[rows]) for rows in places]
         weight = arithmetic.weight(weight_HQ)
@@ -178,6 +189,7 @@ class Projection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_SH: Tensor) -> Gradients:
+        """Return the gradients of :meth:`forward`'s tensors."""
         operands, saved = _kept_input(ctx)
         arithmetic: Arithmetic = ctx.arithmetic
         weight, ctx.weight = ctx.weight, None
@@ -198,7 +210,7 @@ class Projection(torch.autograd.Function):
 
 
 class Mlp(torch.autograd.Function):
-    """``gelu(x W1 + b1) W2``, without the second bias, summed over the tensor ranks.
+    """Computes ``gelu(x W1 + b1) W2`` [S, H] without the second bias, summed over the tensor ranks.
 
     With ``recompute`` the two inner activations [T, F] are computed again in the backward pass.
     """
@@ -214,6 +226,7 @@ class Mlp(torch.autograd.Function):
         recompute: bool,
         arithmetic: Arithmetic,
     ) -> Tensor:
+        """Return the MLP's output for the rows of this rank, [S, H]."""
         weight1, weight2 = arithmetic.weight(weight1_FH), arithmetic.weight(weight2_HF)
         operands, inner = [], []
         for piece in tensor.gather(x_SH):
@@ -236,6 +249,7 @@ class Mlp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_SH: Tensor) -> Gradients:
+        """Return the gradients of :meth:`forward`'s tensors."""
         operands, saved = _kept_input(ctx)
         weight1_parameter, bias1, weight2_parameter = ctx.parameters
         arithmetic: Arithmetic = ctx.arithmetic
@@ -265,7 +279,7 @@ class Mlp(torch.autograd.Function):
             out_SH = d_SH.new_empty(before[place].size(0), weight1_parameter.size(1))
             return arithmetic.input_gradient(d_inner[place], weight1, out_SH)
 
-        summing = ctx.tensor.sum(dx)  # meanwhile the weight's gradient
+        summing = ctx.tensor.sum(dx)  # overlaps with the weight's gradient
         x = operands or [arithmetic.activation(piece.wait()) for piece in pieces]
         weight1_gradient = arithmetic.give_weight_gradient(weight1_parameter, zip(d_inner, x, strict=True))
         bias_sum = bias_sums[0] if len(bias_sums) == 1 else torch.stack(bias_sums).sum(0)

@@ -1,7 +1,7 @@
 """The network on the fused layers, for megatron-core's schedules, data parallelism and optimizer.
 
-Names of parameters are megatron-core's, but for ``linear_q`` and ``linear_kv``, which together are its fused
-``linear_qkv``; checkpoints know the difference (model/weights.py) and hold the fused one.
+Parameter names are megatron-core's, except for ``linear_q`` and ``linear_kv``, which together are its fused
+``linear_qkv``; model/weights.py joins them in checkpoints. Shape suffixes as in :mod:`.functions`.
 """
 
 from typing import Any
@@ -13,6 +13,8 @@ from megatron.core.models.common.language_module.language_module import Language
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.backend import Backend
 from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.comm.tensor_ranks import tensor_group
@@ -25,16 +27,16 @@ from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.fused.matmul.matmul_choice import arithmetic_of
 from megatron_octo.model.mcore_gpt import transformer_config, valid_vocabulary
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 
 class Affine(torch.nn.Module):
-    """Weight and bias. Called for them before each use: data parallelism waits there for gathered parameters."""
+    """A weight of ``shape`` and its bias.
+
+    ``cut`` names how tensor ranks share them: by "rows", by "columns" of the weight with a whole bias, or "no".
+    It must be called before each use: data parallelism waits in the call for gathered parameters.
+    """
 
     def __init__(self, shape: tuple[int, ...], cut: str, tensor: TensorGroup):
-        """Args:
-        cut: how tensor ranks share it: "rows" and its bias, "columns" (the bias is whole), "no".
-        """
         super().__init__()
         self.weight = torch.nn.Parameter(torch.empty(shape))
         self.bias = torch.nn.Parameter(torch.empty(shape[0]))
@@ -42,15 +44,16 @@ class Affine(torch.nn.Module):
             whole = axis is None or (parameter is self.bias and cut != "rows")
             if not whole:
                 tensor_parallel.set_tensor_model_parallel_attributes(parameter, True, axis, 1)
-            # What is whole on every rank sees only this rank's tokens under sequence parallelism.
+            # Under sequence parallelism a parameter that is whole on every rank sees this rank's tokens only.
             parameter.sequence_parallel = whole and tensor.sequence  # type: ignore[attr-defined]
 
     def forward(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias."""
         return self.weight, self.bias
 
 
 class Attention(torch.nn.Module):
-    """Multi-query attention without the bias of its output."""
+    """Multi-query attention; its output's bias is added by the next norm."""
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class Attention(torch.nn.Module):
         self.linear_q = Affine((part, hidden), "rows", tensor)
         self.linear_kv = Affine((2 * config.kv_channels, hidden), "no", tensor)
         for parameter in self.linear_kv.parameters():
-            # Each rank's heads give a part of its gradient, with and without sequence parallelism.
+            # Each rank's heads give a part of the gradient, with and without sequence parallelism.
             parameter.sum_over_tensor_ranks = True  # type: ignore[attr-defined]
             parameter.sequence_parallel = False  # type: ignore[attr-defined]
         self.linear_proj = Affine((hidden, part), "columns", tensor)
@@ -74,6 +77,7 @@ class Attention(torch.nn.Module):
         self.core_attention = CoreAttention(config, layer_number, backend, heads)
 
     def forward(self, x_SH: Tensor, documents: Documents) -> tuple[Tensor, Tensor]:
+        """Return the output [S, H] and the bias [H] still to be added to it."""
         query, key, value = QueryKeyValue.apply(x_SH, *self.linear_q(), *self.linear_kv(), *self.shared)
         weight, bias = self.linear_proj()
         attended = self.core_attention(query, key, value, documents)
@@ -81,7 +85,7 @@ class Attention(torch.nn.Module):
 
 
 class FeedForward(torch.nn.Module):
-    """Two linear layers with gelu between, without the second bias."""
+    """Two linear layers with gelu between them; the second bias is added by the next norm."""
 
     def __init__(
         self, config: TransformerConfig, tensor: TensorGroup, recompute: bool, arithmetic: Arithmetic
@@ -93,12 +97,13 @@ class FeedForward(torch.nn.Module):
         self.linear_fc2 = Affine((hidden, inner), "columns", tensor)
 
     def forward(self, x_SH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output [S, H] and the bias [H] still to be added to it."""
         weight2, bias2 = self.linear_fc2()
         return Mlp.apply(x_SH, *self.linear_fc1(), weight2, *self.shared), bias2
 
 
 class Norm(Affine):
-    """Layer norm of a residual stream to which the last sublayer's output is added on the way."""
+    """Adds the last sublayer's output and bias to the residual stream, and normalises the sum."""
 
     def __init__(self, config: TransformerConfig, tensor: TensorGroup, measure: bool):
         super().__init__((config.hidden_size,), "no", tensor)
@@ -108,28 +113,30 @@ class Norm(Affine):
     def forward(  # type: ignore[override]
         self, residual_SH: Tensor, delta_SH: Tensor | None, bias_H: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        """Return the new residual stream and its norm, [S, H] each."""
         p = self.dropout if self.training and delta_SH is not None else 0.0
         seed = 0
         if p:
-            # Drawn on the CPU: alike on the tensor ranks of a replica, kept in checkpoints, and recomputed with them.
+            # Drawn from the CPU's generator, which is equal on a replica's tensor ranks, saved in checkpoints, and
+            # restored for recomputation.
             seed = int(torch.randint(1 << 30, ()))
             if self.tensor.sequence:  # the ranks hold different tokens
                 seed = (seed + self.tensor.rank * 0x9E3779B1) % (1 << 30)
-        return AddNorm.apply(
-            residual_SH, delta_SH, bias_H, self.weight, self.bias, self.eps, p, seed, self.measure
-        )
+        parts = (residual_SH, delta_SH, bias_H, self.weight, self.bias)
+        found: tuple[Tensor, Tensor] = AddNorm.apply(*parts, self.eps, p, seed, self.measure)
+        return found
 
 
-# The residual stream, and what is still to be added to it: the last sublayer's output and its bias.
+# The residual stream, and the last sublayer's output and bias, which are still to be added to it.
 Stream = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class Layer(torch.nn.Module):
-    """One transformer layer, norms first."""
+    """One pre-norm transformer layer."""
 
     def __init__(
         self,
-        recipe: Recipe,
+        compute: Compute,
         config: TransformerConfig,
         number: int,
         backend: Backend,
@@ -138,11 +145,11 @@ class Layer(torch.nn.Module):
     ):
         super().__init__()
         self.layer_number = number  # from 1, through all stages
-        self.recompute = recipe.train.recompute == "full"
+        self.recompute = compute.recompute == "full"
         self.input_layernorm = Norm(config, tensor, arithmetic.measured)
         self.self_attention = Attention(config, number, backend, tensor, arithmetic)
         self.pre_mlp_layernorm = Norm(config, tensor, arithmetic.measured)
-        self.mlp = FeedForward(config, tensor, recipe.train.recompute == "mlp", arithmetic)
+        self.mlp = FeedForward(config, tensor, compute.recompute == "mlp", arithmetic)
 
     def _run(self, stream: Stream, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
         residual, x = self.input_layernorm(*stream)
@@ -150,12 +157,13 @@ class Layer(torch.nn.Module):
         return residual, *self.mlp(x)
 
     def forward(self, stream: Stream, documents: Documents) -> Stream:
+        """Return the stream after this layer; with full recomputation, only the input is kept for the backward pass."""
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return self._run(stream, documents)
         residual, delta, bias = stream
 
         def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            # Biases are parameters: they come and go beside the recomputed function, not through it.
+            # Biases are parameters, so they bypass the recomputed function.
             before = (tensors[0], tensors[1], bias) if len(tensors) > 1 else (tensors[0], None, None)
             after = self._run(before, documents)
             return after[0], after[1]
@@ -170,7 +178,7 @@ class Decoder(torch.nn.Module):
 
     def __init__(
         self,
-        recipe: Recipe,
+        compute: Compute,
         config: TransformerConfig,
         backend: Backend,
         tensor: TensorGroup,
@@ -178,18 +186,16 @@ class Decoder(torch.nn.Module):
         grid: Grid,
     ):
         super().__init__()
-        count = recipe.model.num_layers // grid.pipeline_size
-        first = 1 + grid.pipeline_rank * count
         self.layers = torch.nn.ModuleList(
-            Layer(recipe, config, number, backend, tensor, arithmetic)
-            for number in range(first, first + count)
+            Layer(compute, config, number + 1, backend, tensor, arithmetic)
+            for number in grid.layout.layers_of(grid.pipeline_rank, config.num_layers)
         )
         self.dropout = config.hidden_dropout
         self.tensor = tensor
         self.final_layernorm = Norm(config, tensor, arithmetic.measured) if grid.is_last_stage else None
 
     def forward(self, residual_SH: Tensor, documents: Documents) -> Tensor:
-        """Normalised hidden states on the last stage; the residual stream, complete, on the others."""
+        """Return normalised hidden states on the last stage, the complete residual stream on the others: [S, H]."""
         stream: Stream = (residual_SH, None, None)
         for layer in self.layers:
             stream = layer(stream, documents)
@@ -202,58 +208,58 @@ class Decoder(torch.nn.Module):
 
 
 class FusedGPT(LanguageModule):
-    """GPTBigCode: from tokens to hidden states to the loss of each token, or one pipeline stage of that."""
+    """GPTBigCode from tokens to the loss of each token, or one pipeline stage of it."""
 
-    def __init__(self, recipe: Recipe, grid: Grid, backend: Backend):
-        config = transformer_config(recipe, backend, grid.device)
+    def __init__(self, model: ModelConfig, compute: Compute, grid: Grid, backend: Backend):
+        config = transformer_config(model, compute, backend, grid.device)
         super().__init__(config=config)
-        tensor = tensor_group(recipe, grid)
-        self.tensor, self.valid = tensor, valid_vocabulary(recipe, grid)
-        self.arithmetic = arithmetic_of(recipe, grid.device)
+        tensor = tensor_group(model, compute, grid)
+        self.tensor, self.valid = tensor, valid_vocabulary(model, grid)
+        self.arithmetic = arithmetic_of(model, compute, grid.device)
         self.pre_process, self.post_process = grid.is_first_stage, grid.is_last_stage
         self.share_embeddings_and_output_weights = True
         self.model_type = ModelType.encoder_or_decoder
         self.vp_stage = None
         self.input_tensor: Tensor | None = None
-        model = recipe.model
         if self.pre_process:
             self.embedding = Embedding(config, model.padded_vocab_size, model.max_position_embeddings, tensor)
-        self.decoder = Decoder(recipe, config, backend, tensor, self.arithmetic, grid)
+        self.decoder = Decoder(compute, config, backend, tensor, self.arithmetic, grid)
         if self.post_process and not self.pre_process:
-            # Its own copy of the word embeddings: the first stage is another rank.
+            # A copy of the word embeddings, since the first stage is another rank.
             self.output_layer = Table(model.padded_vocab_size // tensor.size, model.hidden_size, cut=True)
         self.to(grid.device, config.params_dtype)
         self.setup_embeddings_and_output_layer()
         if self.pre_process and self.post_process:
-            # Megatron-core would add what autograd is given to the buffer, where these two uses' gradients are already.
+            # Else megatron-core adds autograd's placeholder to the buffer, which holds both uses' gradients already.
             self.embedding.word_embeddings.weight.zero_out_wgrad = False  # type: ignore[attr-defined]
-        # The layers' matrices, and the output's; vectors' gradients are added up, and so are those of tables' rows.
+        # Matrices of the layers and of the output; gradients of vectors and tables' rows are added to a zeroed buffer.
         write_first(parameter for parameter in self.decoder.layers.parameters() if parameter.dim() == 2)
         if self.post_process:
             write_first([self.output_weight()])
 
     def set_input_tensor(self, tensors: Any) -> None:
-        """Called by the pipeline schedule: the stage before this one hands over its output, [S, 1, H]."""
+        """Take the output of the stage before, [S, 1, H]; called by the pipeline schedule."""
         self.input_tensor = tensors[0] if isinstance(tensors, list) else tensors
 
     def hidden_states(self, tokens_1T: Tensor, positions_1T: Tensor, documents: Documents) -> Tensor:
-        """[S, H]: what the output layer takes on the last stage, what the next stage starts from on the others."""
+        """Return the input of the output layer on the last stage, of the next stage on the others: [S, H]."""
         if self.pre_process:
             hidden_SH: Tensor = self.embedding(tokens_1T[0], positions_1T[0])
         else:
             assert self.input_tensor is not None
             hidden_SH = self.input_tensor.squeeze(1)
-        return self.decoder(hidden_SH, documents)
+        hidden_SH = self.decoder(hidden_SH, documents)
+        return hidden_SH
 
     def output_weight(self) -> Tensor:
-        """The word embeddings' rows of this tensor rank, [V, H]; on the last stage."""
+        """Return this tensor rank's rows of the word embeddings, [V, H]; on the last stage."""
         weight: Tensor = self.embedding.word_embeddings.weight if self.pre_process else self.output_layer()
         return weight
 
     def forward(
         self, tokens_1T: Tensor, positions_1T: Tensor, documents: Documents, labels_T: Tensor
     ) -> Tensor:
-        """Losses of the tokens, fp32 [T], on the last stage; else what the next stage starts from, [S, 1, H]."""
+        """Return the tokens' losses, fp32 [T], on the last stage, else the next stage's input, [S, 1, H]."""
         hidden_SH = self.hidden_states(tokens_1T, positions_1T, documents)
         if not self.post_process:
             return hidden_SH.unsqueeze(1)

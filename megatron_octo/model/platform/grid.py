@@ -13,7 +13,7 @@ from megatron.core import parallel_state as mpu
 from megatron.core import tensor_parallel
 
 from megatron_octo.common.errors import OctoError, users_mistake
-from megatron_octo.config.sections import ParallelConfig
+from megatron_octo.config.layout import Layout
 
 # Distance of random seeds between pipeline stages and data-parallel replicas; megatron-core adds up to a few thousand.
 _SEED_STRIDE = 10_000
@@ -26,26 +26,24 @@ class Grid:
     rank: int
     world: int
     device: torch.device
+    layout: Layout
     tensor_rank: int
-    tensor_size: int
     pipeline_rank: int
-    pipeline_size: int
     data_rank: int
-    data_size: int
 
     @classmethod
     def build(
         cls,
-        parallel: ParallelConfig,
+        layout: Layout,
         device: torch.device,
         seed: int,
         timeout: timedelta = timedelta(minutes=30),
     ) -> Self:
         """Make megatron-core's process groups, with their time-out, and seed this rank's random generators."""
-        world, model_ranks = dist.get_world_size(), parallel.tensor * parallel.pipeline
+        world = dist.get_world_size()
         mpu.initialize_model_parallel(
-            tensor_model_parallel_size=parallel.tensor,
-            pipeline_model_parallel_size=parallel.pipeline,
+            tensor_model_parallel_size=layout.tensor,
+            pipeline_model_parallel_size=layout.pipeline,
             create_gloo_process_groups=False,
             distributed_timeout_minutes=math.ceil(timeout / timedelta(minutes=1)),
         )
@@ -53,12 +51,10 @@ class Grid:
             rank=dist.get_rank(),
             world=world,
             device=device,
+            layout=layout.over(world),
             tensor_rank=mpu.get_tensor_model_parallel_rank(),
-            tensor_size=parallel.tensor,
             pipeline_rank=mpu.get_pipeline_model_parallel_rank(),
-            pipeline_size=parallel.pipeline,
             data_rank=mpu.get_data_parallel_rank(),
-            data_size=world // model_ranks,
         )
         grid.seed(seed)
         grid._open_groups()
@@ -86,7 +82,7 @@ class Grid:
 
     def seed(self, seed: int) -> None:
         """Seed dropout: alike over the tensor ranks of a replica where they hold the same activations, else not."""
-        replica = self.pipeline_rank + self.pipeline_size * self.data_rank
+        replica = self.pipeline_rank + self.layout.pipeline * self.data_rank
         tensor_parallel.model_parallel_cuda_manual_seed(seed + _SEED_STRIDE * replica, force_reset_rng=True)
         torch.manual_seed(seed + _SEED_STRIDE * replica)
 
@@ -121,7 +117,7 @@ class Grid:
 
     @property
     def is_last_stage(self) -> bool:
-        return self.pipeline_rank == self.pipeline_size - 1
+        return self.pipeline_rank == self.layout.pipeline - 1
 
     @property
     def counts_loss(self) -> bool:
@@ -136,19 +132,13 @@ class Grid:
     def tensor_group(self) -> dist.ProcessGroup:
         return mpu.get_tensor_model_parallel_group()
 
-    def layout(self) -> dict[str, int]:
-        return {"tensor": self.tensor_size, "pipeline": self.pipeline_size, "data": self.data_size}
-
-    def __str__(self) -> str:
-        return f"tensor {self.tensor_size} x pipeline {self.pipeline_size} x data {self.data_size}"
-
 
 @contextmanager
 def lone_grid(device: torch.device) -> Iterator[Grid]:
     """A grid of this process alone, for reading a network outside of a run; it leaves no process group behind."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield Grid.build(ParallelConfig(), device, seed=0)
+        yield Grid.build(Layout(), device, seed=0)
     finally:
         mpu.destroy_model_parallel()
         dist.destroy_process_group()

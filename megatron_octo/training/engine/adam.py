@@ -24,7 +24,7 @@ class AdamW:
 
     def __init__(self, options: OptimizerConfig):
         self._options = options
-        self.kinds = tuple(kind.name for kind in state_kinds(options))
+        self.kinds = tuple(kind.name for kind in state_kinds(options.state_dtype))
 
     def core_options(self) -> dict[str, Any]:
         """Return the options of megatron-core's ``OptimizerConfig`` that name this optimizer and its state's dtype.

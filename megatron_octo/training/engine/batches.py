@@ -63,7 +63,7 @@ class Loader:
         self._stream, self._grid = stream, grid
         self._global_size, self._micro_size = recipe.batch.global_size, recipe.batch.micro_size
         self._window = recipe.model.sliding_window
-        self._count = check_batch(recipe, grid.data_size)
+        self._count = check_batch(recipe, grid.layout.data)
         self._pin = grid.device.type == "cuda"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._left = steps  # batches that have not been asked for
@@ -75,7 +75,7 @@ class Loader:
 
     def _my_rows(self, rows: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         size, grid = self._micro_size, self._grid
-        starts = [(micro * grid.data_size + grid.data_rank) * size for micro in range(self._count)]
+        starts = [(micro * grid.layout.data + grid.data_rank) * size for micro in range(self._count)]
         return [rows[start : start + size] for start in starts]
 
     def _prepare(self, position: Position) -> StepBatch:

@@ -6,11 +6,10 @@ from pathlib import Path
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
 from megatron_octo.data.planning.paths import Group, read_groups
-from megatron_octo.data.row_stream import RowStream
+from megatron_octo.data.row_stream import RowStream, open_rows
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.run_directory import RunDirectory
-from megatron_octo.runfiles.samples import open_rows
 
 
 @dataclass(frozen=True)

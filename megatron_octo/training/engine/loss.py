@@ -9,11 +9,12 @@ from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.fused.losses import CrossEntropyOfLogits
 from megatron_octo.model.mcore_gpt import valid_vocabulary
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.platform.mcore import using_transformer_engine
-from megatron_octo.recipe.schema import Recipe
 
 
 class CrossEntropy:
@@ -24,16 +25,16 @@ class CrossEntropy:
             need no fp32 copy of the logits.
     """
 
-    def __init__(self, recipe: Recipe, grid: Grid):
-        wanted = recipe.system.cross_entropy
+    def __init__(self, model: ModelConfig, compute: Compute, grid: Grid):
+        wanted = compute.cross_entropy
         if wanted == "auto":
             wanted = "fused" if grid.device.type == "cuda" else "reference"
         elif wanted == "te" and not using_transformer_engine():
             raise OctoError("no Transformer Engine here", where="system.cross_entropy", hint="use auto")
         self.kind = wanted
         self._group = grid.tensor_group
-        self._columns = valid_vocabulary(recipe, grid)
-        self._first = grid.tensor_rank * (recipe.model.padded_vocab_size // grid.tensor_size)
+        self._columns = valid_vocabulary(model, grid)
+        self._first = grid.tensor_rank * (model.padded_vocab_size // grid.layout.tensor)
 
     def __call__(self, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
         """Return fp32 [tokens]; ``logits_TV`` holds this tensor rank's columns and is overwritten."""

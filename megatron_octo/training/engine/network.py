@@ -11,7 +11,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_octo.checkpoint.reader import WeightReader
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.model.attention.backend import Backend, choose_backend
 from megatron_octo.model.attention.packed import packed_params
@@ -19,7 +19,6 @@ from megatron_octo.model.fused.comm.tensor_ranks import sum_shared_gradients
 from megatron_octo.model.fused.core_attention import Documents
 from megatron_octo.model.fused.fused_gpt import FusedGPT
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
-from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.model.mcore_gpt import build_model
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.weights import init_weights, load_weights
@@ -61,11 +60,14 @@ class Network:
 
     def __init__(self, recipe: Recipe, grid: Grid):
         self.recipe, self.grid = recipe, grid
-        self.backend = choose_backend(recipe, grid.device)
+        self.setup = (recipe.model, recipe.compute)
+        self.backend = choose_backend(*self.setup, grid.device)
         _agree(self.backend, *_ATTENTION)
-        self.fused = use_fused_layers(recipe)
+        self.fused = recipe.compute.fused
         self.core: GPTModel | FusedGPT = (
-            FusedGPT(recipe, grid, self.backend) if self.fused else build_model(recipe, grid, self.backend)
+            FusedGPT(*self.setup, grid, self.backend)
+            if self.fused
+            else build_model(*self.setup, grid, self.backend)
         )
         self.kernels, self.chosen = {"attention": self.backend.name}, f"attention: {self.backend}"
         if isinstance(self.core, FusedGPT):
@@ -73,9 +75,14 @@ class Network:
             _agree(arithmetic, *_MLP)
             self.kernels["mlp"] = arithmetic.name
             self.chosen += f"; MLP: {arithmetic}"
-        self.cross_entropy = CrossEntropy(recipe, grid)
+        self.cross_entropy = CrossEntropy(*self.setup, grid)
         self._clear = False  # whether the gradients are zero
         self._trained: tuple[DistributedDataParallel, Optimizer] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether :meth:`start_from` was called."""
+        return self._trained is not None
 
     @property
     def model(self) -> DistributedDataParallel:
@@ -89,19 +96,19 @@ class Network:
         assert self._trained, "start_from comes first"
         return self._trained[1]
 
-    def start_from(self, reader: WeightReader | None, resumed: bool = False) -> None:
+    def start_from(self, reader: Source | None, resumed: bool = False) -> None:
         """Give the weights their initial values, from a checkpoint or fresh, and wrap them for training.
 
         The optimizer copies its fp32 weights when it is built, so the weights come first.
 
         Args:
             reader: weights to load; None to draw all of them.
-            resumed: leave trained weights without values; ``load_checkpoint`` sets them.
+            resumed: leave trained weights without values; ``load_state`` sets them.
         """
         if reader:
-            load_weights(reader, self.core, self.recipe, self.grid)
+            load_weights(reader, self.core, *self.setup, self.grid)
         if not resumed and (self.recipe.lora or not reader):
-            init_weights(self.core, self.recipe, self.grid, only_trained=reader is not None)
+            init_weights(self.core, *self.setup, self.grid, only_trained=reader is not None)
         model = wrap_data_parallel(self.core, self.recipe, self.grid)
         self._trained = model, Optimizer(model, self.recipe)
         self.core.config.finalize_model_grads_func = self._finalize_gradients
@@ -127,7 +134,7 @@ class Network:
             return output, lambda last: self._loss(last, micro, batch.divisor)
 
         # Megatron-core's wrapper would copy bf16 logits to fp32 and back.
-        unrounded = {} if self.recipe.train.precision == "fp32" else {"fp32_output": False}
+        unrounded = {} if self.recipe.compute.precision == "fp32" else {"fp32_output": False}
         return forward_step
 
     def _loss(self, output: Tensor, micro: MicroBatch, divisor: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,13 +143,12 @@ class Network:
         return loss, torch.zeros((), dtype=torch.int, device=loss.device), loss.detach()
 
     def _run(self, batch: StepBatch, forward_only: bool) -> Tensor:
-        recipe = self.recipe
         parts = get_forward_backward_func()(
             forward_step_func=self._forward(batch, self.model),
             data_iterator=None,
             model=[self.model],
             num_microbatches=len(batch.micro_batches),
-            seq_length=recipe.batch.micro_size * recipe.data.seq_length,
+            seq_length=self.recipe.compute.micro_tokens,
             micro_batch_size=1,  # rows are laid end to end
             forward_only=forward_only,
         )

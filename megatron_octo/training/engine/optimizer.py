@@ -16,9 +16,9 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.model.fused.fused_gpt import FusedGPT
 from megatron_octo.model.fused.matmul.gradient_buffers import spare_zeroing
-from megatron_octo.model.mcore_gpt import DTYPES
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.adam import AdamW, state_is_hidden
@@ -27,7 +27,7 @@ from megatron_octo.training.engine.step_lists import StepLists, distributed_opti
 
 def wrap_data_parallel(model: GPTModel | FusedGPT, recipe: Recipe, grid: Grid) -> DistributedDataParallel:
     """Wrap the network for mixed precision and data parallelism; gradients are reduced in the state's dtype."""
-    overlap = recipe.system.overlap and grid.device.type == "cuda" and grid.data_size > 1
+    overlap = recipe.system.overlap and grid.device.type == "cuda" and grid.layout.data > 1
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=recipe.optimizer.state_dtype == "fp32",
         use_distributed_optimizer=True,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from megatron_octo.architectures.parameters import WORD_EMBEDDINGS
 from megatron_octo.common.errors import MachineError
+from megatron_octo.common.splitmix import GOLDEN, LAST_SHIFT, ROUNDS
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.weights import Held, held_parameters
 from megatron_octo.recipe.schema import Recipe
@@ -40,16 +41,15 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-_STRIDE = _signed(0x9E3779B97F4A7C15)
-_MIXERS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
+_STRIDE = _signed(GOLDEN)
 
 
 def _coefficients(count: int, device: torch.device) -> Tensor:
     """Return int64 [count], as good as random: splitmix64 of 1, 2, 3, ..."""
     mixed = torch.arange(1, count + 1, device=device) * _STRIDE
-    for shift, factor in _MIXERS:
-        mixed = (mixed ^ (mixed >> shift)) * factor
-    return mixed ^ (mixed >> 31)
+    for shift, factor in ROUNDS:
+        mixed = (mixed ^ (mixed >> shift)) * _signed(factor)
+    return mixed ^ (mixed >> LAST_SHIFT)
 
 
 def digest(tensor: Tensor, coefficients: Tensor) -> Tensor:
@@ -69,17 +69,17 @@ class ReplicaCheck:
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe, grid: Grid):
         self._grid = grid
-        self._held: list[Held] = list(held_parameters(model, recipe, grid))
-        largest = max((held.parameter.numel() for held in self._held), default=1)
+        self._held: list[Held] = list(held_parameters(model, recipe.model, recipe.compute, grid))
+        largest = max((held.values.numel() for held in self._held), default=1)
         self._coefficients = _coefficients(min(_CHUNK, largest), grid.device)
         every = range(len(self._held))
         self._groups: list[tuple[str, dist.ProcessGroup, list[int]]] = []
-        if grid.data_size > 1:
+        if grid.layout.data > 1:
             self._groups.append(("data", grid.data_group, list(every)))
-        if grid.tensor_size > 1:
+        if grid.layout.tensor > 1:
             shared = [index for index in every if self._held[index].shared]
             self._groups.append(("tensor", grid.tensor_group, shared))
-        tied = grid.pipeline_size > 1 and recipe.model.tied_embeddings
+        tied = grid.layout.pipeline > 1 and recipe.model.tied_embeddings
         if tied and (grid.is_first_stage or grid.is_last_stage):
             words = [index for index in every if self._held[index].spec.name == WORD_EMBEDDINGS]
             self._groups.append(("embedding", mpu.get_embedding_group(), words))
@@ -87,7 +87,7 @@ class ReplicaCheck:
     @torch.no_grad()
     def digests(self) -> Tensor:
         """Return int64 [P], the digests of this rank's parameters in their order."""
-        digests = [digest(held.parameter, self._coefficients) for held in self._held]
+        digests = [digest(held.values, self._coefficients) for held in self._held]
         return torch.stack(digests) if digests else torch.zeros(0, dtype=torch.int64)
 
     @torch.no_grad()

@@ -1,8 +1,9 @@
-"""Choice of the checkpoint that a run starts from; nothing is loaded before its digests were compared."""
+"""Chooses the checkpoint that a run starts from. Files are digested while they are loaded, and read once."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +12,64 @@ import torch.distributed as dist
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.adapter_base import find_base
 from megatron_octo.checkpoint.directory import Manifest
-from megatron_octo.checkpoint.reader import CheckpointReader, WeightReader
+from megatron_octo.checkpoint.fit import check_adapters, check_fit
+from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.conversion.readers.open_weights import format_of, open_weights
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.model.weights import check_adapters, check_shape
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.samples import find_gaps, read_samples
 from megatron_octo.runfiles.steps import last_recorded_step
+from megatron_octo.training.state.state_parts import check_complete
 
 
 def check_match(recipe: Recipe, folder: Path, corpora: str, tokenizer: str | None) -> None:
-    """Compare the checkpoint that a run will start from with its recipe, data and tokenizer, by its manifest alone.
+    """Compare the checkpoint that a run will start from with recipe, data and tokenizer, by its manifest alone.
 
     Args:
+        recipe: of this start.
         folder: the run's checkpoints.
-        corpora, tokenizer: digests of the data and of its tokenizer.json.
+        corpora: digest of the data.
+        tokenizer: digest of the data's tokenizer.json.
 
     Raises:
         OctoError: it is of another shape, other adapters or data, or was trained with another tokenizer.
     """
-    found = layout.candidates(folder)
-    resumed = bool(found)
-    if not found and recipe.checkpoint.init_from:
-        with contextlib.suppress(OctoError, OSError):  # not an octo checkpoint; the loader reports the error
-            found = [layout.find_checkpoint(recipe.checkpoint.init_from)]
+    found, source = layout.candidates(folder), recipe.checkpoint.init_from
+    if not found and source:
+        with contextlib.suppress(OctoError, OSError):  # another format; the loader reports what is wrong
+            found = [layout.find_checkpoint(source)]
     for path in found:
-        manifest = _read_manifest(path)
-        if isinstance(manifest, str):  # damaged: the one before it will be taken
+        try:
+            manifest = layout.read_manifest(path)
+        except Exception:  # whatever is wrong with it, the one before it will be taken
             continue
-        check_shape(recipe.model, manifest.model, path)
-        check_tokenizer(manifest.tokenizer, tokenizer, path)
-        if resumed:
-            check_adapters(recipe.lora, manifest.lora, path)
-        if resumed and manifest.state.get("corpora", corpora) != corpora:
-            raise OctoError(
-                "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
-                where="data.train",
-                hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
-            )
+        if path.parent == folder:
+            check_continues(manifest, path, recipe, corpora, tokenizer)
+        else:
+            check_fit(manifest, recipe.model, tokenizer, path)
         return
 
 
-def _read_manifest(path: Path) -> Manifest | str:
-    """Return a checkpoint's manifest, or what is wrong with it."""
-    try:
-        return layout.read_manifest(path)
-    except (
-        Exception
-    ) as error:  # a directory, nested too deeply, not readable: the checkpoint before may serve
-        return f"{layout.MANIFEST}: {_described(error)}"
+def check_continues(
+    manifest: Manifest, path: Path, recipe: Recipe, corpora: str, tokenizer: str | None
+) -> None:
+    """Check by its manifest that a checkpoint is of this very run.
 
-
-def _described(error: Exception) -> str:
-    return error.what if isinstance(error, OctoError) else f"{type(error).__name__}: {error}"
+    Raises:
+        OctoError: it is of another shape, other adapters or data, was trained with another tokenizer, or holds weights
+            only.
+    """
+    check_fit(manifest, recipe.model, tokenizer, path)
+    check_adapters(recipe.lora, manifest.lora, path)
+    check_complete(manifest, path)
+    if manifest.state.get("corpora") != corpora:
+        raise OctoError(
+            "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
+            where="data.train",
+            hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
+        )
 
 
 def missing_records(run: Path, step: int) -> list[str]:
@@ -79,27 +84,54 @@ def missing_records(run: Path, step: int) -> list[str]:
     if not gaps:
         return []
     more = f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""
-    return [
-        f"samples.bin is not complete, so not every step can be traced to its rows: {'; '.join(gaps[:3])}{more}"
-    ]
+    text = "samples.bin is not complete, so that not every step can be traced to its rows: "
+    return [f"{text}{'; '.join(gaps[:3])}{more}"]
 
 
-def newest_good(folder: Path, grid: Grid, say: Callable[[str], None]) -> CheckpointReader | None:
-    """Return the newest checkpoint of a run that is whole; damaged ones are named and passed over. Collective.
+def finished_step(folder: Path, steps: int, grid: Grid) -> int | None:
+    """Return the step of the run's newest checkpoint if training to ``steps`` is done and it is whole. Collective."""
+    newest: list[Any] = [grid.is_main and next(iter(layout.candidates(folder)), None)]
+    dist.broadcast_object_list(newest, src=0)
+    reader = _open(newest[0], lambda manifest: set(manifest.files), grid)[0] if newest[0] else None
+    if reader is None or reader.manifest.step < steps or damage(reader, set(reader.manifest.files), grid):
+        return None
+    return reader.manifest.step
+
+
+def load_newest(
+    folder: Path,
+    grid: Grid,
+    say: Callable[[str], None],
+    check: Callable[[CheckpointReader], None],
+    load: Callable[[CheckpointReader], None],
+) -> CheckpointReader | None:
+    """Load the newest undamaged checkpoint of a run; damaged ones are reported and passed over. Collective.
+
+    Args:
+        folder: the run's checkpoints.
+        grid: all ranks.
+        say: prints a line.
+        check: raises if a checkpoint does not belong to the run; may be collective.
+        load: reads this rank's part, not collectively; if that or the digests fail, the next checkpoint is tried.
 
     Returns:
-        None if the run has no checkpoint yet.
+        The checkpoint; None if the run has none yet.
 
     Raises:
-        OctoError: it has some and none is whole. Starting again from nothing would bury what can be saved.
+        OctoError: it has some and none is whole. Starting from nothing would bury weights that can be restored.
     """
     # Rank 0 lists them: on a shared file system the others may see the directory a little later.
     names: list[Any] = [[path.name for path in layout.candidates(folder)] if grid.is_main else None]
     dist.broadcast_object_list(names, src=0)
     for path in (folder / name for name in names[0]):
-        problems = _problems(path, lambda manifest: set(manifest.files), grid)
-        if not problems:
-            return CheckpointReader(path)
+        reader, problems = _open(path, lambda manifest: set(manifest.files), grid)
+        if reader:
+            check(reader)
+            problems = _gathered(partial(load, reader), grid) or damage(
+                reader, set(reader.manifest.files), grid
+            )
+            if not problems:
+                return reader
         say(f"WARNING: {path.name} is damaged and will not be used: {'; '.join(problems)}")
     if names[0]:
         raise OctoError(
@@ -110,22 +142,20 @@ def newest_good(folder: Path, grid: Grid, say: Callable[[str], None]) -> Checkpo
     return None
 
 
-def weights_of(source: str, recipe: Recipe, grid: Grid) -> WeightReader:
-    """Open the weights of ``checkpoint.init_from``: of a run or a checkpoint, or of another format. Collective.
+def weights_of(source: str, recipe: Recipe, grid: Grid) -> Source:
+    """Open the weights that ``checkpoint.init_from`` names, of any format. Collective.
+
+    :func:`check_whole` compares the digests of a checkpoint of ours after it was read.
 
     Raises:
-        OctoError: there are none, or they are damaged (another format may not show all damage).
+        OctoError: there are none, or files of them are missing, or copies in another format differ.
     """
     if grid.main_first(lambda: format_of(Path(source))) != "checkpoint":
         return grid.main_first(lambda: _other_weights(source, recipe, check=grid.is_main))
     path = layout.find_checkpoint(source)
-    if problems := _problems(path, _weight_files, grid):
-        raise OctoError(
-            f"damaged checkpoint: {'; '.join(problems)}",
-            where=path,
-            hint="name another one in checkpoint.init_from, or copy it again",
-        )
-    reader = CheckpointReader(path)
+    reader, problems = _open(path, weight_files, grid)
+    if reader is None:
+        raise _damaged(path, problems)
     if reader.manifest.lora:
         raise OctoError(
             "this checkpoint holds adapters, no whole weights to start from",
@@ -135,7 +165,7 @@ def weights_of(source: str, recipe: Recipe, grid: Grid) -> WeightReader:
     return reader
 
 
-def _other_weights(source: str, recipe: Recipe, check: bool) -> WeightReader:
+def _other_weights(source: str, recipe: Recipe, check: bool) -> Source:
     if recipe.lora:
         raise OctoError(
             "adapters need a base whose digests tell that it is still the same",
@@ -151,48 +181,98 @@ def _other_weights(source: str, recipe: Recipe, check: bool) -> WeightReader:
     return found
 
 
-def base_of(adapters: CheckpointReader, recipe: Recipe, grid: Grid) -> WeightReader:
-    """Open and verify the frozen weights beside which a checkpoint's adapters were trained. Collective.
+def base_of(adapters: CheckpointReader, recipe: Recipe, grid: Grid) -> Source:
+    """Open the frozen weights beside which a checkpoint's adapters were trained. Collective.
 
     Raises:
-        OctoError: they are gone, or no longer the same.
+        OctoError: they are missing, or have changed.
     """
     base = grid.main_first(lambda: find_base(adapters, recipe.checkpoint.init_from))
     return weights_of(str(base), recipe, grid)
 
 
-def check_tokenizer(theirs: str | None, ours: str | None, where: Path) -> None:
-    """Compare the tokenizer digests of a checkpoint and of the data; None: not known.
+def check_whole(weights: Source, grid: Grid) -> None:
+    """Compare digests of a checkpoint's weights after they were read. Collective.
 
     Raises:
-        OctoError: they differ.
+        OctoError: a file is damaged.
     """
-    if theirs and ours and theirs != ours:
-        raise OctoError(
-            "the checkpoint was trained with another tokenizer than the data",
-            where=where,
-            hint="preprocess the data with the checkpoint's tokenizer.json",
-        )
+    if not isinstance(weights, CheckpointReader):
+        return
+    if problems := damage(weights, weight_files(weights.manifest), grid):
+        raise _damaged(weights.directory, problems)
 
 
-def _weight_files(manifest: Manifest) -> set[str]:
-    return {
-        fragment.file
-        for entry in manifest.tensors.get("weights", {}).values()
-        for fragment in entry.fragments
-    }
+def damage(reader: CheckpointReader, files: set[str], grid: Grid) -> list[str]:
+    """Compare digests of files after they were read, and return the problems. Collective.
+
+    The rank that has digested most of a file reads the rest of it.
+    """
+    digested: list[Any] = [None] * grid.world
+    dist.all_gather_object(digested, reader.digested())
+    mine = []
+    for number, file in enumerate(sorted(files)):
+        ranks = [(number + rank) % grid.world for rank in range(grid.world)]
+        if max(ranks, key=lambda rank: digested[rank].get(file, 0)) == grid.rank:
+            mine.append(file)
+
+    def compare() -> None:
+        problems = []
+        for file in mine:
+            try:
+                reader.opened(file).finish()
+            except OctoError as error:
+                problems.append(error.what.removeprefix("damaged: "))
+        if problems:
+            raise OctoError("; ".join(problems))
+
+    return _gathered(compare, grid)
 
 
-def _problems(path: Path, files: Callable[[Manifest], set[str]], grid: Grid) -> list[str]:
-    """Return what is wrong with some files of a checkpoint; every rank reads its share. Collective."""
-    manifest = _read_manifest(path)
-    if isinstance(manifest, str):
-        mine = [manifest]
-    else:
+def weight_files(manifest: Manifest) -> set[str]:
+    """Return the files that hold weights."""
+    entries = manifest.tensors.get("weights", {}).values()
+    return {fragment.file for entry in entries for fragment in entry.fragments}
+
+
+def _damaged(path: Path, problems: list[str]) -> OctoError:
+    return OctoError(
+        f"damaged checkpoint: {'; '.join(problems)}",
+        where=path,
+        hint="name another one in checkpoint.init_from, or copy it again",
+    )
+
+
+def _open(
+    path: Path, files: Callable[[Manifest], set[str]], grid: Grid
+) -> tuple[CheckpointReader | None, list[str]]:
+    """Open a checkpoint on all ranks; None, and the problems, if its manifest or a file's size is wrong."""
+    opened: list[CheckpointReader] = []
+
+    def look() -> None:
         try:
-            mine = layout.check_files(path, manifest, sorted(files(manifest))[grid.rank :: grid.world])
-        except Exception as error:  # whatever is wrong with it, the one before may serve
-            mine = [_described(error)]
+            reader = CheckpointReader(path)
+        except Exception as error:  # a directory, nested too deeply, not readable: the one before may serve
+            what = error.what if isinstance(error, OctoError) else f"{type(error).__name__}: {error}"
+            raise OctoError(f"{layout.MANIFEST}: {what}") from None
+        opened.append(reader)
+        mine = sorted(files(reader.manifest))[grid.rank :: grid.world]
+        if problems := layout.check_sizes(path, reader.manifest, mine):
+            raise OctoError("; ".join(problems.values()))
+
+    problems = _gathered(look, grid)
+    return (None if problems else opened[0]), problems
+
+
+def _gathered(work: Callable[[], None], grid: Grid) -> list[str]:
+    """Do this rank's work and return the problems of all ranks. Collective."""
+    mine = None
+    try:
+        work()
+    except OctoError as error:
+        mine = error.what
+    except OSError as error:
+        mine = f"{type(error).__name__}: {error}"
     gathered: list[Any] = [None] * grid.world
     dist.all_gather_object(gathered, mine)
-    return sorted({problem for part in gathered for problem in part})
+    return sorted({problem for problem in gathered if problem})

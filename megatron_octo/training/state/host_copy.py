@@ -115,8 +115,7 @@ def write_directly(path: Path, stored: dict[str, Stored]) -> FileRecord:
     with SafetensorsWriter(path, {key: item.spec for key, item in stored.items()}) as writer:
         for key, item in stored.items():
             writer.write(key, item.read().detach().to(item.spec[0]))
-        digest = writer.close()
-    return FileRecord(bytes=writer.size, digest=digest)
+        return writer.close()
 
 
 def lack_of_memory(size: int, grid: Grid) -> str | None:

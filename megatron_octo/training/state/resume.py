@@ -6,16 +6,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.adapter_base import base_record
+from megatron_octo.checkpoint.fit import check_fit
 from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.checkpoint.source import Source
 from megatron_octo.data.row_stream import Position
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.datasets import Corpora
 from megatron_octo.training.engine.network import Network
-from megatron_octo.training.state.checkpoint_choice import base_of, check_tokenizer, weights_of
-from megatron_octo.training.state.state_parts import load_checkpoint
+from megatron_octo.training.engine.randomness import set_random_states
+from megatron_octo.training.state.checkpoint_choice import (
+    base_of,
+    check_continues,
+    check_whole,
+    load_newest,
+    weights_of,
+)
+from megatron_octo.training.state.state_parts import load_state
 
 
 @dataclass(frozen=True)
@@ -35,39 +46,61 @@ class RunState:
 
 
 def resume(
-    reader: CheckpointReader | None,
-    network: Network,
-    recipe: Recipe,
-    grid: Grid,
-    corpora: Corpora,
-    say: Callable[[str], None],
+    network: Network, recipe: Recipe, grid: Grid, corpora: Corpora, folder: Path, say: Callable[[str], None]
 ) -> RunState:
     """Give the network its weights and, if the run has a checkpoint, all other state that belongs to it. Collective.
 
     Args:
-        reader: the run's checkpoint, which matches recipe and data (checkpoint_choice.py), None if it has none.
+        network: not started yet.
+        recipe: of this start.
+        grid: all ranks.
+        corpora: the run's data.
+        folder: the run's checkpoints.
         say: prints a line.
 
     Raises:
-        OctoError: weights to start from are missing or damaged, or of another tokenizer or shape.
+        OctoError: the checkpoint belongs to other data, another tokenizer, shape or adapters, or none is whole.
     """
+    base: Source | None = None
+    random: dict[str, Tensor] | None = None
+
+    def check(reader: CheckpointReader) -> None:
+        nonlocal base
+        check_continues(reader.manifest, reader.directory, recipe, corpora.digest, corpora.tokenizer)
+        if not network.started:
+            base = base_of(reader, recipe, grid) if recipe.lora else None
+            network.start_from(base, resumed=True)
+
+    def load(reader: CheckpointReader) -> None:
+        nonlocal random
+        random = load_state(reader, network.core, network.optimizer, recipe, grid)
+
+    reader = load_newest(folder, grid, say, check, load)
     if reader is None:
         source = recipe.checkpoint.init_from
         start = weights_of(source, recipe, grid) if source else None
         if start:
-            check_tokenizer(start.manifest.tokenizer, corpora.tokenizer, start.directory)
+            check_fit(start.manifest, recipe.model, corpora.tokenizer, start.directory)
         network.start_from(start)
-        fresh = f"fresh start, seed {recipe.train.seed}"
-        say(f"starting from the weights of {start.directory}" if start else fresh)
+        if start:
+            check_whole(start, grid)
+        say(
+            f"starting from the weights of {start.directory}"
+            if start
+            else f"fresh start, seed {recipe.train.seed}"
+        )
         return RunState(base=base_record(start) if start and recipe.lora else {})
-    base = base_of(reader, recipe, grid) if recipe.lora else None
-    network.start_from(base, resumed=True)
-    exact = load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
-    state, step = reader.manifest.state, reader.manifest.step
-    position = Position(**state["position"])
+    if base:
+        check_whole(base, grid)
+    state = reader.manifest.state
+    network.optimizer.restored(int(state["optimizer_steps"]))
+    exact = random is not None
+    if random is not None:
+        set_random_states(random, grid)
+    step, position = reader.manifest.step, Position(**state["position"])
+    how = "everything restored" if exact else "another parallel layout: dropout's random state starts anew"
     if not exact:
         grid.seed(recipe.train.seed + step)
-    how = "everything restored" if exact else "another parallel layout: dropout's random state starts anew"
     say(f"resuming at step {step} (epoch {position.epoch}, row {position.row}): {how}")
     return RunState(step, position, base_record(base) if base else {}, state.get("guard"))
 
@@ -77,6 +110,7 @@ def tidy(folder: Path, recipe: Recipe, step: int) -> None:
 
     Args:
         folder: the run's checkpoints; this process owns the run.
+        recipe: how many to keep.
         step: at which the run goes on.
     """
     layout.sweep(folder)

@@ -28,7 +28,7 @@ from megatron_octo.checkpoint.file_image import CancelledSave
 from megatron_octo.checkpoint.rank_parts import merge_parts, write_part
 from megatron_octo.common import files
 from megatron_octo.common.errors import MachineError, OctoError, machines_failure
-from megatron_octo.model.mcore_gpt import DTYPES
+from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.metrics import SaveNews
@@ -256,7 +256,7 @@ class Saver:
                 tokenizer=self._tokenizer,
                 files=records,
                 tensors=tensors,
-                layout=self._grid.layout(),
+                layout=self._grid.layout.sizes(),
                 state=target.state,
                 lora=self._recipe.lora,
                 provenance={"run": str(self._run.absolute()), "attempt": self._attempt},

@@ -16,13 +16,13 @@ def test_same_bytes_and_digest(place: str, size: int, tmp_path: Path) -> None:
     data = chance.randbytes(size)
     path = tmp_path / "file" if place == "disk" else Path(place) / f"octo-{tmp_path.name}"
     try:
-        with DirectFile(path) as file:
-            done = 0
-            while done < size:
-                count = chance.randrange(1, 3_000_000)
-                file.write(data[done : done + count])
-                done += count
-            record = file.close()
+        file = DirectFile(path)
+        done = 0
+        while done < size:
+            count = chance.randrange(1, 3_000_000)
+            file.write(data[done : done + count])
+            done += count
+        record = file.close()
         assert path.read_bytes() == data
         assert record == {"bytes": size, "digest": digests([path])[path]}
     finally:
@@ -31,7 +31,8 @@ def test_same_bytes_and_digest(place: str, size: int, tmp_path: Path) -> None:
 
 def test_a_full_disk_names_the_file() -> None:
     file = DirectFile(Path("/dev/full"))
-    with pytest.raises(OSError, match="No space left") as error, file:
+    with pytest.raises(OSError, match="No space left") as error:
         file.write(b"x" * 30_000_000)
         file.close()
+    file.abandon()
     assert error.value.filename == "/dev/full"

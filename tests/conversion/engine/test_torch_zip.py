@@ -1,7 +1,12 @@
 """Files of torch.save from strangers: every damage to what describes the weights is named."""
 
 import contextlib
+import functools
+import importlib
+import os
 import random
+import resource
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ import pytest
 import torch
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.conversion.engine.torch_zip import Inert, TorchFile
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.writers.to_bigcode import to_bigcode
 from tests.conversion.models import Tensors, small_model, write_hf, write_legacy
@@ -60,14 +66,18 @@ def test_no_bytes_end_in_a_traceback(hf: tuple[Path, Tensors], tmp_path: Path) -
     good = file.read_bytes()
     open_weights(tmp_path / "legacy")
     chance = random.Random(0)
+    found = 0
     for place in [chance.randrange(9000) for _ in range(150)] + [
         len(good) - chance.randrange(1, 4000) for _ in range(150)
     ]:
         data = bytearray(good)
         data[place] ^= 1 << chance.randrange(8)
         file.write_bytes(data)
-        with contextlib.suppress(OctoError):
+        try:
             open_weights(tmp_path / "legacy")
+        except OctoError:
+            found += 1
+    assert found > 100  # the rest are numbers, times and padding, which no structure tells from others
 
 
 def test_files_that_cannot_be_mapped_are_said_to_be_so(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
@@ -75,7 +85,7 @@ def test_files_that_cannot_be_mapped_are_said_to_be_so(hf: tuple[Path, Tensors],
     (file,) = (tmp_path / "legacy").rglob("*.pt")
     with zipfile.ZipFile(file) as archive:
         records = {info.filename: archive.read(info) for info in archive.infolist()}
-    for order, words in ((b"big", "big-endian"), (b"little", ""), (None, "")):
+    for order, words in ((b"big", "only little-endian"), (b"little", ""), (None, "")):
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in records.items():
                 if not name.endswith("/byteorder"):
@@ -93,18 +103,78 @@ def test_files_that_cannot_be_mapped_are_said_to_be_so(hf: tuple[Path, Tensors],
     assert "save it again" in str(error.value) and "damaged" not in str(error.value)
 
 
-def test_another_file_of_the_same_number_is_not_mistaken(
-    hf: tuple[Path, Tensors], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Inodes are numbers of one file system: a library mapped from another one may have the same."""
-    write_legacy(tmp_path / "legacy", hf[1], MODEL.num_layers, 1, 1)
-    (file,) = (tmp_path / "legacy").rglob("*.pt")
-    read = Path.read_text
-    decoy = f"00001000-00002000 r--p 00000000 00:63 {file.stat().st_ino}    /elsewhere/lib.so\n"
+class Call:
+    """Pickles as a call of a function that a stranger names."""
 
-    def maps(path: Path, *args: Any, **options: Any) -> str:
-        return decoy * (path == Path("/proc/self/maps")) + read(path, *args, **options)
+    def __init__(self, function: Any, *arguments: Any):
+        self.call = function, arguments
 
-    monkeypatch.setattr(Path, "read_text", maps)
-    name = "decoder.final_layernorm.bias"
-    assert torch.equal(open_weights(tmp_path / "legacy").read(name), hf[1]["transformer.ln_f.bias"])
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def attacks(marker: Path) -> dict[str, Any]:
+    shell = f"touch {marker}"
+    return {
+        "system": Call(os.system, shell),
+        "eval": Call(eval, f"open({str(marker)!r}, 'w')"),
+        "exec": Call(exec, f"open({str(marker)!r}, 'w')"),
+        "getattr": Call(getattr, Call(__import__, "os"), "system"),
+        "partial": functools.partial(os.system, shell),
+        "popen": Call(subprocess.Popen, ["touch", str(marker)]),
+        "torch.load": Call(torch.load, str(marker)),
+        "hub": Call(torch.hub.load_state_dict_from_url, "https://localhost/x"),
+        "path": marker,
+        "module": Call(importlib.import_module, "antigravity"),
+    }
+
+
+@pytest.mark.parametrize("attack", sorted(attacks(Path("x"))))
+def test_a_pickle_is_not_run(attack: str, hf: tuple[Path, Tensors], tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    write_legacy(tmp_path / "legacy", hf[1], MODEL.num_layers, 1, 1, extra=attacks(marker)[attack])
+    with pytest.raises(OctoError, match="which no checkpoint needs"):
+        open_weights(tmp_path / "legacy")
+    assert not marker.exists()
+
+
+def pickled(tree: bytes, path: Path) -> TorchFile:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a/data.pkl", tree)
+        archive.writestr("a/data/0", bytes(64))
+    return TorchFile(path)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        b"\x80\x02}r\xff\xff\xff\xff.",  # a memo of four billion places
+        b"\x80\x04\x8d" + (1 << 60).to_bytes(8, "little") + b"x.",
+        b"\x80\x05\x96" + (1 << 61).to_bytes(8, "little") + b"x.",
+        b"\x80\x02" + b"(" * 100_000 + b".",
+        b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+        b"Pno reference\n.",
+        b"",
+    ],
+    ids=["memo", "text", "bytearray", "marks", "nested", "persistent", "empty"],
+)
+def test_a_hostile_pickle_ends_at_once(tree: bytes, tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(OctoError):  # a list of lists is a pickle
+        pickled(tree, tmp_path / "x.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_calls_and_states_change_nothing(tmp_path: Path) -> None:
+    """Whatever a pickle builds from names that checkpoints have, they stay stand-ins."""
+    calls = (
+        b"ctorch\nFloatStorage\n(K\x01tR",
+        b"cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00aK\x01sb",
+        b"cmegatron.x\nsystem\n(X\x02\x00\x00\x00lstR",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02tR",
+    )
+    for call in calls:
+        file = pickled(b"\x80\x02" + call + b".", tmp_path / "x.pt")
+        assert isinstance(file.tree, Inert)
+    with pytest.raises(OctoError, match="is no tensor"):
+        file.place("x", file.tree)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.readers.bigcode_names import parts
+from megatron_octo.conversion.readers.bigcode_names import stage_tensors
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.writers.to_bigcode import to_bigcode
 from megatron_octo.conversion.writers.to_hf import to_hf
@@ -101,7 +101,7 @@ def test_published_sizes(sizes: tuple[int, ...], total: int, fused: list[int]) -
         max_position_embeddings=positions,
         vocab_size=vocabulary,
     )
-    listed = {part.key: part for part in parts(model, vocabulary, 1)}
+    listed = {part.key: part for part in stage_tensors(model, vocabulary, 1)}
     assert sum(torch.Size(part.shape).numel() for part in listed.values()) == total
     query, shared = (
         listed[f"language_model.encoder.layers.0.self_attention.{name}.weight"]

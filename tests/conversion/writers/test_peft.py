@@ -124,11 +124,13 @@ def our_step(run: Path) -> tuple[Any, Any, dict[str, Any]]:
         run / "recipe.yaml", ["parallel={}", f"data.train='train: 1 0:1 {run.parent / 'corpus'}'"]
     )
     with lone_grid(torch.device("cpu")) as grid:
-        network = build_model(recipe, grid, choose_backend(recipe, grid.device))
-        load_weights(CheckpointReader(run.parent / "base"), network, recipe, grid)
+        network = build_model(
+            recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
+        )
+        load_weights(CheckpointReader(run.parent / "base"), network, recipe.model, recipe.compute, grid)
         adapters = CheckpointReader(find_checkpoint(run))
         with torch.no_grad():
-            for held in held_parameters(network, recipe, grid):
+            for held in held_parameters(network, recipe.model, recipe.compute, grid):
                 if held.parameter.requires_grad:
                     held.parameter.copy_(adapters.read(held.spec.name))
 
@@ -145,7 +147,7 @@ def our_step(run: Path) -> tuple[Any, Any, dict[str, Any]]:
         F.cross_entropy(logits[:-1], TOKENS[1:]).backward()
         grads = {
             held.spec.name: held.parameter.grad.numpy()
-            for held in held_parameters(network, recipe, grid)
+            for held in held_parameters(network, recipe.model, recipe.compute, grid)
             if held.parameter.grad is not None
         }
         return logits.detach().numpy(), apart.numpy(), grads
@@ -159,6 +161,7 @@ def peft_model(folder: Path, **options: Any) -> Any:
     return PeftModel.from_pretrained(base, str(folder / "adapter"), **options)
 
 
+@pytest.mark.slow
 def test_logits_and_gradients_are_pefts(folder: Path) -> None:
     logits, apart, grads = run_forked(our_step, folder / "run")
     model = peft_model(folder, is_trainable=True)

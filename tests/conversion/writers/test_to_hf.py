@@ -36,7 +36,7 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
     from megatron_octo.training.loop import Training
     from megatron_octo.training.run import Run
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     run = Training(Run(recipe, grid))
     assert run.train() == 0
     network = run.network.model.eval()

@@ -9,6 +9,7 @@ import pytest
 from tests.data.dataset.test_indexed import write
 
 
+@pytest.mark.slow
 def test_gptdataset_reads_our_files(tmp_path: Path) -> None:
     pytest.importorskip("megatron.core")
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig

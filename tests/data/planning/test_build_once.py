@@ -1,5 +1,6 @@
 """One process makes a plan, whoever comes first; the others wait, and survive its death."""
 
+import json
 import multiprocessing
 import resource
 import subprocess
@@ -102,7 +103,7 @@ def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         lock = lock_path(tmp_path / "it")
-        assert not lock.exists() or lock.read_text().split()[1] == str(process.pid)
+        assert not lock.exists() or json.loads(lock.read_text())["pid"] == process.pid
         start = time.monotonic()
         assert take_lock(tmp_path / "it") and time.monotonic() - start < 1
         lock.unlink()

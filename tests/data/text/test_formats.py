@@ -169,7 +169,7 @@ def test_only_text_is_pretraining() -> None:
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        ("hello", "the value of 'messages' is no list of objects (format chat, line 3)"),
+        ("hello", "the value of 'messages' is not a list of objects (format chat, line 3)"),
         (
             [{"role": "robot", "content": "x"}],
             "messages[0]: role is 'robot', known are system, user, assistant",

@@ -15,6 +15,7 @@ from tests.data.conftest import CONTROL, train_tokenizer
 from tests.places import SHARED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [{0xF1}, {0xE3, 0xC3}, {0x80}, {0x41, 0xBF}, {0xED}, {0xF4, 0x8F}])
 def test_every_code_point(missing: set[int]) -> None:
     pattern = inexpressible(missing)

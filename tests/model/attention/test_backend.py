@@ -9,6 +9,7 @@ import torch
 from megatron_octo.common.errors import OctoError
 from megatron_octo.model.platform.mcore import load_mcore
 from megatron_octo.recipe.schema import Recipe
+from tests.model.configs import given
 
 WINDOW = {"architecture": "starcoder2", "rotary_base": 1e4, "sliding_window": 8}
 
@@ -29,7 +30,7 @@ def test_refused(
 
     recipe = make_recipe(model=model, train={"precision": precision}, system={"attention": attention})
     with pytest.raises(OctoError, match=words):
-        choose_backend(recipe, torch.device("cuda"))
+        choose_backend(recipe.model, recipe.compute, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("deterministic", "dropout"), [(True, 0.0), (True, 0.1), (False, 0.0)])
@@ -40,7 +41,7 @@ def test_deterministic_without_transformer_engine(
     load_mcore()
     from megatron_octo.model.attention import backend
 
-    def fails(recipe: Recipe) -> backend.Backend:
+    def fails(*_: Any) -> backend.Backend:
         raise backend.NoFusedAttentionError("it has none", where="system.attention")
 
     monkeypatch.setattr(backend, "using_transformer_engine", lambda: True)
@@ -51,11 +52,27 @@ def test_deterministic_without_transformer_engine(
         system={"deterministic": deterministic},
     )
     if deterministic and not dropout:
-        found = backend.choose_backend(recipe, torch.device("cuda"))
+        found = backend.choose_backend(recipe.model, recipe.compute, torch.device("cuda"))
         assert "it has none" in str(found) and "flash" in str(found) and not found.transformer_engine
     else:
         with pytest.raises(OctoError, match="it has none"):
-            backend.choose_backend(recipe, torch.device("cuda"))
+            backend.choose_backend(recipe.model, recipe.compute, torch.device("cuda"))
+
+
+def test_without_any_library(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's variable-length flash attention is the fallback; a torch without it ends the run."""
+    load_mcore()
+    from megatron_octo.model.attention import backend
+    from megatron_octo.model.attention.packed import FlashAttention
+
+    recipe = make_recipe(train={"precision": "bf16"}, system={"attention": "torch"})
+    monkeypatch.setattr(backend, "flash_available", lambda: True)
+    chosen = backend.choose_backend(*given(recipe), torch.device("cuda"))
+    assert (chosen.name, chosen.core_attention) == ("flash", FlashAttention)
+    assert str(chosen) == "torch variable-length flash attention" and not chosen.transformer_engine
+    monkeypatch.setattr(backend, "flash_available", lambda: False)
+    with pytest.raises(OctoError, match="no variable-length flash attention"):
+        backend.choose_backend(*given(recipe), torch.device("cuda"))
 
 
 def test_what_a_cpu_takes(make_recipe: Callable[..., Recipe]) -> None:
@@ -63,32 +80,7 @@ def test_what_a_cpu_takes(make_recipe: Callable[..., Recipe]) -> None:
     from megatron_octo.model.attention.backend import choose_backend
     from megatron_octo.model.attention.packed import DocumentAttention
 
-    backend = choose_backend(make_recipe(model=WINDOW), torch.device("cpu"))
+    backend = choose_backend(*given(make_recipe(model=WINDOW)), torch.device("cpu"))
     assert backend.core_attention is DocumentAttention and not backend.transformer_engine
     with pytest.raises(OctoError, match="needs a GPU"):
-        choose_backend(make_recipe(system={"attention": "te"}), torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("model", "fused"),
-    [
-        ({}, True),
-        ({"num_query_groups": 4}, False),
-        ({"tied_embeddings": False}, False),
-        (WINDOW, False),
-    ],
-)
-def test_fused_layers_take_what_they_know(
-    model: dict[str, Any], fused: bool, make_recipe: Callable[..., Recipe]
-) -> None:
-    load_mcore()
-    from megatron_octo.model.layer_choice import use_fused_layers
-
-    assert use_fused_layers(make_recipe(model=model)) == fused
-    assert not use_fused_layers(make_recipe(model=model, system={"layers": "mcore"}))
-    asked = make_recipe(model=model, system={"layers": "fused"})
-    if fused:
-        assert use_fused_layers(asked)
-    else:
-        with pytest.raises(OctoError, match="the fused layers"):
-            use_fused_layers(asked)
+        choose_backend(*given(make_recipe(system={"attention": "te"})), torch.device("cpu"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from megatron_octo.common.errors import OctoError
 from megatron_octo.model.platform.mcore import load_mcore
 from megatron_octo.recipe.schema import Recipe
-from tests.model.configs import check_beside_documents, check_in_the_fused_layers
+from tests.model.configs import check_beside_documents, check_in_the_fused_layers, given
 
 asked: list[tuple[str, bool]] = []  # the function, and whether deterministic, of every call
 
@@ -122,7 +122,7 @@ def test_the_library_takes_what_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
 def choose(recipe: Recipe) -> Any:
     from megatron_octo.model.attention.backend import choose_backend
 
-    return choose_backend(recipe, torch.device("cuda"))
+    return choose_backend(recipe.model, recipe.compute, torch.device("cuda"))
 
 
 @pytest.fixture
@@ -141,13 +141,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(backend, "using_transformer_engine", lambda: found.engine)
     monkeypatch.setattr(
-        backend, "_transformer_engine", lambda recipe: backend.Backend("te", "TE", True, None)
+        backend, "_transformer_engine", lambda model, compute: backend.Backend("te", "TE", True, None)
     )
     torchs = backend.Backend("torch", "torch's", False, object)
-    monkeypatch.setattr(backend, "_torch", lambda recipe: torchs)
+    monkeypatch.setattr(backend, "_torch", lambda model, compute: torchs)
     monkeypatch.setattr(flash4, "_library", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(flash4.probe, "relative_error", lambda recipe, attend: 0.004)
+    monkeypatch.setattr(flash4, "relative_error", lambda model, compute, attend: 0.004)
     return found
 
 
@@ -195,4 +195,4 @@ def test_it_compiles_on_a_gpu_alone(make_recipe: Callable[..., Recipe]) -> None:
     from megatron_octo.model.attention.backend import choose_backend
 
     with pytest.raises(OctoError, match="FlashAttention-4 needs a GPU"):
-        choose_backend(make_recipe(system={"attention": "flash4"}), torch.device("cpu"))
+        choose_backend(*given(make_recipe(system={"attention": "flash4"})), torch.device("cpu"))

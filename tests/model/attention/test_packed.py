@@ -104,7 +104,7 @@ def logits_of(recipe: Recipe, rows: list[Tensor], boundaries: list[int]) -> list
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.network import Network
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     network = Network(recipe, grid)
     network.start_from(None)
     network.core.eval()

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from megatron_octo.config.sections import ParallelConfig
+from megatron_octo.config.layout import Layout
 from tests.distributed import run_ranks
 
 
@@ -13,7 +13,7 @@ def draws() -> dict[str, Any]:
 
     from megatron_octo.model.platform.grid import Grid
 
-    grid = Grid.build(ParallelConfig(tensor=2), torch.device("cpu"), seed=7)
+    grid = Grid.build(Layout(tensor=2), torch.device("cpu"), seed=7)
     tracker = tensor_parallel.get_cuda_rng_tracker()
 
     def both() -> tuple[torch.Tensor, torch.Tensor]:

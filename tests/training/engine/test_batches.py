@@ -35,7 +35,7 @@ def lengths(recipe: Recipe) -> list[tuple[list[int], int, int]]:
     from megatron_octo.training.engine.batches import Loader, to_device
     from megatron_octo.training.engine.datasets import open_corpora
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     corpora = open_corpora(recipe, RunDirectory(recipe, grid.is_main), grid)
     loader = Loader(corpora.train, recipe, grid, Position())
     micros = [to_device(micro, grid.device) for _ in range(2) for micro in loader.next().micro_batches]

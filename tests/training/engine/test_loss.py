@@ -24,15 +24,18 @@ def sharded_loss(
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.loss import CrossEntropy, weighted_loss
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
-    mine = logits_TV.chunk(grid.tensor_size, dim=1)[grid.tensor_rank].clone().requires_grad_()
-    losses = CrossEntropy(recipe, grid)(mine * 1.0, labels_T)  # the network's logits are no leaf, either
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
+    mine = logits_TV.chunk(grid.layout.tensor, dim=1)[grid.tensor_rank].clone().requires_grad_()
+    losses = CrossEntropy(recipe.model, recipe.compute, grid)(
+        mine * 1.0, labels_T
+    )  # the network's logits are no leaf, either
     loss = weighted_loss(losses, weights_T, 7.5)
     loss.backward()
     assert mine.grad is not None
     return losses.detach(), loss.detach(), mine.grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize(
     ("vocabulary", "multiple", "dtype"),
@@ -131,7 +134,7 @@ def step_gradients(recipe: Recipe) -> tuple[float, dict[str, list[tuple[int, int
     from megatron_octo.training.engine.metrics import reduce_totals
     from megatron_octo.training.engine.network import Network
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     corpora = open_corpora(recipe, RunDirectory(recipe, grid.is_main), grid)
     network = Network(recipe, grid)
     network.start_from(None)
@@ -139,7 +142,9 @@ def step_gradients(recipe: Recipe) -> tuple[float, dict[str, list[tuple[int, int
     batch = loader.next()
     loss = reduce_totals(network.gradients(batch), batch, False, grid).loss
     loader.close()
-    names = {held.parameter: held.key for held in held_parameters(network.core, recipe, grid)}
+    names = {
+        held.parameter: held.key for held in held_parameters(network.core, recipe.model, recipe.compute, grid)
+    }
     found: dict[str, list[tuple[int, int, Tensor]]] = {}
     for shard in network.optimizer.shards():
         gradient: Any = shard.parameter.main_grad

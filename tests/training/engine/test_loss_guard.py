@@ -40,6 +40,7 @@ def lines(run: TestRun) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nan", "spike"])
 def test_a_skipped_step_leaves_no_trace(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -74,6 +75,7 @@ def test_a_skipped_step_leaves_no_trace(
     assert find_gaps(samples) == []
 
 
+@pytest.mark.slow
 def test_a_bad_step_stops_the_run_and_keeps_its_batch(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

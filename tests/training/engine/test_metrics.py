@@ -35,6 +35,7 @@ def test_tensorboard_shows_each_step_once(
     assert [event.step for event in events.Scalars("valid/loss")] == [3, 6]
 
 
+@pytest.mark.slow
 def test_wandb_is_offline_and_one_run(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "TMPDIR"):

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.config.sections import ParallelConfig
+from megatron_octo.config.layout import Layout
 from megatron_octo.recipe.schema import Recipe
 from tests.conftest import recipe_tree
 from tests.distributed import run_ranks
@@ -51,7 +51,7 @@ def test_all_ranks_take_one_mlp(make_recipe: Callable[..., Recipe]) -> None:
     assert "system.mlp=plain" in str(raised.value)
 
 
-def _groups_that_spoke(parallel: ParallelConfig) -> int:
+def _groups_that_spoke(layout: Layout) -> int:
     """How many first words a rank said when the groups were made."""
     import torch
 
@@ -66,7 +66,7 @@ def _groups_that_spoke(parallel: ParallelConfig) -> int:
 
     dist.all_reduce = listen
     try:
-        Grid.build(parallel, torch.device("cpu"), 0)
+        Grid.build(layout, torch.device("cpu"), 0)
     finally:
         dist.all_reduce = whole
     assert all(size > 1 for size in said)
@@ -74,9 +74,9 @@ def _groups_that_spoke(parallel: ParallelConfig) -> int:
 
 
 def test_groups_are_set_up_when_they_are_made() -> None:
-    counts = run_ranks(4, _groups_that_spoke, ParallelConfig(tensor=2, pipeline=2))
+    counts = run_ranks(4, _groups_that_spoke, Layout(tensor=2, pipeline=2))
     assert min(counts) >= 2  # tensor and pipeline at least, on every rank
-    assert run_ranks(1, _groups_that_spoke, ParallelConfig()) == [0]
+    assert run_ranks(1, _groups_that_spoke, Layout()) == [0]
 
 
 def _draws_of_a_validation(tree: dict[str, Any]) -> list[bool]:
@@ -90,7 +90,7 @@ def _draws_of_a_validation(tree: dict[str, Any]) -> list[bool]:
     from megatron_octo.training.engine.randomness import random_states
 
     recipe = build_recipe(tree)
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
     network: Any = Network(recipe, grid)
     network.start_from(None)
 

@@ -19,6 +19,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NORM = "decoder.final_layernorm.bias over the"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "parallel", "interval", "found", "said"),
     [

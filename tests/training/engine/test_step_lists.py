@@ -27,7 +27,7 @@ def make_network(recipe: Recipe, change: Callable[[Any], None] | None = None) ->
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.network import Network
 
-    network = Network(recipe, Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed))
+    network = Network(recipe, Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed))
     if change:
         change(network.core)
     network.start_from(None)
@@ -106,6 +106,7 @@ def both_steps(recipes: list[Recipe]) -> list[tuple[dict[str, Any], dict[str, An
     return [(some_steps(recipe, mcore_step), some_steps(recipe, own_step)) for recipe in recipes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_the_step_of_megatron_core(layout: str, make_recipe: Callable[..., Recipe]) -> None:
     world, sections = LAYOUTS[layout]
@@ -241,6 +242,7 @@ def drawn_both(recipe: Recipe, mixed: bool) -> tuple[dict[str, Any], dict[str, A
     return drawn_steps(recipe, mixed, None), drawn_steps(recipe, mixed, Kernels())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "mixed"])
 @pytest.mark.parametrize("longest", [3, 1024])
 def test_lists_for_transformer_engine(

@@ -31,6 +31,7 @@ def first_step(run: TestRun, world: int, source: Path, *overrides: str) -> tuple
     return loss, norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "layout"),
     [(1, []), (2, ["parallel.tensor=2", "model.vocab_multiple=512"]), (2, ["parallel.pipeline=2"])],

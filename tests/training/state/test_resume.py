@@ -69,6 +69,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_two_resumes_are_bitwise_the_same(name: str, tmp_path: Path, corpus: Path) -> None:
     world, sections = LAYOUTS[name]
@@ -115,6 +116,7 @@ def test_other_attention_than_before_is_said(tmp_path: Path, corpus: Path) -> No
     assert run.train(1, "train.steps=6").count(said) == 1  # the log has all attempts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "parallel"),
     [(1, {}), (2, {}), (2, {"tensor": 2}), (2, {"pipeline": 2}), (4, {"tensor": 2, "sequence": True})],
@@ -133,6 +135,7 @@ def test_resume_on_another_layout(
         assert mine[2] == pytest.approx(expected[2], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_resume_on_other_layers(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 2})
     for steps, layers in ((2, "mcore"), (4, "fused"), (STEPS, "mcore")):
@@ -146,13 +149,14 @@ def reloaded(recipe: Recipe, checkpoint: Path) -> dict[str, int]:
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.model.weights import held_parameters
     from megatron_octo.training.engine.network import Network
-    from megatron_octo.training.state.state_parts import full_part, load_checkpoint
+    from megatron_octo.training.state.state_parts import full_part, load_state
 
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), recipe.train.seed)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     network, reader = Network(recipe, grid), CheckpointReader(checkpoint)
     network.start_from(None, resumed=True)
-    load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
-    for held in held_parameters(network.core, recipe, grid):
+    load_state(reader, network.core, network.optimizer, recipe, grid)
+    network.optimizer.restored(int(reader.manifest.state["optimizer_steps"]))
+    for held in held_parameters(network.core, recipe.model, recipe.compute, grid):
         expected = reader.read(held.spec.name, "weights", held.offset, held.shape)
         assert held.parameter.dtype == expected.dtype and torch.equal(held.parameter, expected), held.key
     part = full_part(network.core, network.optimizer, recipe, grid)
@@ -173,6 +177,7 @@ def reloaded(recipe: Recipe, checkpoint: Path) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_state_is_the_same_bits_on_any_layout(tmp_path: Path, corpus: Path, precision: str) -> None:
     """Saved at tensor 2 x pipeline 2 + sequence; loaded at others: weights, fp32 weights and both moments."""
@@ -200,6 +205,7 @@ def test_state_is_the_same_bits_on_any_layout(tmp_path: Path, corpus: Path, prec
         assert {kind: sum(answer.get(kind, 0) for answer in answers) for kind in kinds} == whole
 
 
+@pytest.mark.slow
 def test_three_resumes_over_borders_of_epochs(tmp_path: Path, corpus: Path) -> None:
     """Stopped right before each of three steps whose rows are of two epochs."""
     steps = {"train": {"steps": 9}, "model": {"hidden_dropout": 0.1}, "checkpoint": {"interval": 9}}

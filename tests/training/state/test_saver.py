@@ -30,6 +30,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "sections"),
     [
@@ -58,6 +59,7 @@ def test_the_same_checkpoints_either_way(
     assert runs[True].names() == runs[False].names()
 
 
+@pytest.mark.slow
 def test_what_is_kept_and_weights_alone(tmp_path: Path, corpus: Path) -> None:
     checkpoint = {"interval": 1, "keep": 2, "keep_every": 3, "weights_every": 4, "weights_dtype": "bf16"}
     run = TestRun(tmp_path, corpus, checkpoint=checkpoint, parallel={"tensor": 2})
@@ -97,6 +99,7 @@ def test_what_is_kept_and_weights_alone(tmp_path: Path, corpus: Path) -> None:
     assert [path.name for path in (only.path / layout.WEIGHTS).iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_waits_for_the_save_in_flight(tmp_path: Path, corpus: Path) -> None:
     whole = TestRun(tmp_path, corpus, "whole", checkpoint={"interval": 1, "keep": 9})
     whole.train(2)
@@ -112,6 +115,7 @@ def test_a_request_to_stop_waits_for_the_save_in_flight(tmp_path: Path, corpus: 
         assert run.content(number) == whole.content(number)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """A small version of benchmarks/resume_kills.py, which compares everything."""
     found = campaign(tmp_path, kills=6, seed=1, steps=20)
@@ -126,7 +130,7 @@ def save_and_lose_the_run(tree: dict[str, Any], error: Exception) -> tuple[int, 
     from megatron_octo.training.state.saver import Saver
 
     recipe = build_recipe(tree)
-    grid = Grid.build(recipe.parallel, torch.device("cpu"), 0)
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
     network = Network(recipe, grid)
     network.start_from(None)
     ours = True
@@ -169,10 +173,10 @@ def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path, error: 
 
 
 def lack_on_this_rank(sizes: list[int]) -> str | None:
-    from megatron_octo.config.sections import ParallelConfig
+    from megatron_octo.config.layout import Layout
     from megatron_octo.training.state.host_copy import lack_of_memory
 
-    grid = Grid.build(ParallelConfig(), torch.device("cpu"), 0)
+    grid = Grid.build(Layout(), torch.device("cpu"), 0)
     return lack_of_memory(sizes[grid.rank], grid)
 
 

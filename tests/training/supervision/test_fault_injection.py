@@ -50,6 +50,7 @@ def last_attempt(run: TestRun) -> Attempt:
     return read_attempts(run.path)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "kind"), [(1, "kill"), (0, "kill"), (1, "crash")])
 def test_a_rank_dies(
     tmp_path: Path, corpus: Path, whole: TestRun, monkeypatch: pytest.MonkeyPatch, rank: int, kind: str
@@ -75,6 +76,7 @@ def test_a_rank_dies(
     assert last_attempt(run).reason == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "fault", "said"),
     [
@@ -113,6 +115,7 @@ def test_a_rank_hangs(
     assert run.content(6) == whole.content(6)
 
 
+@pytest.mark.slow
 def test_a_rank_falls_silent(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process cannot say anything; the others leave without it."""
     run = TestRun(tmp_path, corpus, **TP2)
@@ -125,6 +128,7 @@ def test_a_rank_falls_silent(tmp_path: Path, corpus: Path, monkeypatch: pytest.M
     assert last_attempt(run).culprits == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
@@ -158,6 +162,7 @@ def test_one_rank_errs(
     run.train(2)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_suspended_goes_on(
     tmp_path: Path, corpus: Path, whole: TestRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +189,7 @@ def start_command(run: TestRun, launcher: list[str], fault: str, *arguments: str
         return subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=120).returncode
 
 
+@pytest.mark.slow
 def test_the_launcher(tmp_path: Path, corpus: Path) -> None:
     """``--nproc 2``: a rank that stands still is ended by the launcher, with its stacks."""
     run = TestRun(tmp_path, corpus, **TP2)
@@ -196,6 +202,7 @@ def test_the_launcher(tmp_path: Path, corpus: Path) -> None:
     assert last_attempt(run).reason == "lost rank"
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path: Path, corpus: Path) -> None:
     """It exits with 1 whatever its workers' codes are; the run's own record tells."""
     run = TestRun(tmp_path, corpus, **TP2)
@@ -207,6 +214,7 @@ def test_torchrun(tmp_path: Path, corpus: Path) -> None:
     assert run.state()["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_rank_that_never_comes(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, **TP2)
     processes = run.start(2, QUICK)

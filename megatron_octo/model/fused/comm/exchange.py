@@ -1,8 +1,8 @@
-"""What the tensor ranks say to each other inside a layer.
+"""Gathering and summing of rows over the tensor ranks inside a layer.
 
-Tokens are rows. Under sequence parallelism each rank keeps an even, consecutive part of them between the linear layers.
-Around a linear layer the rows are handled in pieces, one a rank: the own piece is computed while the others' are on
-their way, and what the others wait for is computed before what stays here.
+Rows are tokens. Under sequence parallelism each rank keeps an even, consecutive part of them (S of T) between the
+linear layers. Around a linear layer the rows are handled in one piece per rank: the own piece is computed while the
+others arrive, and pieces for other ranks are computed before the own.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from megatron_octo.model.fused.comm.peer_memory import PeerMemory
 
 
 class Pending:
-    """A tensor that may still be on its way; :meth:`wait` before it is read. What it comes from is kept until then."""
+    """A tensor that may still be arriving; :meth:`wait` returns it. Its sources are kept alive until then."""
 
     def __init__(self, make: Callable[[], Tensor], *kept: Tensor):
         self._make: Callable[[], Tensor] | None = make
@@ -25,6 +25,7 @@ class Pending:
         self._tensor: Tensor | None = None
 
     def wait(self) -> Tensor:
+        """Wait for the tensor and return it."""
         if self._make is not None:
             self._tensor, self._make, self._kept = self._make(), None, ()
         assert self._tensor is not None
@@ -32,7 +33,7 @@ class Pending:
 
 
 def _after(work: Any, tensor: Tensor, *kept: Tensor) -> Pending:
-    """``tensor`` once ``work`` is done."""
+    """Return ``tensor``, pending until ``work`` is done."""
 
     def wait() -> Tensor:
         work.wait()
@@ -43,8 +44,15 @@ def _after(work: Any, tensor: Tensor, *kept: Tensor) -> Pending:
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """Attributes: the tensor ranks' process group, how many they are, this one's number, sequence parallelism, and
-    the memory through which they reach each other without a collective (GPUs of one machine), if they can."""
+    """The tensor ranks of this process, and how they exchange rows.
+
+    Attributes:
+        group: Their process group.
+        size: Number of them.
+        rank: Of this process among them.
+        sequence: Sequence parallelism.
+        peer: Shared memory that replaces collectives between GPUs of one machine, or None.
+    """
 
     group: dist.ProcessGroup
     size: int
@@ -53,7 +61,7 @@ class TensorGroup:
     peer: PeerMemory | None = field(default=None, compare=False)
 
     def rows(self, whole: int) -> list[slice]:
-        """The pieces of so many rows: this rank's first. One piece without sequence parallelism."""
+        """Return the pieces of ``whole`` rows, this rank's first; one piece without sequence parallelism."""
         if not self.sequence:
             return [slice(0, whole)]
         part = whole // self.size
@@ -61,7 +69,7 @@ class TensorGroup:
         return [slice(rank * part, (rank + 1) * part) for rank in ranks]
 
     def gather(self, part_SX: Tensor) -> list[Pending]:
-        """The pieces of the whole tensor, in the order of :meth:`rows`."""
+        """Gather the pieces [S, X] of the whole tensor [T, X], in the order of :meth:`rows`."""
         if not self.sequence:
             return [Pending(lambda: part_SX)]
         if self.peer:
@@ -74,10 +82,10 @@ class TensorGroup:
         return [Pending(lambda: part_SX), *(_after(work, whole[rows], part_SX) for rows in pieces)]
 
     def sum(self, compute: Callable[[int], Tensor]) -> Pending:
-        """The sum over the ranks of a tensor, of which this rank keeps its piece, or all without sequence parallelism.
+        """Sum a tensor over the ranks; return this rank's piece, or all of it without sequence parallelism.
 
         Args:
-            compute: this rank's summand of a piece, by its place in :meth:`rows`; called for the own piece last.
+            compute: Returns this rank's summand of a piece, by its place in :meth:`rows`; called last for the own one.
         """
         if self.size == 1:
             own = compute(0)
@@ -93,7 +101,7 @@ class TensorGroup:
         return _after(dist.reduce_scatter_tensor(out, whole, group=self.group, async_op=True), out, whole)
 
     def gather_whole(self, part_SX: Tensor) -> Tensor:
-        """All rows in their order."""
+        """Gather all rows in order: [T, X]."""
         if not self.sequence:
             return part_SX
         pieces = [piece.wait() for piece in self.gather(part_SX)]

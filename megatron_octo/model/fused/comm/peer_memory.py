@@ -1,9 +1,9 @@
-"""Memory that the tensor ranks of one machine share: rows are fetched by the GPUs' copy engines, beside the matrix
-products and without taking multiprocessors from them, as a collective's kernel would.
+"""GPU memory that the tensor ranks of one machine share.
 
-Each use takes the next of a ring of buffers: write, meet the others at a barrier, fetch on a stream of its own. When a
-buffer comes round again, every rank must have fetched what was in it. The ring is so long that this follows from the
-barriers: the functions of a layer wait for a fetch before they have met as many further barriers as there are ranks.
+The GPUs' copy engines fetch rows from it during matrix products, without taking multiprocessors from them as a
+collective's kernel would. Each use takes the next buffer of a ring: write, meet the other ranks at a barrier, fetch on
+a stream of its own. A buffer may be reused once every rank has fetched its content. The ring's length ensures that: a
+layer's functions wait for a fetch before they pass as many further barriers as there are ranks.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,13 @@ class PeerMemory:
     """A ring of buffers on every tensor rank.
 
     Args:
-        shape: of the largest piece, rows and columns.
+        group: Of the tensor ranks.
+        shape: Rows and columns of the largest piece.
+        dtype: Of all pieces.
+        device: This rank's GPU.
 
     Raises:
-        RuntimeError: there is no memory for it.
+        RuntimeError: Too little GPU memory is free.
     """
 
     def __init__(
@@ -37,10 +40,10 @@ class PeerMemory:
         self._use = 0
 
     def connect(self) -> None:
-        """Reach the others' buffers. Collective: every rank has to have its own.
+        """Map the other ranks' buffers. Collective, after every rank has allocated its own.
 
         Raises:
-            RuntimeError: the GPUs cannot reach each other's memory.
+            RuntimeError: The GPUs cannot reach each other's memory.
         """
         import torch.distributed._symmetric_memory as symmetric
 
@@ -48,7 +51,7 @@ class PeerMemory:
         self._rank, self._size = self._handle.rank, self._handle.world_size
 
     def _next(self, shape: torch.Size) -> tuple[int, Tensor]:
-        """Offset and tensor of the next buffer."""
+        """Return offset and tensor of the next buffer."""
         if shape.numel() > self._count:
             raise ValueError(f"{tuple(shape)} does not fit into a buffer of {self._count} elements")
         offset = (self._use % self._buffers) * self._count
@@ -56,10 +59,10 @@ class PeerMemory:
         return offset, self._handle.get_buffer(self._rank, shape, self._dtype, offset)
 
     def _fetch_from(self, rank: int, shape: torch.Size, offset: int) -> Callable[[], Tensor]:
-        """Start to copy a buffer of another rank; the answer waits for it and returns the copy."""
+        """Start to copy a buffer of another rank; return a function that waits for the copy and returns it."""
         here = torch.cuda.current_stream()
         copy = torch.empty(shape, dtype=self._dtype, device=self._buffer.device)
-        self._stream.wait_stream(here)  # the barrier, and whatever used the memory of the copy before
+        self._stream.wait_stream(here)  # for the barrier, and earlier users of the copy's memory
         with torch.cuda.stream(self._stream):
             copy.copy_(self._handle.get_buffer(rank, shape, self._dtype, offset), non_blocking=True)
             done = self._stream.record_event()
@@ -74,17 +77,17 @@ class PeerMemory:
         return [(self._rank + step) % self._size for step in range(1, self._size)]
 
     def fetch(self, part: Tensor) -> list[Callable[[], Tensor]]:
-        """The same part of every other rank, from the next rank on."""
+        """Fetch the same part from every other rank, the next rank first."""
         offset, mine = self._next(part.shape)
         mine.copy_(part)
         self._handle.barrier(channel=0)
         return [self._fetch_from(rank, part.shape, offset) for rank in self._others()]
 
     def exchange(self, compute: Callable[[int], Tensor]) -> Callable[[], Tensor]:
-        """Sum over the ranks of the piece that this one keeps; see TensorGroup.sum."""
+        """Sum over the ranks the piece that this rank keeps; see ``TensorGroup.sum``."""
         arriving = []
         for place in range(self._size - 1, 0, -1):
-            # What lies `place` ranks ahead goes there; from as many behind comes what belongs here.
+            # The summand is for the rank `place` ahead; the one as far behind has written this rank's.
             summand = compute(place)
             offset, mine = self._next(summand.shape)
             mine.copy_(summand)

@@ -1,19 +1,20 @@
-"""How the tensor ranks of a run reach each other, and what they have to sum once a step."""
+"""Set-up of the tensor ranks' communication, and the gradients that they sum once per step."""
 
 import torch
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.torch_dtypes import DTYPES
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.comm.peer_memory import PeerMemory
-from megatron_octo.model.mcore_gpt import DTYPES
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
 
 
 def sum_shared_gradients(model: torch.nn.Module, grid: Grid) -> None:
-    """Sum over the tensor ranks the gradients to which each of them gave the part of its own heads. Collective."""
-    if grid.tensor_size == 1:
+    """Sum over the tensor ranks the gradients of which each has the part of its own heads. Collective."""
+    if grid.layout.tensor == 1:
         return
     gradients: list[Tensor] = [
         parameter.main_grad  # type: ignore[attr-defined]
@@ -24,45 +25,47 @@ def sum_shared_gradients(model: torch.nn.Module, grid: Grid) -> None:
         return
     together = torch.cat([gradient.view(-1) for gradient in gradients])
     torch.distributed.all_reduce(together, group=grid.tensor_group)
-    for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
-        gradient.copy_(summed.view_as(gradient))
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(together[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
 
 
-def _anybodys(problem: str | None, grid: Grid) -> str | None:
-    """The first problem that a tensor rank has. Collective."""
-    if grid.tensor_size == 1:
+def _any_problem(problem: str | None, grid: Grid) -> str | None:
+    """Return the first problem of any tensor rank, or None. Collective."""
+    if grid.layout.tensor == 1:
         return problem
-    answers: list[str | None] = [None] * grid.tensor_size
+    answers: list[str | None] = [None] * grid.layout.tensor
     torch.distributed.all_gather_object(answers, problem, group=grid.tensor_group)
     return next((answer for answer in answers if answer), None)
 
 
-def tensor_group(recipe: Recipe, grid: Grid) -> TensorGroup:
-    """The tensor ranks, with memory in common where GPUs of one machine can have it. Collective.
+def tensor_group(model: ModelConfig, compute: Compute, grid: Grid) -> TensorGroup:
+    """Return the tensor ranks, with shared memory where GPUs of one machine support it. Collective.
 
     Raises:
-        OctoError: the recipe asks for common memory and the GPUs cannot reach each other's.
+        OctoError: The recipe requires shared memory, and the GPUs cannot reach each other's.
     """
-    sequence, wanted = recipe.parallel.sequence, recipe.system.tensor_transport
+    sequence, wanted = compute.layout.sequence, compute.tensor_transport
     peer, problem = None, None
     if sequence and wanted != "collective" and grid.device.type == "cuda":
-        rows = recipe.batch.micro_size * recipe.data.seq_length // grid.tensor_size
-        shape = (rows, recipe.model.hidden_size)
+        rows = compute.micro_tokens // grid.layout.tensor
+        shape = (rows, model.hidden_size)
         try:
-            peer = PeerMemory(grid.tensor_group, shape, DTYPES[recipe.train.precision], grid.device)
+            peer = PeerMemory(grid.tensor_group, shape, DTYPES[compute.precision], grid.device)
         except RuntimeError as error:
             problem = str(error).splitlines()[0]
     elif wanted == "peer":
         problem = "it needs GPUs and parallel.sequence"
-    problem = _anybodys(problem, grid)
-    if peer and not problem:  # all have theirs: nobody waits in vain for a rank that has none
+    problem = _any_problem(problem, grid)
+    if peer and not problem:  # every rank has allocated its own, so none waits in vain
         try:
             peer.connect()
         except RuntimeError as error:
             problem = str(error).splitlines()[0]
-        problem = _anybodys(problem, grid)
+        problem = _any_problem(problem, grid)
     if problem and wanted == "peer":
-        raise OctoError(f"no common memory: {problem}", where="system.tensor_transport", hint="use auto")
+        raise OctoError(f"no shared memory: {problem}", where="system.tensor_transport", hint="use auto")
     return TensorGroup(
-        grid.tensor_group, grid.tensor_size, grid.tensor_rank, sequence, None if problem else peer
+        grid.tensor_group, grid.layout.tensor, grid.tensor_rank, sequence, None if problem else peer
     )

@@ -1,4 +1,4 @@
-"""Triton kernel that sums a matrix over its rows, in a fixed order; ``reference.column_sums`` says in plain torch what.
+"""Triton kernel that sums a matrix over its rows, in a fixed order. ``reference`` computes the same in plain torch.
 
 M rows, N columns.
 """
@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MANY = 1024  # rows: in parts first
+_MANY = 1024  # rows; more are summed in parts first
 _PARTS = 64
-_ROWS = 32  # that a program reads at a time
+_ROWS = 32  # rows that a program reads at a time
 
 
 @triton.jit
@@ -29,13 +29,14 @@ def _column_sums(  # type: ignore[no-untyped-def]
 
 
 def column_sums(x_MN: Tensor) -> Tensor:
+    """Sum the rows in fp32: [N]."""
     if x_MN.size(0) > _MANY:
         x_MN = _summed(x_MN, _PARTS, 64)
     return _summed(x_MN, 1, 32)[0]
 
 
 def _summed(x_MN: Tensor, parts: int, columns: int) -> Tensor:
-    """Of so many parts of the rows, fp32 [parts, N]."""
+    """Sum each of ``parts`` parts of the rows, fp32 [parts, N]; ``columns`` per program."""
     rows, width = x_MN.shape
     x_MN = x_MN if x_MN.stride(1) == 1 else x_MN.contiguous()
     sums = x_MN.new_empty((parts, width), dtype=torch.float32)

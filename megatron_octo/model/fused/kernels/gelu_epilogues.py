@@ -1,6 +1,6 @@
 """Gelu and its gradient in the epilogues of matrix products: kernels for Hopper, compiled by QuACK at their first call.
 
-The module imports QuACK (Tri Dao's ``quack-kernels``) and with it CUTLASS' compiler: import it where it is wanted.
+The module imports QuACK (Tri Dao's ``quack-kernels``) and with it CUTLASS' compiler, so import it inside a function.
 M rows (tokens), N outputs, K inputs.
 """
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class Named:
-    """A function of an epilogue that QuACK's cache of kernels knows by its name.
+    """Identifies a function of an epilogue by its name in QuACK's cache of kernels.
 
-    QuACK itself would take the function's source, and that of all that it refers to. With CUTLASS 4.8 QuACK 0.6.5 fails
-    at what the decorators of CUTLASS refer to.
+    By default QuACK takes the source of the function and of everything it refers to; QuACK 0.6.5 fails at what the
+    decorators of CUTLASS 4.8 refer to.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -27,6 +27,7 @@ class Named:
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
     def __call__(self, *values: Any) -> Any:
+        """Call the function."""
         return self.function(*values)
 
 
@@ -34,7 +35,7 @@ tanh_gelu, tanh_gradient = Named(activation.gelu_tanh_approx), Named(activation.
 exact_gelu, exact_gradient = Named(activation.gelu_erf), Named(activation.dgelu_erf)
 
 
-# QuACK reads these functions' sources and compiles what they say of one element of the product, in fp32.
+# QuACK compiles these functions from their source: each computes one element of the product, in fp32.
 
 
 @gemm_epilogue(outputs=("activated",), ops={"bias": RowVecLoad("bias")})
@@ -62,14 +63,21 @@ def _exact_backward(acc, c):  # type: ignore[no-untyped-def]
 
 
 def linear_gelu(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """``x @ weight.T + bias``, and gelu of it before it is rounded; both [M, N]."""
+    """Return ``x @ weight.T + bias``, and gelu of that before it is rounded; both [M, N] in x's dtype."""
     kernel: Any = _exact_forward if exact else _tanh_forward
     out = kernel(x_MK, weight_NK.t(), tuned=False, bias=bias_N)
     return out["D"], out["activated"]
 
 
 def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """Gradient before gelu, [M, N], from the gradient after the linear layer that follows it; and its sum, fp32 [N]."""
+    """Return the gradient before gelu, [M, N], and its sum over M, fp32 [N].
+
+    Args:
+        d_MK: Gradient of the output of the linear layer after gelu.
+        weight_KN: That layer's weight.
+        before_MN: Gelu's input.
+        exact: Exact gelu, or its tanh approximation.
+    """
     kernel: Any = _exact_backward if exact else _tanh_backward
     out = kernel(d_MK, weight_KN, before_MN, tuned=False)
     return out["D"], out["total"]

@@ -1,4 +1,4 @@
-"""Triton kernels of gelu, and of scales for fp8. The module ``reference`` says in plain torch what they compute.
+"""Triton kernels of gelu and of fp8's scales. ``reference`` computes gelu in plain torch.
 
 T tokens, F hidden size of the MLP, P parts of a tensor. Everything is computed in fp32 and rounded once, when it is
 stored.
@@ -17,7 +17,7 @@ _BLOCK = 4096
 
 @triton.jit
 def _gelu_gate(x, EXACT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """What gelu multiplies x by: the normal distribution function, or GPT's approximation of it, as a sigmoid."""
+    """Compute gelu's factor of x: the normal distribution function, or GPT's approximation of it, as a sigmoid."""
     if EXACT:
         return 0.5 + 0.5 * tl.erf(0.7071067811865476 * x)
     return tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
@@ -69,6 +69,7 @@ def _gelu_backward(  # type: ignore[no-untyped-def]
 
 
 def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
+    """Compute :func:`.reference.gelu_forward`."""
     out = torch.empty_like(x_TF)
     largest = _parts(x_TF) if measure else None
     _gelu_pass(x_TF, out, largest, exact)
@@ -78,7 +79,7 @@ def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
 
 
 def gelu_largest(x_TF: Tensor, exact: bool) -> Tensor:
-    """The largest absolute numbers of parts of gelu, fp32 [P]; gelu itself is not stored."""
+    """Return the largest absolute numbers of parts of gelu, fp32 [P]; gelu itself is not stored."""
     largest = _parts(x_TF)
     _gelu_pass(x_TF, None, largest, exact)
     return largest
@@ -96,6 +97,7 @@ def _gelu_pass(x_TF: Tensor, out_TF: Tensor | None, largest_P: Tensor | None, ex
 
 
 def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = False) -> tuple[Tensor, Tensor]:
+    """Compute :func:`.reference.gelu_backward`."""
     rows, width = x_TF.shape
     dx = torch.empty_like(x_TF)
     columns, block_rows, steps = 512, 4, 32
@@ -118,17 +120,17 @@ def _fp8_scale(largest, scale, parts, limit, BLOCK: tl.constexpr):  # type: igno
         at = start + tl.arange(0, BLOCK)
         highest = tl.maximum(highest, tl.load(largest + at, mask=at < parts, other=0.0))
     bound = tl.max(highest, 0)
-    # A cast to fp8 would make a large number of infinity, which nobody sees: all becomes nan instead.
+    # A cast to fp8 turns infinity into a large finite number, which would hide it: all becomes nan instead.
     factor = tl.where(bound < float("inf"), limit / tl.maximum(bound, 2.0**-100), float("nan"))
     tl.store(scale, tl.where(bound > 0, factor, 1.0))
 
 
 def fp8_scale(largest_P: Tensor, limit: float) -> Tensor:
-    """What to multiply a tensor by so that its largest number is fp8's, fp32 [1].
+    """Return the factor that scales a tensor's largest absolute number to ``limit``, fp32 [1].
 
     Args:
-        largest_P: the largest absolute numbers of its parts, fp32.
-        limit: the largest number of the fp8 type.
+        largest_P: The largest absolute numbers of its parts, fp32.
+        limit: The largest number of the fp8 type.
     """
     scale = largest_P.new_empty(1)
     _fp8_scale[(1,)](largest_P, scale, largest_P.numel(), limit, BLOCK=8192, num_warps=16)

@@ -1,10 +1,7 @@
-"""Triton kernels of norms and cross entropy. The module ``reference`` says in plain torch what each computes.
+"""Triton kernels of residual, dropout and layer norm in one pass. ``reference`` computes the same in plain torch.
 
-T tokens, H hidden size, V columns of the vocabulary on this tensor rank. Everything is computed in fp32 and rounded
-once, when it is stored.
+T tokens, H hidden size. Everything is computed in fp32 and rounded once, when it is stored.
 """
-
-from typing import Any
 
 import torch
 import triton
@@ -14,8 +11,7 @@ from torch import Tensor
 from megatron_octo.model.fused.kernels.amax import note
 from megatron_octo.model.fused.kernels.column_sums import column_sums
 
-_MULTIPROCESSORS = 132  # of an H100; sums are taken in the same order everywhere
-_COLUMNS = 4096  # of the vocabulary at a time
+_MULTIPROCESSORS = 132  # of an H100, on every GPU: sums are taken in the same order everywhere
 
 
 def _warps(block: int) -> int:
@@ -23,9 +19,9 @@ def _warps(block: int) -> int:
 
 
 def _programs_and_stages(block: int, element_size: int) -> tuple[int, int]:
-    """For the norm's backward pass: how many programs, and how many rows each has in hand.
+    """Return the number of programs of the norm's backward pass, and of pipeline stages of each.
 
-    Registers bound the first. Of the rows one is computed, and the others are on their way into shared memory, of which
+    Registers limit the programs. One stage's row is computed while the others' are loaded into shared memory, of which
     a program may take 96 KiB on every GPU that computes in bf16.
     """
     row_bytes = 3 * block * element_size  # three tensors are read
@@ -34,10 +30,9 @@ def _programs_and_stages(block: int, element_size: int) -> tuple[int, int]:
 
 @triton.jit
 def _kept(seed, row, p, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Dropout's factors of a row: 0 or 1 / (1 - p), a function of seed and place alone."""
-    a, b, c, d = tl.rand4x(
-        seed, row * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
-    )  # four numbers for one computation
+    """Draw dropout's factors of a row, 0 or 1 / (1 - p), from seed and position alone."""
+    # rand4x gives four numbers for one computation.
+    a, b, c, d = tl.rand4x(seed, row * (BLOCK // 4) + tl.arange(0, BLOCK // 4))
     draws = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), [BLOCK])
     return tl.where(draws >= p, 1.0 / (1.0 - p), 0.0)
 
@@ -87,16 +82,16 @@ def _add_norm_backward(  # type: ignore[no-untyped-def]
     d_weight = tl.zeros([BLOCK], tl.float32)
     d_shift = tl.zeros([BLOCK], tl.float32)
     d_bias = tl.zeros([BLOCK], tl.float32)
-    # One number: a block of them takes registers, and with them programs of a multiprocessor.
+    # One number: a block of them would take registers, and so programs, of a multiprocessor.
     highest = 0.0
-    # Rows are on their way while those before are computed: sums over a row leave memory nothing to do otherwise.
+    # The next rows are loaded while this one is computed: memory would be idle during the sums over a row.
     for step in tl.range(0, STEPS, num_stages=STAGES):
         row = (program + step * tl.num_programs(0)).to(tl.int64)
         inside = (column < width) & (row + tl.zeros_like(column) < rows)
         at = row * width + column
         x = tl.load(summed + at, mask=inside, other=0.0).to(tl.float32)
         dy = tl.load(d_normed + at, mask=inside, other=0.0).to(tl.float32)
-        known = tl.minimum(row, rows - 1)  # a row past the last is masked in what follows
+        known = tl.minimum(row, rows - 1)  # a row past the last is masked below
         scale = tl.load(rstd + known)
         x = tl.where(inside, (x - tl.load(mean + known)) * scale, 0.0)
         d_weight += dy * x
@@ -133,6 +128,7 @@ def add_norm_forward(
     seed: int,
     measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute :func:`.reference.add_norm_forward`; ``seed`` draws other numbers than there."""
     rows, width = residual_TH.shape
     summed = torch.empty_like(residual_TH) if delta_TH is not None else residual_TH
     normed = torch.empty_like(residual_TH)
@@ -160,6 +156,7 @@ def add_norm_backward(
     seed: int,
     measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute :func:`.reference.add_norm_backward`, with the dropout mask of the forward kernel."""
     rows, width = summed_TH.shape
     d_residual = torch.empty_like(summed_TH)
     dropout = has_delta and p > 0
@@ -178,69 +175,3 @@ def add_norm_backward(
     if largest is not None:
         note(d_delta, largest)
     return d_residual, d_delta, column_sums(partial.view(programs, -1)).view(3, width)
-
-
-@triton.jit
-def _cross_entropy_forward(  # type: ignore[no-untyped-def]
-    logits, labels, log_sum, target, width, valid, first, STEPS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    label = tl.load(labels + row) - first
-    highest = float("-inf")
-    total = 0.0
-    for step in range(STEPS):
-        column = step * COLUMNS + tl.arange(0, COLUMNS)
-        x = tl.load(logits + row * width + column, mask=column < valid, other=float("-inf")).to(tl.float32)
-        higher = tl.maximum(highest, tl.max(x, 0))
-        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(x - higher), 0)
-        highest = higher
-    tl.store(log_sum + row, highest + tl.log(total))
-    mine = (label >= 0) & (label < valid)
-    found = tl.load(logits + row * width + label, mask=mine, other=0.0).to(tl.float32)
-    tl.store(target + row, found)
-
-
-@triton.jit
-def _cross_entropy_backward(  # type: ignore[no-untyped-def]
-    logits, labels, log_sum, d_losses, width, valid, first, COLUMNS: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    at = logits + row * width + column
-    scale = tl.load(d_losses + row)
-    gradient = tl.zeros([COLUMNS], tl.float32)
-    if scale != 0.0:  # context tokens and padding have no part in the loss: nothing to read
-        x = tl.load(at, mask=column < valid, other=float("-inf")).to(tl.float32)
-        gradient = tl.exp(x - tl.load(log_sum + row))
-        gradient = (gradient - tl.where(column == tl.load(labels + row) - first, 1.0, 0.0)) * scale
-    tl.store(at, tl.where(column < valid, gradient, 0.0), mask=column < width)
-
-
-def cross_entropy_forward(
-    logits_TV: Tensor, labels_T: Tensor, valid: int, first: int
-) -> tuple[Tensor, Tensor]:
-    rows, width = logits_TV.shape
-    log_sum, target = logits_TV.new_empty((2, rows), dtype=torch.float32)
-    _cross_entropy_forward[(rows,)](
-        logits_TV,
-        labels_T,
-        log_sum,
-        target,
-        width,
-        valid,
-        first,
-        STEPS=triton.cdiv(valid, _COLUMNS),
-        COLUMNS=_COLUMNS,
-        num_warps=8,
-    )
-    return log_sum, target
-
-
-def cross_entropy_backward_(
-    logits_TV: Tensor, labels_T: Tensor, log_sum_T: Tensor, d_losses_T: Tensor, valid: int, first: int
-) -> None:
-    rows, width = logits_TV.shape
-    grid: Any = (rows, triton.cdiv(width, _COLUMNS))
-    _cross_entropy_backward[grid](
-        logits_TV, labels_T, log_sum_T, d_losses_T, width, valid, first, COLUMNS=_COLUMNS, num_warps=8
-    )

@@ -1,4 +1,4 @@
-"""What the kernels compute, in plain torch: the CPU's implementation, and what the kernels are proven against.
+"""The kernels' operations in plain torch: what runs on a CPU, and what the kernels are tested against.
 
 T tokens, H hidden size, F hidden size of the MLP, V columns of the vocabulary on this tensor rank.
 """
@@ -15,6 +15,7 @@ def _note(tensor: Tensor) -> None:
 
 
 def _kept(like: Tensor, p: float, seed: int) -> Tensor:
+    """Draw dropout's factors, 0 or 1 / (1 - p), fp32."""
     generator = torch.Generator(like.device).manual_seed(seed)
     draws = torch.rand(like.shape, generator=generator, device=like.device)
     return (draws >= p).float() / (1 - p)
@@ -31,10 +32,18 @@ def add_norm_forward(
     seed: int,
     measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``summed = residual + dropout(delta + bias)`` and its layer norm.
+    """Compute ``summed = residual + dropout(delta + bias)`` and its layer norm.
 
     Args:
-        measure: note the norm's largest number (module ``measured``).
+        residual_TH: fp32 or bf16.
+        delta_TH: Of the same dtype; None leaves ``summed`` the residual.
+        bias_H: Given with a delta.
+        weight_H: The norm's weight.
+        shift_H: The norm's bias.
+        eps: Added to the variance.
+        p: Rate of dropout.
+        seed: Of dropout's mask.
+        measure: Note the norm's largest number (:mod:`.amax`).
 
     Returns:
         summed, normed [T, H] in residual's dtype; mean and reciprocal standard deviation, fp32 [T].
@@ -68,13 +77,10 @@ def add_norm_backward(
     seed: int,
     measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`add_norm_forward`.
-
-    Args:
-        measure: note the largest number of the delta's gradient.
+    """Compute the gradients of :func:`add_norm_forward`; with ``measure``, note the largest number of the delta's.
 
     Returns:
-        of residual and of delta (the same tensor without dropout) [T, H]; of weight, shift and bias, fp32 [3, H].
+        Of residual and of delta (the same tensor without dropout) [T, H]; of weight, shift and bias, fp32 [3, H].
     """
     normalised = (summed_TH.float() - mean_T[:, None]) * rstd_T[:, None]
     dy = d_normed_TH.float()
@@ -94,12 +100,12 @@ def add_norm_backward(
 
 
 def column_sums(x_MN: Tensor) -> Tensor:
-    """The sum of the rows, in fp32: [N]."""
+    """Sum the rows in fp32: [N]."""
     return x_MN.sum(0, dtype=torch.float32)
 
 
 def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
-    """Gelu, or GPT's tanh approximation of it."""
+    """Compute gelu [T, F] in x's dtype, or GPT's tanh approximation; with ``measure``, note its largest number."""
     out = F.gelu(x_TF, approximate="none" if exact else "tanh")
     if measure:
         _note(out)
@@ -107,7 +113,7 @@ def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
 
 
 def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = False) -> tuple[Tensor, Tensor]:
-    """Gradient of :func:`gelu_forward` [T, F], and its sum over the tokens, fp32 [F]."""
+    """Compute the gradient of :func:`gelu_forward` [T, F], and its sum over the tokens, fp32 [F]."""
     dx = torch.ops.aten.gelu_backward(dy_TF, x_TF, approximate="none" if exact else "tanh")
     if measure:
         _note(dx)
@@ -117,12 +123,13 @@ def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = Fals
 def cross_entropy_forward(
     logits_TV: Tensor, labels_T: Tensor, valid: int, first: int
 ) -> tuple[Tensor, Tensor]:
-    """Over this rank's columns: log of the sum of exponentials, and the label's logit (0 if it is not here). fp32 [T].
+    """Return the log of the sum of exponentials over this rank's columns, and the label's logit; fp32 [T].
 
     Args:
-        labels_T: token ids, int64.
-        valid: columns of real tokens; those after them are padding and have no part.
-        first: token id of column 0.
+        logits_TV: fp32 or bf16.
+        labels_T: Token ids, int64. A label of another rank has logit 0 here.
+        valid: Columns of real tokens; the padding after them is left out.
+        first: Token id of column 0.
     """
     columns = logits_TV[:, :valid].float()
     local = labels_T - first
@@ -134,11 +141,15 @@ def cross_entropy_forward(
 def cross_entropy_backward_(
     logits_TV: Tensor, labels_T: Tensor, log_sum_T: Tensor, d_losses_T: Tensor, valid: int, first: int
 ) -> None:
-    """Overwrites the logits with their gradient.
+    """Overwrite the logits with their gradient.
 
     Args:
-        log_sum_T: log of the sum of exponentials over the columns of all ranks.
-        d_losses_T: gradient of each token's loss, fp32.
+        logits_TV: fp32 or bf16; padding becomes 0.
+        labels_T: Token ids, int64.
+        log_sum_T: Log of the sum of exponentials over the columns of all ranks, fp32.
+        d_losses_T: Gradient of each token's loss, fp32.
+        valid: Columns of real tokens.
+        first: Token id of column 0.
     """
     gradient = (logits_TV[:, :valid].float() - log_sum_T[:, None]).exp()
     local = labels_T - first
@@ -149,10 +160,12 @@ def cross_entropy_backward_(
 
 
 def add_rows_(table_RH: Tensor, rows_T: Tensor, d_TH: Tensor) -> None:
-    """Add to each row of a table what belongs to it, summed in fp32 and in the order of T.
+    """Add each ``d_TH[t]`` to row ``rows_T[t]`` of a table, summed in fp32 and in the order of T.
 
     Args:
-        rows_T: numbers of rows, int64; those outside the table are passed over.
+        table_RH: fp32 or bf16.
+        rows_T: Row numbers, int64; those outside the table are passed over.
+        d_TH: Gradients, fp32 or bf16.
     """
     mine = (rows_T >= 0) & (rows_T < table_RH.size(0))
     table_RH += torch.ops.aten.embedding_dense_backward(

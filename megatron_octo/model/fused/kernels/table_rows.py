@@ -1,6 +1,6 @@
-"""Triton kernel that adds to rows of a table what belongs to them; ``reference.add_rows_`` says in plain torch what.
+"""Triton kernel that adds gradients to rows of a table. ``reference`` computes the same in plain torch.
 
-T numbers of rows, R rows of the table, H columns.
+T row numbers, R rows of the table, H columns.
 """
 
 import torch
@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_COLUMNS = 1024  # of one program
+_COLUMNS = 1024  # per program
 
 
 @triton.jit
 def _sum_of(d, order, rows, first, mine, count, column, inside, width, PLACES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Over those of so many sorted numbers, from the first on, that are this row's; and whether all are."""
+    """Sum ``d`` over those of PLACES sorted numbers from ``first`` on that equal ``mine``; also whether all do."""
     place = first + tl.arange(0, PLACES)
     same = (place < count) & (tl.load(rows + place, mask=place < count, other=0) == mine)
     line = tl.load(order + place, mask=same, other=0).to(tl.int64)
@@ -26,7 +26,7 @@ def _sum_of(d, order, rows, first, mine, count, column, inside, width, PLACES: t
 def _add_rows(  # type: ignore[no-untyped-def]
     table, rows, order, d, count, height, width, FEW: tl.constexpr, MANY: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    # One program for each sorted number; the first of equal ones adds them all up, in a fixed order: no atomics.
+    # One program per sorted number; that of the first of equal ones adds them all, in a fixed order: no atomics.
     first = tl.program_id(0)
     mine = tl.load(rows + first)
     before = tl.load(rows + tl.maximum(first - 1, 0))
@@ -34,7 +34,7 @@ def _add_rows(  # type: ignore[no-untyped-def]
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         inside = column < width
         at = mine.to(tl.int64) * width + column
-        # Most are alone, a few have thousands.
+        # Most numbers occur once, a few thousands of times.
         total, more = _sum_of(d, order, rows, first, mine, count, column, inside, width, FEW)
         first += FEW
         while more:
@@ -46,6 +46,7 @@ def _add_rows(  # type: ignore[no-untyped-def]
 
 
 def add_rows_(table_RH: Tensor, rows_T: Tensor, d_TH: Tensor) -> None:
+    """Compute :func:`.reference.add_rows_`."""
     height, width = table_RH.shape
     rows, order = rows_T.to(torch.int32).sort(stable=True)
     grid = (rows.numel(), triton.cdiv(width, _COLUMNS))

@@ -1,7 +1,7 @@
-"""Matrix products of the fused layers. Weight gradients go straight into the buffer of gradients.
+"""Matrix products of the fused layers through cuBLAS, with gelu, and weight gradients added to the gradient buffer.
 
-M rows (tokens), N outputs, K inputs. Transformer Engine's cuBLAS calls are used where it is present: they take the
-tanh form of gelu along in the product's epilogue and accumulate in fp32 without a second pass.
+M rows (tokens), N outputs, K inputs. Where Transformer Engine is present its cuBLAS calls are used: they compute the
+tanh form of gelu in the product's epilogue, and accumulate in fp32 without a second pass.
 """
 
 import functools
@@ -25,12 +25,12 @@ def _engine() -> Any:
 
 
 def _transformer_engine(x: Tensor) -> Any:
-    """Transformer Engine's matrix product for such tensors, or None. Of fp32 it would make tf32."""
+    """Return Transformer Engine's matrix product for bf16 on a GPU, else None: it computes fp32 in tf32."""
     return _engine() if x.is_cuda and x.dtype == torch.bfloat16 else None
 
 
 def linear_gelu(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """``x @ weight.T + bias``, and gelu of it; both [M, N]."""
+    """Return ``x @ weight.T + bias`` and gelu of that; both [M, N] in x's dtype."""
     if not exact and (gemm := _transformer_engine(x_MK)):
         activated, _, before, _ = gemm(weight_NK, x_MK, bias=bias_N, gelu=True)
         return before, activated
@@ -39,7 +39,14 @@ def linear_gelu(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor, exact: bool) ->
 
 
 def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """Gradient before gelu, [M, N], from the gradient after the linear layer that follows it; and its sum, fp32 [N]."""
+    """Return the gradient before gelu, [M, N], and its sum over M, fp32 [N].
+
+    Args:
+        d_MK: Gradient of the output of the linear layer after gelu.
+        weight_KN: That layer's weight.
+        before_MN: Gelu's input.
+        exact: Exact gelu, or its tanh approximation.
+    """
     if not exact and (gemm := _transformer_engine(d_MK)):
         gradient, *_ = gemm(weight_KN, d_MK, layout="NN", gelu=True, gelu_in=before_MN, grad=True)
         return gradient, ops.column_sums(gradient)
@@ -47,7 +54,7 @@ def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: boo
 
 
 def add_weight_gradient(main_NK: Tensor, d_MN: Tensor, x_MK: Tensor, accumulate: bool) -> None:
-    """Add ``d.T @ x`` to ``main``, or write it over that. ``main`` may be of another type: it is summed in fp32."""
+    """Add ``d.T @ x`` to ``main``, or overwrite it; ``main`` may have another dtype, and sums are fp32."""
     if gemm := _transformer_engine(d_MN):
         gemm(x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, out=main_NK, accumulate=accumulate, grad=True)
     elif d_MN.is_cuda and main_NK.dtype != d_MN.dtype:

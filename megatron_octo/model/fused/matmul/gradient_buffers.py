@@ -1,7 +1,7 @@
-"""Where the gradients of the fused layers' parameters go: into data parallelism's buffer (``main_grad``), at once.
+"""Gradients of the fused layers' parameters go directly into data parallelism's buffer (``main_grad``).
 
-A weight matrix's first gradient of a step is written over what the buffer holds, so the buffer need not be zeroed
-there: that spares its bytes being written and read once a step, 8 a parameter in fp32.
+A weight matrix's first gradient of a step overwrites the buffer, so that part of the buffer is never zeroed, which
+saves writing and reading it once per step: 8 bytes per parameter in fp32.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from megatron_octo.model.fused.kernels import ops
 
 
 def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Add gradients that are there already (fp32) to their parameters' own; returns what autograd takes of each."""
+    """Add finished gradients (fp32) to their parameters' ``main_grad``; return the placeholders for autograd."""
     mains: list[Any] = [getattr(parameter, "main_grad", None) for parameter in parameters]
     if any(main is None for main in mains):
         return [gradient.to(parameter.dtype) for parameter, gradient in zip(parameters, gradients)]
@@ -25,10 +25,10 @@ def give_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) ->
 
 
 def give_row_gradients(table: Tensor, rows_T: Tensor, d_TH: Tensor) -> Tensor:
-    """Add gradients [T, H] to those of a table's rows, but to no others. What autograd takes.
+    """Add gradients ``d_TH`` to rows ``rows_T`` of the table's gradient; return the placeholder for autograd.
 
     Raises:
-        RuntimeError: the table's gradient is to be written first by another use of it (:func:`write_first`).
+        RuntimeError: Another use of the table, which writes its gradient first (:func:`write_first`), is still to come.
     """
     if getattr(table, "gradient_is_stale", False):
         raise RuntimeError("rows would be added to the gradient of the step before")
@@ -39,19 +39,19 @@ def give_row_gradients(table: Tensor, rows_T: Tensor, d_TH: Tensor) -> Tensor:
 
 
 def given(parameter: Any) -> Tensor:
-    """Tell megatron-core that a parameter's gradient is in ``main_grad`` already; what autograd takes in its place."""
+    """Tell megatron-core that a parameter's gradient is in ``main_grad``; return the placeholder for autograd."""
     parameter.grad_added_to_main_grad = True
     return torch.empty_like(parameter)
 
 
 def write_first(weights: Iterable[Tensor]) -> None:
-    """Declare weights whose gradient comes through ``Arithmetic.give_weight_gradient``, in every micro-batch."""
+    """Declare weights whose gradient comes from ``Arithmetic.give_weight_gradient`` in every micro-batch."""
     for weight in weights:
         weight.gradient_is_stale = False  # type: ignore[attr-defined]
 
 
 def accumulates(weight: Any) -> bool:
-    """Whether the gradient that is coming is to be added to what the buffer holds. Asked once for each."""
+    """Return whether the next gradient is added to the buffer rather than overwriting it. Call once per gradient."""
     stale: bool = getattr(weight, "gradient_is_stale", False)
     if stale:
         weight.gradient_is_stale = False
@@ -59,7 +59,7 @@ def accumulates(weight: Any) -> bool:
 
 
 def spare_zeroing(model: Any) -> None:
-    """Let ``zero_grad_buffer`` of megatron-core's DistributedDataParallel leave out what is written first."""
+    """Make ``zero_grad_buffer`` of megatron-core's DistributedDataParallel skip gradients that are overwritten."""
     for buffer in model.buffers:
         buffer.reset = partial(_reset, buffer)
 

@@ -1,22 +1,25 @@
-"""The MLP's two products that gelu goes with, on QuACK's kernels: gelu, its gradient and the bias' sum take no pass of
-their own there. What that brings is shown by benchmarks/mlp.py."""
+"""The MLP's two products next to gelu on QuACK's kernels, which compute gelu, its gradient and the bias' sum, too.
 
-from typing import Any
+benchmarks/mlp.py measures the gain.
+"""
+
+from typing import Any, override
 
 import torch
 from torch import Tensor
 
-from megatron_octo.model.attention.probe import Library, relative
+from megatron_octo.config.compute import Compute
+from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.fused.kernels import reference
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
-from megatron_octo.recipe.schema import Recipe
+from megatron_octo.model.platform.optional_library import Library, relative
 
 LIBRARY = Library("quack-kernels", "flash4", "0.6.5")
-_ROWS = 300  # of the probe: no multiple of a tile's
+_ROWS = 300  # of the probe: not a multiple of a tile's
 
 
 class QuackArithmetic(Arithmetic):
-    """Matrix products of bf16 tensors on Hopper."""
+    """Matrix products of bf16 tensors on Hopper, with gelu in the epilogues."""
 
     name = "quack"
 
@@ -25,14 +28,19 @@ class QuackArithmetic(Arithmetic):
         self._epilogues = _epilogues()
 
     @property
+    @override
     def description(self) -> str:
         return f"QuACK ({LIBRARY})"
 
+    @override
     def linear_gelu(self, x_MK: Operand, weight_NK: Operand, bias_N: Tensor) -> tuple[Tensor, Operand]:
-        return self._epilogues.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
+        found: tuple[Tensor, Tensor] = self._epilogues.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
+        return found
 
+    @override
     def gelu_gradient(self, d_MK: Operand, weight_KN: Operand, before_MN: Tensor) -> tuple[Operand, Tensor]:
-        return self._epilogues.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
+        found: tuple[Tensor, Tensor] = self._epilogues.gelu_gradient(d_MK, weight_KN, before_MN, self.exact)
+        return found
 
 
 def _epilogues() -> Any:
@@ -41,33 +49,37 @@ def _epilogues() -> Any:
     return epilogues
 
 
-def why_not(recipe: Recipe) -> str | None:
-    """The reason why QuACK cannot be taken for a recipe on this GPU; None if it can."""
-    if recipe.train.precision != "bf16":
-        return f"it is used for bf16 alone, not {recipe.train.precision}"
+def why_not(model: ModelConfig, compute: Compute) -> str | None:
+    """Return why QuACK cannot be used on this GPU, or None."""
+    if compute.precision != "bf16":
+        return f"it is used for bf16 alone, not {compute.precision}"
 
     def obstacle() -> str | None:
         major, minor = torch.cuda.get_device_capability()
         return None if major == 9 else f"it is used on Hopper alone, not on sm_{major}{minor}"
 
-    return LIBRARY.examine(obstacle, lambda: relative_error(recipe))
+    return LIBRARY.examine(obstacle, lambda: relative_error(model, compute))
 
 
 def in_fp32(
     x: Tensor, up: Tensor, bias: Tensor, d: Tensor, down: Tensor, before: Tensor, exact: bool
 ) -> list[Tensor]:
-    """What the two products give, in plain torch and fp32: before and after gelu; its gradient, and the sum of that."""
+    """Compute the two products in plain torch and fp32.
+
+    Returns:
+        Before and after gelu, [M, N]; the gradient before gelu, [M, N], and its sum, [N].
+    """
     product = x.float() @ up.float().t() + bias.float()
     gradient, total = reference.gelu_backward(d.float() @ down.float(), before.float(), exact)
     return [product, reference.gelu_forward(product, exact), gradient, total]
 
 
 @torch.no_grad()
-def relative_error(recipe: Recipe) -> float:
-    """The largest of what both products give, beside the same in plain torch; or nan. With the recipe's widths."""
-    exact = recipe.model.activation == "gelu"
-    hidden, inner = recipe.model.hidden_size, recipe.model.ffn_hidden_size // recipe.parallel.tensor
-    generator = torch.Generator("cuda").manual_seed(0)  # the run's own random numbers stay what they are
+def relative_error(model: ModelConfig, compute: Compute) -> float:
+    """Return the largest relative error of both products beside plain torch, with the model's widths; or nan."""
+    exact = model.activation == "gelu"
+    hidden, inner = model.hidden_size, model.ffn_hidden_size // compute.layout.tensor
+    generator = torch.Generator("cuda").manual_seed(0)  # leaves the run's own random numbers alone
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device="cuda", generator=generator)

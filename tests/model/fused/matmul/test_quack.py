@@ -15,9 +15,9 @@ from megatron_octo.model.fused.kernels import reference
 from megatron_octo.model.fused.matmul import quack
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.fused.matmul.matmul_choice import arithmetic_of
-from megatron_octo.model.layer_choice import use_fused_layers
 from megatron_octo.recipe.schema import Recipe
-from tests.model.attention.test_probe import on_a_cpu
+from tests.model.attention.test_attention_check import on_a_cpu
+from tests.model.configs import given
 from tests.model.fused.matmul.test_matmul_backend import ALONE, compare, leaves
 
 GPU = torch.device("cuda")
@@ -72,15 +72,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_what_auto_takes(make_recipe: Callable[..., Recipe], machine: SimpleNamespace) -> None:
     for activation in ("gelu", "gelu_tanh"):
         recipe = make_recipe(train={"precision": "bf16"}, model={"activation": activation})
-        taken = arithmetic_of(recipe, GPU)
+        taken = arithmetic_of(recipe.model, recipe.compute, GPU)
         assert (taken.name, str(taken)) == ("quack", "QuACK (quack-kernels 0.6.5)")
         assert taken.exact == (activation == "gelu")
-    plain = arithmetic_of(make_recipe(train={"precision": "bf16"}, system={"mlp": "plain"}), GPU)
+    plain = arithmetic_of(*given(make_recipe(train={"precision": "bf16"}, system={"mlp": "plain"})), GPU)
     assert (plain.name, str(plain)) == ("plain", "torch's")
     machine.quack = None
-    assert str(arithmetic_of(recipe, GPU)) == "torch's"
+    assert str(arithmetic_of(recipe.model, recipe.compute, GPU)) == "torch's"
     with pytest.raises(OctoError, match=r"not installed \(pip install -e .\[flash4\]\)"):
-        arithmetic_of(make_recipe(train={"precision": "bf16"}, system={"mlp": "quack"}), GPU)
+        arithmetic_of(*given(make_recipe(train={"precision": "bf16"}, system={"mlp": "quack"})), GPU)
 
 
 @pytest.mark.parametrize(
@@ -100,31 +100,17 @@ def test_not_in_silence(
     machine: SimpleNamespace,
 ) -> None:
     machine.__dict__.update(changes)
-    taken = arithmetic_of(make_recipe(train={"precision": train}), GPU)
+    taken = arithmetic_of(*given(make_recipe(train={"precision": train})), GPU)
     assert type(taken) is Arithmetic and "torch's; not QuACK's: " in str(taken) and words in str(taken)
     with pytest.raises(OctoError, match=words):
-        arithmetic_of(make_recipe(train={"precision": train}, system={"mlp": "quack"}), GPU)
+        arithmetic_of(*given(make_recipe(train={"precision": train}, system={"mlp": "quack"})), GPU)
 
 
 def test_on_a_cpu(make_recipe: Callable[..., Recipe]) -> None:
-    assert type(arithmetic_of(make_recipe(), torch.device("cpu"))) is Arithmetic
+    assert type(arithmetic_of(*given(make_recipe()), torch.device("cpu"))) is Arithmetic
     with pytest.raises(OctoError, match="QuACK needs a GPU"):
-        arithmetic_of(make_recipe(system={"mlp": "quack"}), torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("sections", "words"),
-    [
-        ({"train": {"precision": "fp32"}}, "for bf16 alone, not fp32"),
-        ({"train": {"precision": "bf16", "fp8": "current"}}, "for bf16 alone, not fp8"),
-        ({"train": {"precision": "bf16"}, "system": {"layers": "mcore"}}, "for our own layers"),
-    ],
-)
-def test_where_it_cannot_be(sections: dict[str, Any], words: str, make_recipe: Callable[..., Recipe]) -> None:
-    """Said without a GPU and before anything starts: the planner asks, too."""
-    sections = {**sections, "system": {**sections.get("system", {}), "mlp": "quack"}}
-    with pytest.raises(OctoError, match=words):
-        use_fused_layers(make_recipe(**sections))
+        asked = make_recipe(train={"precision": "bf16"}, system={"mlp": "quack"})
+        arithmetic_of(*given(asked), torch.device("cpu"))
 
 
 def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

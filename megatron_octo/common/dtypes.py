@@ -1,0 +1,24 @@
+"""Number formats under each of their names, for code that must not import torch.
+
+:mod:`megatron_octo.common.torch_dtypes` holds the same formats as torch's.
+"""
+
+import numpy as np
+
+# A recipe's name -> torch's.
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# torch's name -> safetensors'.
+SAFETENSORS = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+}
+# Code in the header of a Megatron index file -> numpy's.
+INDEX_CODES = {
+    code: np.dtype(name)
+    for code, name in enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)
+}
