@@ -126,6 +126,8 @@ class RowStream:
         """Return the next ``count`` rows as (epoch, row), over ends of epochs, and the position behind them.
 
         Args:
+            position: of the first row.
+            count: number of rows.
             more: rows that will be taken afterwards (None: unknown); an epoch that they do not reach is not planned.
         """
         epoch, row = position.epoch, position.row

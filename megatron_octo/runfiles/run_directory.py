@@ -95,6 +95,7 @@ class RunDirectory:
         ``recipe.yaml`` stays what the run was last trained with (:meth:`begin_training`); a new run gets its first one.
 
         Args:
+            recipe: of this start.
             world: number of ranks.
             corpora: digest of the data.
             kernels: what it computes with (see records.Attempt).

@@ -12,9 +12,10 @@ from megatron_octo.runfiles.samples import SampleLog, keep_batch, kept_path
 from megatron_octo.runfiles.signals import WallClock
 from megatron_octo.training.engine.batches import Loader, StepBatch
 from megatron_octo.training.engine.loss_guard import Guard, GuardError
-from megatron_octo.training.engine.metrics import Reporter, Totals, agree_to_stop, reduce_totals
+from megatron_octo.training.engine.metrics import Totals, agree_to_stop, reduce_totals
 from megatron_octo.training.engine.network import Network
 from megatron_octo.training.engine.replica_check import ReplicaCheck
+from megatron_octo.training.engine.reporter import Reporter
 from megatron_octo.training.engine.schedule import learning_rate
 from megatron_octo.training.state.checkpoint_choice import missing_records
 from megatron_octo.training.state.resume import resume, tidy

@@ -173,7 +173,7 @@ def _describe(facts: list[Facts], reduced: float | None, seconds: float) -> str:
     text += _range([fact.matmul for fact in facts], 1e12, "TFLOP/s")
     if reduced:
         text += f"; links {_range([fact.link for fact in facts], 1e9, 'GB/s')}, all-reduce {reduced / 1e9:.3g} GB/s"
-    text += f"; disk {_range([fact.disk_write for fact in facts], 1e6, 'MB/s')}"
+    text += f"; disk {_range([fact.disk_write for fact in facts], 1e9, 'GB/s')}"
     free = [fact.disk_free for fact in facts if fact.disk_free is not None]
     text += f", {min(free) / 1e9:,.0f} GB free" if free else ""
     return f"{text}; {seconds:.1f} s"
@@ -191,6 +191,9 @@ def preflight(recipe: Recipe, grid: Grid, run: RunDirectory, corpora: str) -> li
     """Check nodes, links and disk before the model is built. Collective.
 
     Args:
+        recipe: of this start.
+        grid: all ranks.
+        run: the run's directory.
         corpora: digest of the data, for the record of a refused start.
 
     Returns:

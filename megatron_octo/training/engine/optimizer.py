@@ -77,7 +77,8 @@ class Shard:
             found: Tensor = state["param" if kind == "main" else kind]
             return found.detach()
         if kind == "main":
-            return self._state_key.detach().float()
+            main: Tensor = self._state_key.detach().float()
+            return main
         return torch.zeros(self.end - self.start, device=self._state_key.device)
 
     @torch.no_grad()

@@ -68,6 +68,8 @@ def verify_tokens(prefixes: set[str], run: Path, grid: Grid) -> Verified:
     """Compare the ``.bin`` files of data sets with their manifests, spread over ranks and threads. Collective.
 
     Args:
+        prefixes: of the data sets.
+        grid: all ranks.
         run: the run's directory, whose record tells what need not be read.
 
     Raises:

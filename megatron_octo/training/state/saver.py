@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,42 +33,8 @@ from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.metrics import SaveNews
 from megatron_octo.training.engine.network import Network
 from megatron_octo.training.state.host_copy import HostCopy, write_directly
-from megatron_octo.training.state.state_parts import StatePart, full_part, weights_part
-
-
-@dataclass(frozen=True)
-class _Target:
-    """One checkpoint of a save: the whole state or weights alone, with its JSON state."""
-
-    folder: Path
-    part: StatePart
-    precision: str
-    state: dict[str, Any]
-
-
-@dataclass
-class _Save:
-    """A save in flight.
-
-    Attributes:
-        job: of the phase that this rank is in.
-        started: by the performance counter; ``waited``: seconds that training stood still.
-    """
-
-    step: int
-    attempt: int
-    targets: list[_Target]
-    job: Future[None]
-    started: float
-    waited: float = 0.0
-    committing: bool = False
-
-    def paths(self, hidden: bool) -> list[Path]:
-        """Return the targets' directories; hidden ones are of this attempt alone."""
-        name = layout.step_name(self.step)
-        return [
-            target.folder / (f".{name}.{self.attempt}.tmp" if hidden else name) for target in self.targets
-        ]
+from megatron_octo.training.state.save import Save, Target
+from megatron_octo.training.state.state_parts import full_part, weights_part
 
 
 class Saver:
@@ -104,32 +69,33 @@ class Saver:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._cancelled = threading.Event()
         self._phases = 0  # that all ranks have been through since the start
-        self._save: _Save | None = None
+        self._save: Save | None = None
         self._copy: HostCopy | None = None
         checkpoint = recipe.checkpoint
         if checkpoint.asynchronous and (checkpoint.interval or checkpoint.weights_every):
             targets = self._targets({}, bool(checkpoint.interval), bool(checkpoint.weights_every))
             self._copy = HostCopy((target.part for target in targets), grid, self._worker, say)
 
-    def _targets(self, state: dict[str, Any], full: bool, weights: bool) -> list[_Target]:
+    def _targets(self, state: dict[str, Any], full: bool, weights: bool) -> list[Target]:
         recipe, grid, core = self._recipe, self._grid, self._network.core
         found = []
         if full:
             optimizer = self._network.optimizer
             part = full_part(core, optimizer, recipe, grid)
             complete = {**state, "optimizer_steps": optimizer.steps}
-            found.append(_Target(self._run / layout.CHECKPOINTS, part, recipe.train.precision, complete))
+            found.append(Target(self._run / layout.CHECKPOINTS, part, recipe.train.precision, complete))
         if weights:
             precision = recipe.checkpoint.weights_dtype or recipe.train.precision
             part = weights_part(core, recipe, grid, DTYPES[precision])
             base = {key: value for key, value in state.items() if key == "base"}  # adapters need it
-            found.append(_Target(self._run / layout.WEIGHTS, part, precision, base))
+            found.append(Target(self._run / layout.WEIGHTS, part, precision, base))
         return found
 
     def due(self, step: int, last: bool) -> tuple[bool, bool]:
         """Return whether to save the whole state, and the weights alone, after a step.
 
         Args:
+            step: number of steps done.
             last: no step comes after it.
         """
         checkpoint = self._recipe.checkpoint
@@ -143,6 +109,7 @@ class Saver:
         """Save what is due after a step, or start to; wait for a save that is still in flight.
 
         Args:
+            step: number of steps done.
             last: no step comes after this one.
             state: position in the data and other state that training resumes from (JSON).
 
@@ -151,7 +118,7 @@ class Saver:
         """
         started = time.perf_counter()
         self.wait()
-        save = self._save = _Save(
+        save = self._save = Save(
             step, self._attempt, self._targets(state, *self.due(step, last)), Future(), started
         )
         self._grid.main_first(self._make_directories)  # before any rank writes
@@ -235,7 +202,7 @@ class Saver:
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir(parents=True)
 
-    def _write(self, save: _Save, copy: HostCopy | None) -> None:
+    def _write(self, save: Save, copy: HostCopy | None) -> None:
         for target, directory in zip(save.targets, save.paths(hidden=True)):
             records = {}
             for name, stored in target.part.files.items():
@@ -245,7 +212,7 @@ class Saver:
                 )
             write_part(directory, self._grid.rank, records, target.part.tensors)
 
-    def _commit(self, save: _Save) -> None:
+    def _commit(self, save: Save) -> None:
         checkpoint = self._recipe.checkpoint
         for target, aside, final in zip(save.targets, save.paths(hidden=True), save.paths(hidden=False)):
             records, tensors = merge_parts(aside, self._grid.world)
@@ -274,7 +241,7 @@ class Saver:
                 layout.set_latest(target.folder, final.name)
                 layout.prune(target.folder, checkpoint.keep, save.step, checkpoint.keep_every)
 
-    def _next_phase(self, save: _Save) -> None:
+    def _next_phase(self, save: Save) -> None:
         self._phases += 1
         if not save.committing:
             save.committing = True

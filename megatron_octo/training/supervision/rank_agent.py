@@ -124,7 +124,7 @@ class Watch:
         told = 0.0
         while not self._ended.is_set():
             before = now
-            sources = [self._lines.socket, *([self._stop.wakeup] if self._stop else [])]
+            sources: list[Any] = [self._lines.socket, *([self._stop.wakeup] if self._stop else [])]
             ready, _, _ = select.select(sources, [], [], self._beat / 2)
             messages = self._lines.receive() if self._lines.socket in ready else []
             if self._stop and self._stop.wakeup in ready:
@@ -146,7 +146,7 @@ class Watch:
                 why = (
                     "its process has ended"
                     if messages is None
-                    else f"no word from it for {self._silence:.0f} s"
+                    else f"no message from it for {self._silence:.0f} s"
                 )
                 host = os.environ["MASTER_ADDR"]
                 lost = Verdict(records.LOST_RANK, (0,), f"rank 0 ({host}); {why}")
