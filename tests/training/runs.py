@@ -71,6 +71,10 @@ class TestRun:
             for record in read_metrics(self.path)
         ]
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Records of the steps that count."""
+        return read_metrics(self.path)
+
     def state(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "state.json").read_text()))
 

@@ -101,4 +101,6 @@ def test_plans_of_past_epochs_are_removed(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, small_corpus(tmp_path), checkpoint={"interval": 5})
     run.train(2, "train.steps=15")
     assert run.curve()[-1][3] >= 5  # epochs
-    assert len(list((run.path / "plans").iterdir())) == 3  # the first, which starts describe, and the last two
+    assert (
+        len(list((run.path / "plans").iterdir())) == 3
+    )  # the first, which starts describe, and the last two
