@@ -1,13 +1,13 @@
-"""GPTBigCode (SantaCoder, StarCoder): learned positions, one key and value for all queries or one for each.
+"""GPTBigCode (SantaCoder, StarCoder): learned positions, one key and value for all query heads or one for each.
 
-The fused rows of query, key and value are in the same order on both sides: [queries | key | value] for multi-query
-attention, and a [query | key | value] for each head otherwise.
+Hugging Face orders the fused rows the same way: [queries | key | value] for multi-query attention, and
+[query | key | value] per head otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, override
 
 from megatron_octo.architectures.base import (
     OUTPUT_LAYER,
@@ -21,6 +21,8 @@ from megatron_octo.config.model import ModelConfig
 
 
 class GPTBigCode(Architecture):
+    """Table of GPTBigCode."""
+
     name = "gpt_bigcode"
     hf_class = "GPTBigCodeForCausalLM"
     models = "StarCoder, SantaCoder"
@@ -59,6 +61,7 @@ class GPTBigCode(Architecture):
         "add_cross_attention": (False,),
     }
 
+    @override
     def check(self, model: ModelConfig) -> None:
         super().check(model)
         if model.sliding_window is not None:
@@ -69,6 +72,7 @@ class GPTBigCode(Architecture):
                 f"model.num_query_groups {model.num_query_groups} is neither"
             )
 
+    @override
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
         return {
             "n_inner": model.ffn_hidden_size,
@@ -77,6 +81,7 @@ class GPTBigCode(Architecture):
             "activation_function": "gelu" if model.activation == "gelu" else TANH_GELU[0],
         }
 
+    @override
     def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         function = tree.get("activation_function", TANH_GELU[0])
         if function not in ("gelu", *TANH_GELU):

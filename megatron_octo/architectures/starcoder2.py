@@ -1,12 +1,12 @@
 """Starcoder2 (arXiv 2402.19173): rotary positions, grouped queries, a sliding window.
 
-Hugging Face keeps query, key and value apart, each with its heads in order; ours are fused, group by group.
+Hugging Face stores queries, keys and values separately, each with its heads in order; here they are fused per group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, override
 
 from megatron_octo.architectures.base import (
     OUTPUT_LAYER,
@@ -19,6 +19,8 @@ from megatron_octo.config.model import ModelConfig
 
 
 class Starcoder2(Architecture):
+    """Table of Starcoder2."""
+
     name = "starcoder2"
     hf_class = "Starcoder2ForCausalLM"
     models = "StarCoder2"
@@ -58,6 +60,7 @@ class Starcoder2(Architecture):
         "norm_type": ("layer_norm",),
     }
 
+    @override
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
         return {
             "embedding_dropout": model.hidden_dropout,
@@ -66,6 +69,7 @@ class Starcoder2(Architecture):
             "rope_theta": model.rotary_base,  # where transformers looked before version 5
         }
 
+    @override
     def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         rope = tree.get("rope_parameters") or tree.get("rope_scaling") or {}
         if not isinstance(rope, Mapping):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
 from megatron_octo.common.ragged import interleave
-from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath, unfit
+from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath
+from megatron_octo.data.text.fitness import unfit
 from megatron_octo.data.text.inexpressible import LossFinder
 from megatron_octo.data.text.sentencepiece_model import SentencePiece
 
@@ -61,6 +62,8 @@ class Tokenizer:
         backend: Backend = "reference",
     ):
         self.path = str(path)
+        if not Path(path).is_file():  # a pipe would never end
+            raise OctoError("no such file" if not Path(path).exists() else "not a file", where=self.path)
         self.digest = digest_file(path)
         self._tokenizer: Any = self._open()
         self._tokenizer.encode_special_tokens = not control_text
@@ -84,7 +87,9 @@ class Tokenizer:
             return SentencePiece(self.path)
         try:
             tokenizer = _Tokenizer.from_file(self.path)
-        except Exception as error:  # the binding raises bare Exception
+        except BaseException as error:  # the binding raises bare Exception, and a BaseException of its own
+            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                raise
             raise OctoError(
                 f"not a tokenizer: {error}",
                 where=self.path,

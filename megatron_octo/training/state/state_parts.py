@@ -167,7 +167,6 @@ def load_state(
             place = (held.offset, held.shape, low - held.start, high - held.start)
             for target, kind in sources.items():
                 found[target].append(reader.read_flat(held.spec.name, kind, *place))
-        # One piece may be the mapped file itself: it is not copied here.
         shard.write(
             {
                 target: pieces[0] if len(pieces) == 1 else torch.cat(pieces)
