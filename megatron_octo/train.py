@@ -17,7 +17,7 @@ from megatron_octo.recipe.summary import summary
 from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.supervision import launch
 
-EPILOG = """exit codes: 0 finished; 2 a mistake to mend (bad recipe, bad data, full disk);
+EPILOG = """exit codes: 0 finished; 2 a mistake to fix (bad recipe, bad data, full disk);
 75 stopped by SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C or the wall clock with everything saved: start the same command again;
 76 a rank died or hung: start the same command again, it resumes from the last checkpoint;
 130 Ctrl-C came twice: left at once, nothing was saved since the last checkpoint."""

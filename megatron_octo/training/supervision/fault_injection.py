@@ -132,7 +132,7 @@ def _do(fault: Fault) -> None:
             while True:
                 time.sleep(3600)
         case "wait":
-            _wait_for_nobody()
+            _wait_alone()
         case "exception":
             raise RuntimeError(f"a fault on purpose, step {fault.step}")
         case "mistake":
@@ -143,7 +143,7 @@ def _do(fault: Fault) -> None:
             time.sleep(fault.seconds)
 
 
-def _wait_for_nobody() -> None:
+def _wait_alone() -> None:
     """Wait in an operation between ranks without the other rank."""
     import torch
     import torch.distributed as dist

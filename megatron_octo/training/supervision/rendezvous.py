@@ -44,7 +44,7 @@ def meet(timeout: timedelta) -> dist.Store:
             f"rank {', '.join(ranks[:_NAMED])}{more} of {world} did not come within {timeout.total_seconds():.0f} s",
             where=_address(),
             hint="look at their logs: a process that ended, a host that cannot reach this address, fewer tasks "
-            "than WORLD_SIZE says",
+            "than WORLD_SIZE",
         )
     return store
 
