@@ -56,7 +56,7 @@ class Training:
         state = resume(self.network, recipe, grid, self.corpora, folder, say)
         if grid.is_main:
             for text in missing_records(self.directory.path, state.step):
-                say(f"WARNING: {text}")
+                say(text)
             self.owned(now=True)
             tidy(folder, recipe, state.step)
         self.step, self.position, self._base = state.step, state.position, state.base

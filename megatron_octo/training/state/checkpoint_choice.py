@@ -19,6 +19,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.conversion.readers.open_weights import format_of, open_weights
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.attempts import read_attempts, read_state
 from megatron_octo.runfiles.samples import find_gaps, read_samples
 from megatron_octo.runfiles.steps import last_recorded_step
 from megatron_octo.training.state.state_parts import check_complete
@@ -73,10 +74,16 @@ def check_continues(
 
 
 def missing_records(run: Path, step: int) -> list[str]:
-    """Return warnings about records that a run which goes on after a step should have."""
+    """Return lines about records and checkpoints that a run which goes on after a step should have."""
     last = last_recorded_step(run)
     if step == 0 and last is not None:
-        return [f"this run recorded steps up to {last}, but has no checkpoint: it begins again at step 1"]
+        saved = max([read_state(run).saved or 0, *(each.saved_step or 0 for each in read_attempts(run))])
+        lost = (
+            f"WARNING: step {saved} was saved, but all checkpoints are gone"
+            if saved
+            else "nothing was saved yet"
+        )
+        return [f"{lost}: a run that recorded steps up to {last} begins again at step 1"]
     try:
         gaps = find_gaps(read_samples(run), step) if step else []
     except OctoError as error:
@@ -84,7 +91,7 @@ def missing_records(run: Path, step: int) -> list[str]:
     if not gaps:
         return []
     more = f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""
-    text = "samples.bin is not complete, so that not every step can be traced to its rows: "
+    text = "WARNING: samples.bin is not complete, so that not every step can be traced to its rows: "
     return [f"{text}{'; '.join(gaps[:3])}{more}"]
 
 
