@@ -74,7 +74,7 @@ def main() -> int:
 def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
     from megatron_octo import train as door
 
-    door._settings_before_torch(recipe)
+    door.settings_before_torch(recipe)
     import torch
     import torch.distributed as dist
 

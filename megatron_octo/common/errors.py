@@ -126,6 +126,10 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
         if mistake is None:
             raise
         _fail(mistake)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "annot allocate memory" not in str(error):
+            raise
+        _fail(OctoError(f"out of memory: {error}", hint="free some memory, or raise the limit (ulimit -v)"))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     raise SystemExit(code)

@@ -26,7 +26,7 @@ _OPEN_FILES = 128  # that a rank needs, more or less; rank 0 has a connection pe
 
 
 class LaunchError(OctoError):
-    """Raised when environment variables of a launcher do not describe a rank; every such rank reports it."""
+    """Raised when variables or limits of a process do not fit a rank; every such rank reports it."""
 
     lone = True
 
@@ -76,8 +76,8 @@ def adopt_environment() -> bool:
             os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
             os.environ.setdefault("MASTER_PORT", str(free_port()))
         _number("LOCAL_RANK", 0, world - 1)
-    # Only srun sets SLURM_STEP_NUM_TASKS: the batch script itself is not a rank.
-    elif "SLURM_STEP_NUM_TASKS" in os.environ:
+    # Only srun sets SLURM_STEP_NUM_TASKS: the batch script itself, with SLURM_PROCID 0, is not a rank.
+    elif "SLURM_STEP_NUM_TASKS" in os.environ or os.environ.get("SLURM_PROCID", "0") != "0":
         world = _number("SLURM_STEP_NUM_TASKS", 1, 1 << 31)
         os.environ.update(
             RANK=str(_number("SLURM_PROCID", 0, world - 1)),
@@ -141,12 +141,12 @@ def allow_open_files(world: int) -> None:
     """Raise the soft limit of open files to the hard one.
 
     Raises:
-        OctoError: the hard limit is too low for a rank of a run of ``world`` ranks.
+        LaunchError: the hard limit is too low for a rank of a run of ``world`` ranks.
     """
     needed = _OPEN_FILES + 2 * world
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise OctoError(
+        raise LaunchError(
             f"at most {hard} files may be open at once, a rank of {world} needs about {needed}",
             where="ulimit -n",
             hint=f"raise the limit: ulimit -n {max(1024, needed)}",
