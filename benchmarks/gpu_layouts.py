@@ -140,7 +140,7 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
 
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.batches import Loader
-    from megatron_octo.training.loop import Run
+    from megatron_octo.training.run import Run
 
     torch.use_deterministic_algorithms(recipe.system.deterministic)
     if recipe.system.deterministic:
