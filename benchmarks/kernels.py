@@ -12,8 +12,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpus import overrides_on
-from benchmarks.training import corpus_for
+from benchmarks.support.corpus import overrides_on
+from benchmarks.support.training import corpus_for
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.training.supervision import launch
 
@@ -110,7 +110,7 @@ def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
 
 
 def report(profiler, arguments) -> None:  # type: ignore[no-untyped-def]
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
 
     events = [
         event

@@ -53,7 +53,8 @@ class CrossEntropy:
                 logits_TV.unsqueeze(0), labels_T.unsqueeze(0), 0.0, False, self._group
             )
             return losses.view(-1)
-        return vocab_parallel_cross_entropy(logits_TV.float(), labels_T)
+        losses = vocab_parallel_cross_entropy(logits_TV.float(), labels_T)
+        return losses
 
 
 def weighted_loss(losses_T: Tensor, weights_T: Tensor, divisor: float) -> Tensor:
