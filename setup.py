@@ -1,4 +1,4 @@
-"""Build hooks: metadata is in pyproject.toml; here the recipes are copied into a wheel, and an old Python is refused."""
+"""Build hooks: metadata is in pyproject.toml; a wheel gets the recipes, an old Python is refused."""
 
 import shutil
 import sys

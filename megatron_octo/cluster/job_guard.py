@@ -31,6 +31,7 @@ _GOING = 60.0  # seconds to wait for SLURM to end a job that was requeued
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.cluster.job_guard",
         description="Decide, in a SLURM job, whether a training starts, and whether the job is queued again.",
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Decide before or after a start; returns the exit code."""
     arguments = build_parser().parse_intermixed_args(argv)
     if "SLURM_JOB_ID" not in os.environ:
         raise OctoError("this runs in a SLURM job", hint="sbatch a script of slurm/, or RUN/submit.sh")

@@ -242,6 +242,7 @@ def load_run(path: str | Path, *, tail: bool = False, full: bool = False) -> Run
     """Read a run's directory; records that are not valid are listed in ``problems`` and passed over.
 
     Args:
+        path: the run directory.
         tail: of a very long run only the last steps.
         full: compare every file of its checkpoints with its digest.
 
