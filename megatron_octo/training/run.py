@@ -8,7 +8,7 @@ from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.attempts import FINISHED, read_state
-from megatron_octo.runfiles.history import changed_settings
+from megatron_octo.runfiles.history import changed_settings, described
 from megatron_octo.runfiles.run_directory import RunDirectory
 from megatron_octo.runfiles.run_lock import HEARTBEAT, RunLock
 from megatron_octo.runfiles.signals import StopRequest
@@ -94,7 +94,7 @@ class Run:
         """Check the machines and the data's digests, before the model takes time and memory. Collective."""
         recipe, run = self.recipe, self.directory.path
         if self.grid.is_main and layout.candidates(self.directory.checkpoints):
-            self.lines += [f"changed: {change} ({change.effect})" for change in changed_settings(run, recipe)]
+            self.lines += described(changed_settings(run, recipe))
         if recipe.data.verify:
             self.verified = verify_tokens(set(self.corpora.prefixes), run, self.grid)
             self.lines += [self.verified.text] if self.verified.text else []
