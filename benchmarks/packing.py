@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_octo.common.dtypes import INDEX_CODES
-from megatron_octo.data.dataset.indexed import HEADER, MAGIC, VERSION
+from megatron_octo.data.dataset.header import HEADER, MAGIC, VERSION
 from megatron_octo.data.planning.paths import read_group
 from megatron_octo.data.planning.plan_cache import plan_directory, read_plan, write_plan
 from megatron_octo.data.planning.planner import Planner

@@ -15,7 +15,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.inspect import main
 from megatron_octo.runfiles.run_lock import Owner
 from megatron_octo.runview import charts
-from megatron_octo.runview.load import last_that_count, load_run
+from megatron_octo.runview.load import load_run
 from megatron_octo.runview.page import render
 from tests.training.runs import STEPS, TestRun, exit_codes, small_corpus
 
@@ -185,14 +185,6 @@ def test_no_torch(run: TestRun) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_steps_that_count() -> None:
-    """An attempt that goes back makes all later steps of those before it void, also if it ends before them."""
-    steps = np.array([1, 2, 3, 4, 3, 4, 5, 2, 3])
-    assert last_that_count(steps).tolist() == [True] + [False] * 6 + [True, True]
-    assert last_that_count(steps[:0]).tolist() == []
-    assert last_that_count(np.arange(5)).all()
 
 
 def test_long_curves_are_thinned_and_keep_their_peaks() -> None:

@@ -19,6 +19,7 @@ _POLL = 0.5  # seconds between looks at a log
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m megatron_octo.submit")
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="state, progress, every start with the reason of its end")

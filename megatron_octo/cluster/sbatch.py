@@ -23,6 +23,7 @@ def submit(job: Job, folder: Path, after: str | None = None) -> str:
     """Submit one script and return the job's id.
 
     Args:
+        job: the script.
         folder: where submitit keeps the script as it was submitted.
         after: a job that has to succeed before; if it fails, this one is cancelled.
 
@@ -68,7 +69,7 @@ def _outside_of_jobs() -> Iterator[None]:
 def _executor(folder: Path, job: Job, options: list[str]) -> Any:
     from submitit import SlurmExecutor
 
-    class ScriptExecutor(SlurmExecutor):
+    class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
         """submitit's SLURM executor for a script that is there already."""
 
         def _make_submission_file_text(self, command: str, uid: str) -> str:

@@ -10,6 +10,7 @@ def printable(text: object, keep: str = "") -> str:
     r"""Return text in which characters that move a cursor, hide or reorder are written as ``\x1b`` and the like.
 
     Args:
+        text: anything.
         keep: control characters that stay, such as a newline.
     """
     text = str(text)

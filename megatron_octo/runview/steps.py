@@ -21,6 +21,10 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
     A step at which the loss guard stopped is shown from the batch that was kept.
 
     Args:
+        run: the run directory.
+        step: number of the step.
+        row: number of a row, or None for all.
+        console: takes the output.
         tokenizer: to decode with; default: the run's.
 
     Raises:
@@ -37,7 +41,7 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
             highlight=False,
         )
     if found.skipped or why:
-        reason = escape(printable(why or (line or {}).get("skipped")))
+        reason = escape(printable(why or (line and line.get("skipped"))))
         console.print(f"[bold red]{'skipped' if found.skipped else 'stopped'}[/bold red]: {reason}")
     if row is None:
         _print_table(found, console)

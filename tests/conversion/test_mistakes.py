@@ -1,4 +1,4 @@
-"""What a user may get wrong on the command line: said before the work, with exit code 2."""
+"""Behaviour on mistakes of the command line: reported before the work, with exit code 2."""
 
 import itertools
 import os

@@ -54,6 +54,13 @@ _CLASSES[:128] = [
 ]
 
 
+# Limits and paddings saved with a tokenizer would change its ids; what is spelled goes to the reference.
+_NOTHING_ELSE: dict[str, Any] = {
+    **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor")),
+    "added_tokens": [],
+}
+
+
 @functools.cache
 def _doubtful() -> re.Pattern[str]:
     """Characters that libraries may class differently: numbers beyond ASCII, and what changed since Unicode 3.2."""
@@ -75,37 +82,11 @@ def _doubtful() -> re.Pattern[str]:
     return re.compile(f"[{inside}{_RARE_BEYOND}]")
 
 
-def unfit(description: Mapping[str, Any]) -> str | None:
-    """Why the fast path does not fit a ``tokenizer.json``; None if it does."""
-    model = description.get("model") or {}
-    if model.get("type") != "BPE":
-        return f"its model is {model.get('type')}, not byte-level BPE"
-    for key in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(key):
-            return f"its model has {key}"
-    for key in ("byte_fallback", "ignore_merges"):
-        if model.get(key):
-            return f"its model has {key}"
-    vocabulary = model.get("vocab") or {}
-    if set(vocabulary.values()) != set(range(len(vocabulary))):
-        return "the ids of its vocabulary have gaps"  # the library would number them anew
-    if description.get("normalizer"):
-        return f"it normalises text ({description['normalizer'].get('type')})"
-    before = description.get("pre_tokenizer") or {}
-    steps = before.get("pretokenizers", []) if before.get("type") == "Sequence" else [before]
-    names = [step.get("type") for step in steps]
-    if names not in (["ByteLevel"], ["Digits", "ByteLevel"]):
-        return f"it splits text by {' + '.join(map(str, names))}, not as GPT-2 or StarCoder do"
-    if steps[-1].get("add_prefix_space", True) or not steps[-1].get("use_regex", True):
-        return "its ByteLevel step adds a space or splits nothing"
-    return None
-
-
 class FastPath:
     """The fast library on the tokenizer of a description.
 
     Args:
-        description: content of ``tokenizer.json``, for which :func:`unfit` has no objection.
+        description: content of ``tokenizer.json``, that :func:`megatron_octo.data.text.fitness.unfit` accepts.
 
     Raises:
         ImportError: the library is not installed.
@@ -127,7 +108,12 @@ class FastPath:
         self._spelled = re.compile(spelled or r"(?!)")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "tokenizer.json")
-            path.write_text(json.dumps({**description, "added_tokens": [], "post_processor": None}))
+            kept = {
+                key: description[key]
+                for key in ("version", "pre_tokenizer", "decoder", "model")
+                if key in description
+            }
+            path.write_text(json.dumps({**_NOTHING_ELSE, **kept}))
             try:
                 self._library: Any = tokie.Tokenizer.from_json(str(path))
             except Exception as error:  # the binding has its own kind
@@ -176,20 +162,23 @@ def _long_words(text: str) -> list[tuple[int, int]]:
         return []
     data = np.frombuffer(text.encode(), np.uint8)
     kinds = _CLASSES[data[::_STRIDE]]
-    found: list[tuple[int, int]] = []
     runs = kinds  # becomes not zero where 12 in a row have a class in common
     for step in (1, 2, 4, 4):
         runs = runs[:-step] & runs[step:]
     if not runs.any():
-        return found
+        return []
+    found: list[tuple[int, int]] = []
     for kind in (1, 2, 4, 8):
         edges = np.flatnonzero(np.diff((kinds & kind) != 0, prepend=False, append=False))
         for begin, end in edges.reshape(-1, 2)[np.diff(edges)[::2] >= _LONG // _STRIDE].tolist():
-            first, last = begin * _STRIDE, (end - 1) * _STRIDE
-            if not text.isascii():  # from bytes to characters
-                first, last = (int(np.count_nonzero(data[:place] & 0xC0 != 0x80)) for place in (first, last))
-            found.append((max(first, 0), max(last, first + 1)))
-    return found
+            found.append((begin * _STRIDE, (end - 1) * _STRIDE))
+    if text.isascii():
+        return found
+    # From bytes to characters, counting from place to place.
+    places = np.unique(np.array(found, np.int64))
+    starts = [int(np.count_nonzero(part & 0xC0 != 0x80)) for part in np.split(data, places)[:-1]]
+    characters = dict(zip(places.tolist(), np.cumsum(starts).tolist()))
+    return [(characters[first], max(characters[last], characters[first] + 1)) for first, last in found]
 
 
 def _spans(text: str, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
 from megatron_octo.common.ragged import interleave
-from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath, unfit
+from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath
+from megatron_octo.data.text.fitness import unfit
 from megatron_octo.data.text.inexpressible import LossFinder
 from megatron_octo.data.text.sentencepiece_model import SentencePiece
 
@@ -39,6 +40,7 @@ class Tokenizer:
             default they are plain text, so that no row can end a document or open a commit.
         backend: ``reference`` is the library that defines the result; ``tokie`` the fast path for all
             that it is known to do alike; ``auto`` that one where it is installed and fits.
+        proven: skip the decision whether the fast path fits: another process has found that it does.
 
     Attributes:
         digest: of the file.
@@ -59,8 +61,11 @@ class Tokenizer:
         eod_token: str | None = None,
         control_text: bool = False,
         backend: Backend = "reference",
+        proven: bool = False,
     ):
         self.path = str(path)
+        if not Path(path).is_file():  # a pipe would never end
+            raise OctoError("no such file" if not Path(path).exists() else "not a file", where=self.path)
         self.digest = digest_file(path)
         self._tokenizer: Any = self._open()
         self._tokenizer.encode_special_tokens = not control_text
@@ -71,7 +76,7 @@ class Tokenizer:
         self._spelled = re.compile("|".join(map(re.escape, self.control)) or r"(?!)")
         self.eod_token = eod_token or self._find_eod(vocabulary)
         self.eod_id = self.control_id(self.eod_token, "the end of a document")
-        self.fast, self.why_not = self._open_fast(backend)
+        self.fast, self.why_not = self._open_fast(backend, proven)
         self.loses = LossFinder({} if self.is_sentencepiece else self._description())
 
     @property
@@ -84,7 +89,9 @@ class Tokenizer:
             return SentencePiece(self.path)
         try:
             tokenizer = _Tokenizer.from_file(self.path)
-        except Exception as error:  # the binding raises bare Exception
+        except BaseException as error:  # the binding raises bare Exception, and a BaseException of its own
+            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                raise
             raise OctoError(
                 f"not a tokenizer: {error}",
                 where=self.path,
@@ -98,14 +105,14 @@ class Tokenizer:
         found: dict[str, Any] = json.loads(Path(self.path).read_bytes())
         return found
 
-    def _open_fast(self, backend: Backend) -> tuple[FastPath | None, str]:
+    def _open_fast(self, backend: Backend, proven: bool) -> tuple[FastPath | None, str]:
         if backend == "reference":
             return None, "the reference was asked for"
         try:
             if self.is_sentencepiece:
                 raise ValueError("it is a sentencepiece model")
             description = self._description()
-            if reason := unfit(description):
+            if not proven and (reason := unfit(description)):
                 raise ValueError(reason)
             return FastPath(description), ""
         except ImportError:

@@ -20,7 +20,7 @@ from tests.places import SHARED
 
 pytest.importorskip("tokie")
 SHARED_FILE = SHARED / "starcoder_tokenizer.json"
-SPLITS = ["as it is", "GPT-2", "StarCoder", "digits together"]
+SPLITS = ["as it is", "GPT-2", "StarCoder"]
 
 
 def changed(path: Path, folder: Path, **parts: Any) -> Path:
@@ -99,7 +99,7 @@ def test_added_tokens_with_spaces(tokenizer_file: Path, tmp_path: Path) -> None:
         ({"normalizer": {"type": "NFC"}}, "it normalises text (NFC)"),
         ({"pre_tokenizer": {"add_prefix_space": True}}, "adds a space"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "it splits text by Whitespace"),
-        ({"model": {"ignore_merges": True}}, "its model has ignore_merges"),
+        ({"model": {"ignore_merges": True}}, "its model has ignore_merges True"),
     ],
 )
 def test_where_it_does_not_fit_the_reference_encodes(
@@ -127,7 +127,7 @@ def test_ids_with_gaps_are_for_the_reference(tokenizer_file: Path, tmp_path: Pat
     content["model"]["merges"] = [pair for pair in content["model"]["merges"] if token not in pair]
     path = tmp_path / "gaps.json"
     path.write_text(json.dumps(content))
-    assert Tokenizer(path, backend="auto").why_not == "the ids of its vocabulary have gaps"
+    assert Tokenizer(path, backend="auto").why_not == "the ids of its vocabulary have gaps or come twice"
 
 
 def test_a_difference_stops_the_run_and_names_the_document(
