@@ -1,6 +1,7 @@
 """Values of recipes, profiles, records and rows that may become code, markup or commands of a terminal."""
 
 import json
+import os
 import random
 import shlex
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.campaigns.attack import Campaign, Outcome, controls, ending
+from benchmarks.campaigns.attack import Campaign, Outcome, clear, controls, ending
 from benchmarks.campaigns.inputs import make_data, make_rows, make_run
 from benchmarks.support import forks
 
@@ -131,7 +132,7 @@ _STUBS = {
     "sbatch": "echo Submitted batch job 7",
     "squeue": ":",
     "sacct": ":",
-    "srun": ":",
+    "srun": 'echo "$@" >> srun.txt',
     "module": ":",
     "scontrol": '[ "$2" = job ] && echo "   Command=$SCRIPT" || echo n1',
 }
@@ -195,6 +196,24 @@ class Attacks(Campaign):
         for name, body in _STUBS.items():
             (self.stubs / name).write_text(f"#!/bin/bash\n{body}\n")
             (self.stubs / name).chmod(0o755)
+        self._control("benign", [], "")
+        self._control("code", [f"touch {CANARY}"], "code ran")
+
+    def _control(self, name: str, setup: list[str], wanted: str) -> None:
+        """Check that scripts come as far as srun, and that code in them would be found."""
+        folder = self.folder / name
+        folder.mkdir()
+        verdict, fault = self._submit(folder, self._base(folder), {"setup": setup})
+        steps = (folder / "srun.txt").read_text().splitlines() if (folder / "srun.txt").exists() else []
+        assert verdict == "ran" and not fault, fault
+        assert len(steps) >= 3, f"the scripts did not come as far as srun: {steps}"
+        assert self._code_ran(folder).startswith(wanted)
+        clear(folder)
+
+    @staticmethod
+    def _code_ran(folder: Path) -> str:
+        left = [*folder.rglob(f"{CANARY}*"), *Path.cwd().glob(f"{CANARY}*")]
+        return f"code ran: {left[0]}" if left else ""
 
     def attack(self, generator: random.Random, folder: Path) -> Outcome:
         """Choose a place and a payload."""
@@ -204,13 +223,10 @@ class Attacks(Campaign):
         if sort == "markup":
             place = "record" if generator.random() < 0.7 else place
         verdict, fault = getattr(self, f"_{place}")(generator, folder, payload)
-        if not fault and (left := [*folder.rglob(f"{CANARY}*"), *Path.cwd().glob(f"{CANARY}*")]):
-            fault = f"code ran: {left[0]}"
+        fault = fault or self._code_ran(folder)
         return Outcome(f"{sort} in a {place}", verdict, f"{payload!r}: {fault}" if fault else "")
 
     def _environment(self, **more: str) -> dict[str, str]:
-        import os
-
         slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
         return {"PATH": f"{self.stubs}:{os.environ['PATH']}", **slurm, **more}
 
@@ -242,10 +258,8 @@ class Attacks(Campaign):
             if any(word in option for option in options for word in ("wrap", "touch")):
                 return f"an option of sbatch: {options}"
             environment = self._environment(SCRIPT=str(script))
-            subprocess.run(
-                *(["timeout", "60", "bash", str(script)],),
-                **{"cwd": folder, "env": {**environment, "HOME": str(folder)}, "capture_output": True},  # type: ignore[arg-type]
-            )
+            command, home = ["timeout", "60", "bash", str(script)], {"HOME": str(folder)}
+            subprocess.run(command, cwd=folder, env={**environment, **home}, capture_output=True)
         return ""
 
     def _base(self, folder: Path) -> dict[str, Any]:

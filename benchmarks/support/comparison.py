@@ -54,7 +54,7 @@ def records(run: Path) -> dict[int, dict[str, Any]]:
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of JSON lines; other lines are passed over."""
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         with suppress(ValueError, RecursionError):
             value = json.loads(line)
             if isinstance(value, dict) and isinstance(value.get("step"), int):
