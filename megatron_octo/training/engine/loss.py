@@ -49,7 +49,7 @@ class CrossEntropy:
         if self.kind == "te":
             from transformer_engine.pytorch.cross_entropy import parallel_cross_entropy
 
-            losses = parallel_cross_entropy(
+            losses: Tensor = parallel_cross_entropy(
                 logits_TV.unsqueeze(0), labels_T.unsqueeze(0), 0.0, False, self._group
             )
             return losses.view(-1)
