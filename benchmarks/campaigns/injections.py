@@ -197,7 +197,7 @@ class Attacks(Campaign):
             (self.stubs / name).write_text(f"#!/bin/bash\n{body}\n")
             (self.stubs / name).chmod(0o755)
         self._control("benign", [], "")
-        self._control("code", [f"touch {CANARY}"], "code ran")
+        self._control("planted", [f"touch {CANARY}"], "code ran")
 
     def _control(self, name: str, setup: list[str], wanted: str) -> None:
         """Check that scripts come as far as srun, and that code in them would be found."""
