@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TestRun:
     tree = made.recipe.read_text().replace("data:\n", f"data:\n  valid: '{data['valid']}'\n")
     made.recipe.write_text(tree)
     for step, number in ((3, signal.SIGKILL), (4, signal.SIGTERM)):
-        with mock.patch.dict(os.environ, OCTO_FAULT="rank=0,step=4,kind=slow,seconds=0.3,attempt=2"):
+        with mock.patch.dict(os.environ, OCTO_FAULT="rank=0,step=3,kind=slow,seconds=0.3,attempt=*"):
             processes = made.start(1)
         deadline = time.monotonic() + 60
         while not made.step(step).exists():
