@@ -1,4 +1,4 @@
-"""Project metadata is in pyproject.toml; this file copies the recipes into a wheel, and refuses old Pythons."""
+"""Build hooks: metadata is in pyproject.toml; a wheel gets the recipes, an old Python is refused."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ class BuildWithRecipes(build_py):
     """Put ``recipes/`` beside the modules; an editable installation reads them from the project."""
 
     def run(self) -> None:
-        """Copy modules and recipes."""
+        """Copy the package, then the recipes."""
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib) / "megatron_octo" / "recipes"

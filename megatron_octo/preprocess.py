@@ -27,8 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="A",
-        help="files of rows: .jsonl, .jsonl.gz, .jsonl.zst, .parquet; or a data set of the datasets library, "
-        "saved (its directory) or by name (hf:NAME[,CONFIG][@SPLIT])",
+        help="files of rows: jsonl, plain or packed (gzip, bzip2, xz, zstd), or parquet; or a data set of the "
+        "datasets library, saved (its directory) or by name (hf:NAME[,CONFIG][@SPLIT])",
     )
     add("--output-prefix", required=True, metavar="P", help="path of the outputs without suffix")
     add("--tokenizer", required=True, metavar="T", help="tokenizer.json, or a .model of sentencepiece")
@@ -74,6 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="make the shards of task I (from 0) of N, and stop; --merge comes after all",
     )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace a complete data set that was made from other inputs or with other options",
+    )
     add("--merge", action="store_true", help="put together the shards that all tasks made")
     return parser
 
@@ -117,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     stage = _stage(args.task, args.merge)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        _, summary = preprocess(args.input, args.output_prefix, options, args.workers, stage)
+        _, summary = preprocess(args.input, args.output_prefix, options, args.workers, stage, args.overwrite)
     finally:
         signal.signal(signal.SIGTERM, previous)
     print(summary)

@@ -46,7 +46,7 @@ class Tree:
         if done.returncode:
             raise RuntimeError(
                 f"exit code {done.returncode} of {module} {' '.join(map(str, words))}\n"
-                f"{(done.stdout + done.stderr)[-2000:]}"
+                f"{(done.stdout + done.stderr)[-600:]}"
             )
         return done.stdout + done.stderr
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from megatron_octo.architectures.config_keys import known_keys
 from megatron_octo.architectures.description import LayerDescription
 from megatron_octo.config.model import ModelConfig
 
@@ -94,9 +95,14 @@ class Architecture(ABC):
         description: kinds of its layers' parts.
         activations: allowed values of ``model.activation``.
         top, layer: Hugging Face's names of parameters outside of layers, and of modules of a layer with its number as
-            ``{}``; several where one parameter is several tensors there (see :meth:`split`).
+            ``{}``; several where one is several there (see :meth:`split`).
         fields: key of the model section -> Hugging Face's key and default; None: required.
         fixed: Hugging Face's key -> supported values; the first is the default, and is written.
+        equal: Hugging Face's key -> one of ``fields`` whose value it must have, and its default (None: only if given).
+        aliases: other spellings of Hugging Face's keys -> the key.
+        extra: Hugging Face's keys that :meth:`read_extra` reads.
+        harmless: keys that do not change what is computed, beside those of every model.
+        ignored: pattern of tensors that are not parameters and are left aside.
     """
 
     name: ClassVar[str]
@@ -108,6 +114,11 @@ class Architecture(ABC):
     layer: ClassVar[Mapping[str, str | tuple[str, ...]]]
     fields: ClassVar[Mapping[str, tuple[str, Any]]]
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]]
+    equal: ClassVar[Mapping[str, tuple[str, Any]]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
+    extra: ClassVar[frozenset[str]] = frozenset()
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    ignored: ClassVar[str] = r"(?!)"
 
     def check(self, model: ModelConfig) -> None:
         """Check that this architecture allows a shape; subclasses add rules of their own.
@@ -283,9 +294,7 @@ class Architecture(ABC):
             KeyError: a key is missing.
             ValueError: a variant that is not supported.
         """
-        for key, values in self.fixed.items():
-            if tree.get(key, values[0]) not in values:
-                raise ValueError(f"{key} {tree[key]!r} is not supported, only {list(values)}")
+        tree = known_keys(self, tree)
         section: dict[str, Any] = {"architecture": self.name}
         for ours, (theirs, default) in self.fields.items():
             section[ours] = tree[theirs] if default is None else tree.get(theirs, default)

@@ -78,6 +78,12 @@ def users_mistake(error: OSError) -> OctoError | None:
     """Return the user error for an error of the operating system; None if it is a bug."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OctoError(
+            f"too many open files ({os.strerror(error.errno)})",
+            where=error.filename and str(error.filename),
+            hint="raise the limit: ulimit -n 65536",
+        )
     if error.errno not in _REFUSALS or error.filename is None:
         return None
     what, hint = _REFUSALS[error.errno]
@@ -104,7 +110,7 @@ def _fail(error: OctoError) -> NoReturn:
     distributed = sys.modules.get("torch.distributed")
     talking = distributed is not None and distributed.is_available() and distributed.is_initialized()
     if rank == "0" or talking or error.lone:
-        prefix = f"[rank {rank}] " if rank != "0" else ""
+        prefix = f"[rank {rank}] " if rank.isdecimal() and rank != "0" else ""
         text = printable(error, keep="\n\t")  # a name in it may be anything
         print(f"{prefix}error: {text}", file=sys.stderr, flush=True)
     raise SystemExit(error.code)
@@ -124,6 +130,10 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
         if mistake is None:
             raise
         _fail(mistake)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "annot allocate memory" not in str(error):
+            raise
+        _fail(OctoError(f"out of memory: {error}", hint="free some memory, or raise the limit (ulimit -v)"))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     raise SystemExit(code)

@@ -277,8 +277,13 @@ class Lease:
                 self.path.unlink(missing_ok=True)
 
 
-def flock(path: Path, busy: OctoError) -> int:
+def flock(path: Path, busy: OctoError | None, *, shared: bool = False) -> int:
     """Take the advisory lock of a file or a directory, which ends with the process; a missing file is made.
+
+    Args:
+        path: the file or directory.
+        busy: raised if another process has the lock; None to wait for it.
+        shared: allow other shared locks beside this one.
 
     Returns:
         Descriptor to close. Where the file system has no locks it is open all the same.
@@ -288,9 +293,11 @@ def flock(path: Path, busy: OctoError) -> int:
     """
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(handle, kind if busy is None else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
+        assert busy is not None
         raise busy from None
     except OSError:
         pass

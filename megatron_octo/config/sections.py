@@ -58,7 +58,7 @@ class DataConfig(Section):
     plan_cache: str | None = None
     """Directory for packing plans; null: `RUN/plans`."""
     verify: bool = True
-    """Compare each `.bin` with the digest in its manifest at every start, which reads all data once; false: compare
+    """Compare each `.bin` with the digest in its manifest, once per run and again if the file changed; false: compare
     sizes only."""
 
 

@@ -18,6 +18,7 @@ from megatron_octo.architectures.parameters import (
 )
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
+from megatron_octo.config.optimizer_state import state_bytes
 
 GIB = 2**30
 # cuBLAS takes a workspace of this size on Hopper: torch's has two, Transformer Engine's a third.
@@ -218,8 +219,8 @@ def stage_memory(
     tokens = compute.micro_tokens
     last = stage == layout.pipeline - 1
     half = compute.state_dtype == "bf16"
-    # Adam's two moments, and the fp32 weights, which an fp32 model has in its weights.
-    state = (4 if half else 8) + (4 if size == 2 else 0)
+    # An fp32 model's weights are its fp32 weights.
+    state = state_bytes(compute.state_dtype) + (4 if size == 2 else 0)
     # One forward, one backward: a stage holds as many micro-batches as there are stages from it to the last.
     in_flight = min(layout.pipeline - stage, micro_batches)
     layers = model.num_layers // layout.pipeline

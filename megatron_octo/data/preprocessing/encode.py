@@ -1,8 +1,9 @@
 """Encoder of rows into blocks of tokens: the work of one process of preprocess."""
 
 import inspect
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,13 +20,14 @@ from megatron_octo.common.ragged import interleave, row_sums
 from megatron_octo.common.splitmix import mix
 from megatron_octo.data.dataset.indexed import token_dtype
 from megatron_octo.data.preprocessing.input_rows import INPUT_BITS, Rows
-from megatron_octo.data.text.formats import Draft, FormatName, Keys, RowError, draft_maker
+from megatron_octo.data.text.formats import Draft, FormatName, Keys, RowError, draft_maker, wanted_columns
 from megatron_octo.data.text.tokenizer import Backend, Tokenizer
 
 SPELLED = "documents that spell a control token"
 LOSSY = "documents with characters that the vocabulary cannot express, and that are lost"
 FIRST_CHECKED = 50  # documents at the start of the first input that are always compared with the reference
 CHECKED_EVERY = 1000  # and one in so many of all the others, by a hash of their numbers
+NOT_ROWS = {"broken JSON", "invalid UTF-8", "not an object"}  # reasons by which a file may be no jsonl at all
 CHECKED_TOKENS = 1 << 18  # longer ones are not: the reference needs some 150 bytes of memory a token
 
 
@@ -78,13 +80,16 @@ class Encoder:
             ``on_error="stop"``, or a document that the fast path encodes differently, as ``file:line``.
     """
 
-    def __init__(self, options: EncodeOptions):
+    def __init__(self, options: EncodeOptions, proven: bool = False):
         self.options = options
         self.tokenizer = Tokenizer(
-            options.tokenizer, options.eod_token, options.control_text, options.backend
+            options.tokenizer, options.eod_token, options.control_text, options.backend, proven
         )
         self._draft = _numbered(draft_maker(options.format, options.keys, self.tokenizer))
         self._dtype = token_dtype(self.tokenizer.vocab_size)
+        self.wanted = wanted_columns(options.format, options.keys)
+        self.columns = list(dict.fromkeys(name for group in self.wanted for name in group))
+        self._names = [orjson.dumps(name) for name in self.columns]
 
     def __call__(self, rows: Rows, check_first: int = 0) -> Block:
         """Encode rows; the first ``check_first`` documents are compared with the reference in any case."""
@@ -95,7 +100,9 @@ class Encoder:
         base = rows.input << INPUT_BITS
         for place, row in rows:
             try:
-                content = parse_row(row) if isinstance(row, bytes) else row
+                if isinstance(row, RowError):
+                    raise row
+                content = parse_row(row, self._names) if isinstance(row, bytes) else row
                 draft = self._draft(content, base | place)
                 if self.options.dedup:
                     # With its random choices fixed: the same content is the same document everywhere.
@@ -105,7 +112,7 @@ class Encoder:
                     raise OctoError(
                         str(error),
                         where=rows.where(place),
-                        hint="mend the row, or leave such rows out with --on-error skip",
+                        hint="fix the row, or leave such rows out with --on-error skip",
                     ) from None
                 skipped[error.reason] += 1
             else:
@@ -198,20 +205,48 @@ def _content_hash(draft: Draft) -> bytes:
     return state.digest()
 
 
-def parse_row(line: bytes) -> Mapping[str, Any]:
+def parse_row(line: bytes, names: Sequence[bytes] = ()) -> Mapping[str, Any]:
     """Parse a line as a JSON object.
 
+    Args:
+        line: UTF-8; a byte order mark in front is left out.
+        names: keys that matter, as JSON; none of them may come twice.
+
     Raises:
-        RowError: it is none.
+        RowError: it is none, or a key comes twice.
+        MemoryError: there is not enough memory for it.
     """
+    line = line.removeprefix(b"\xef\xbb\xbf")
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        try:
-            line.decode()
-        except UnicodeDecodeError as wrong:
-            raise RowError("invalid UTF-8", f"not UTF-8 at byte {wrong.start} of the line") from None
-        raise RowError("broken JSON", f"not valid JSON: {error}") from None
+        raise _bad_json(line, error) from None
     if not isinstance(row, dict):
         raise RowError("not an object", f"the line is a JSON {type(row).__name__}, not an object")
-    return row
+    if any(line.count(name) > 1 for name in names):
+        keys = json.loads(line, object_pairs_hook=_Pairs, parse_int=str, parse_float=str).keys
+        for name in map(orjson.loads, names):
+            if keys.count(name) > 1:
+                raise RowError("key given twice", f"the key {name!r} is given twice")
+    found: Mapping[str, Any] = row
+    return found
+
+
+class _Pairs:
+    """Keys of a JSON object, in order."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]):
+        self.keys = [key for key, _ in pairs]
+
+
+def _bad_json(line: bytes, error: orjson.JSONDecodeError) -> Exception:
+    """Say what is wrong with a line. The library reports everything as an error of syntax, a lack of memory too."""
+    if "memory" in error.msg:
+        return MemoryError(f"a row of {len(line):,} bytes needs more memory")
+    try:
+        line.decode()
+    except UnicodeDecodeError as wrong:
+        return RowError("invalid UTF-8", f"not UTF-8 at byte {wrong.start} of the line")
+    reasons = {"depth": "nested too deeply", "ecursion": "nested too deeply", "surrogate": "lone surrogate"}
+    reason = next((reason for word, reason in reasons.items() if word in error.msg), "broken JSON")
+    return RowError(reason, f"not valid JSON: {error}")

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from megatron_octo.data.text.formats import RowError
+
 INPUT_BITS = 40  # a document's number is input << 40 | place; the place is a byte offset or a row
 
 
@@ -18,8 +20,12 @@ class Rows(Protocol):
     def text_bytes(self) -> int:
         """Bytes of text, for rates."""
 
-    def __iter__(self) -> Iterator[tuple[int, bytes | Mapping[str, Any]]]:
-        """Yield the place of each row, and the row: a line of JSON, or the row itself."""
+    @property
+    def raw(self) -> bytes:
+        """Bytes that the rows were made from."""
+
+    def __iter__(self) -> Iterator[tuple[int, bytes | Mapping[str, Any] | RowError]]:
+        """Yield the place of each row, and the row: a line of JSON, the row itself, or why it cannot be read."""
         ...
 
     def where(self, place: int) -> str:
@@ -50,6 +56,11 @@ class Lines:
         """Bytes of the lines."""
         return len(self.data)
 
+    @property
+    def raw(self) -> bytes:
+        """The lines."""
+        return self.data
+
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         place = self.start
         for line in self.data.split(b"\n"):
@@ -71,20 +82,22 @@ class Lines:
 
 @dataclass(frozen=True)
 class TableRows:
-    """Rows of a table, from row ``start`` (the first of the table is 0)."""
+    """Rows of a table, from row ``start`` (the first of the table is 0); ``raw`` holds them as Arrow does."""
 
     path: str
     input: int
     start: int
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any] | RowError]
+    raw: bytes
 
     @property
     def text_bytes(self) -> int:
         """Characters of all texts."""
-        values = (value for row in self.rows for value in row.values() if isinstance(value, str))
+        rows = (row for row in self.rows if not isinstance(row, RowError))
+        values = (value for row in rows for value in row.values() if isinstance(value, str))
         return sum(map(len, values))
 
-    def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
         return enumerate(self.rows, self.start)
 
     def where(self, place: int) -> str:

@@ -1,24 +1,13 @@
-"""Read jsonl files, plain, gzip or zstandard, in blocks of whole lines and bounded memory."""
+"""Reading of jsonl files, plain or packed, in blocks of whole lines and bounded memory."""
 
-import gzip
-import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.data.preprocessing.input_rows import Lines
+from megatron_octo.data.preprocessing.packed import Packing, open_packed
 
-GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 BLOCK = 1 << 20
-
-
-def packing(path: str) -> str | None:
-    """How a file is packed: ``gzip``, ``zstd``, or not at all. Its first bytes say so, not its name."""
-    with open(path, "rb") as file:
-        magic = file.read(4)
-    if magic[:2] == GZIP_MAGIC:
-        return "gzip"
-    return "zstd" if magic == ZSTD_MAGIC else None
 
 
 def read_range(path: str, number: int, start: int, end: int, block: int = BLOCK) -> Iterator[Lines]:
@@ -75,70 +64,23 @@ def _whole_lines(chunks: Iterator[bytes], place: int) -> Iterator[tuple[int, byt
         yield place, last
 
 
-def read_packed(path: str, number: int, kind: str, block: int = BLOCK) -> Iterator[tuple[Lines, int]]:
-    """All lines of a packed file, and how many of its bytes on disk were read so far.
+def read_packed(path: str, number: int, kind: Packing, block: int = BLOCK) -> Iterator[tuple[Lines, int]]:
+    """Yield all lines of a packed file, and how many of its bytes on disk were read so far.
 
     Raises:
         OctoError: it is damaged or cut short (file and line are named), or the library is missing.
     """
     with open(path, "rb") as raw:
-        stream = gzip.GzipFile(fileobj=raw) if kind == "gzip" else _zstd(raw, path)
+        read = open_packed(raw, kind, path)
         line = 1
 
         def chunks() -> Iterator[bytes]:
-            while chunk := _read(stream, path, line, block, kind):
-                yield chunk
+            try:
+                while chunk := read(block):
+                    yield chunk
+            except OctoError as error:
+                raise OctoError(error.what, where=f"{path}, after line {line}", hint=error.hint) from None
 
         for place, data in _whole_lines(chunks(), 0):
             yield Lines(path, number, place, data, line), raw.tell()
             line += data.count(b"\n") + 1
-
-
-def _zstd(raw: IO[bytes], path: str) -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise OctoError(
-            "a zstandard file needs the zstandard library",
-            where=path,
-            hint="pip install 'megatron-octo[zstd]'",
-        ) from None
-    return _Zstd(raw, zstandard)
-
-
-class _Zstd:
-    """Frames one after the other; the library's own reader takes a file that is cut short for its end."""
-
-    def __init__(self, raw: IO[bytes], library: Any):
-        self._raw, self._library = raw, library
-        self._decoder, self._packed = library.ZstdDecompressor().decompressobj(), b""
-        self._fresh = True
-
-    def read(self, size: int) -> bytes:
-        while True:
-            self._packed = self._packed or self._raw.read(min(size, 1 << 17))
-            if not self._packed:
-                if not self._fresh:
-                    raise EOFError("the file ends inside a frame")
-                return b""
-            try:
-                data: bytes = self._decoder.decompress(self._packed)
-            except self._library.ZstdError as error:
-                raise EOFError(str(error)) from None
-            self._fresh, self._packed = False, b""
-            if self._decoder.eof:
-                self._packed = self._decoder.unused_data
-                self._decoder, self._fresh = self._library.ZstdDecompressor().decompressobj(), True
-            if data:
-                return data
-
-
-def _read(stream: Any, path: str, line: int, size: int, kind: str) -> bytes:
-    try:
-        return bytes(stream.read(size))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise OctoError(
-            f"damaged {kind} file: {error}",
-            where=f"{path}, after line {line}",
-            hint="copy or download it again",
-        ) from None

@@ -1,33 +1,26 @@
 """Pipeline from inputs to an indexed dataset with a manifest: everything appears at the end, or nothing.
 
-Processes, or tasks of a cluster, turn pieces of the input into shards (``workdir``); one process merges them.
-A run that was killed goes on from the shards that it had finished.
+Processes, or tasks of a cluster, turn pieces of the input into shards (:mod:`.work_directory`); one process merges
+them. A run that was killed goes on from the shards that it had finished.
 """
 
 import functools
 import sys
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_octo import __version__
-from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_bytes, digest_file
-from megatron_octo.data.dataset.manifest import FileRecord, Manifest, TokenizerRecord, manifest_path
-from megatron_octo.data.dataset.writer import IndexedWriter
+from megatron_octo.common.errors import OctoError, users_mistake
+from megatron_octo.data.dataset.manifest import Manifest
 from megatron_octo.data.preprocessing.encode import EncodeOptions, Encoder
-from megatron_octo.data.preprocessing.merge import merge
+from megatron_octo.data.preprocessing.finish import Digests, check_existing, merge_shards
 from megatron_octo.data.preprocessing.progress import Meter
-from megatron_octo.data.preprocessing.shards import ShardMaker
-from megatron_octo.data.preprocessing.sources import Input, Piece, open_input, pieces
+from megatron_octo.data.preprocessing.shards import Shard, ShardMaker
+from megatron_octo.data.preprocessing.sources import Input, Piece, check_input, open_input, pieces
 from megatron_octo.data.preprocessing.work_directory import WorkDir
 from megatron_octo.data.preprocessing.workers import ordered_map
-from megatron_octo.data.text.formats import is_pretraining, template_path
-from megatron_octo.data.text.tokenizer import Tokenizer
 
-DUPLICATES = "duplicate"
+_ROUNDS = 3  # over inputs that are touched while they are read
 
 
 @dataclass(frozen=True)
@@ -68,184 +61,145 @@ def preprocess(
     options: EncodeOptions,
     workers: int,
     stage: Stage = ALL,
+    overwrite: bool = False,
 ) -> tuple[Manifest | None, str]:
     """Tokenise rows into ``PREFIX.bin``, ``.idx`` and ``.json``.
 
     The bytes do not depend on ``workers``, tasks and kills: rows keep their order, or get that of
     ``options.shuffle``.
 
+    Args:
+        paths: the inputs.
+        prefix: of the outputs.
+        options: of the encoding.
+        workers: number of processes.
+        stage: part of the job to do.
+        overwrite: replace a complete data set that was made from other inputs or with other options.
+
     Returns:
         The manifest (None after one task of many), and a line that sums up what was done and how fast.
 
     Raises:
-        OctoError: a bad input, row, tokenizer or option. Earlier outputs are then untouched.
+        OctoError: a bad input, row, tokenizer or option, too little memory, or a disk that fails. Earlier outputs are
+            then untouched.
     """
-    prefix = Path(prefix)
+    try:
+        return _preprocess(paths, Path(prefix), options, workers, stage, overwrite)
+    except MemoryError as error:
+        more = f": {error}" if str(error) else ""
+        raise OctoError(
+            f"memory ran out{more}",
+            where=str(prefix),
+            hint="use fewer --workers, or a machine with more memory",
+        ) from None
+    except OSError as error:
+        error.filename = error.filename or str(prefix)  # a failed write does not name its file
+        if users_mistake(error) is None:
+            raise OctoError(
+                f"reading or writing failed: {error.strerror or error}", where=error.filename
+            ) from None
+        raise
+
+
+def _preprocess(
+    paths: Sequence[str], prefix: Path, options: EncodeOptions, workers: int, stage: Stage, overwrite: bool
+) -> tuple[Manifest | None, str]:
     inputs = _open_inputs(paths, prefix)
-    tokenizer = Encoder(options).tokenizer  # bad options fail here, not in every worker
+    encoder = Encoder(options)  # bad options fail here, not in every worker
+    tokenizer = encoder.tokenizer
+    for source in inputs:
+        check_input(source, encoder.wanted)
     if options.backend == "auto" and tokenizer.fast is None:
         _say(f"no fast path, {tokenizer.backend} encodes: {tokenizer.why_not}")
     prefix.parent.mkdir(parents=True, exist_ok=True)
     work = WorkDir(prefix, inputs, options)
-    if stage.merge and stage.make:
-        for other in work.others():
-            _say(
-                f"inputs, tokenizer or options are not those of the unfinished run in {other}: starting anew"
-            )
-            WorkDir.discard(other)
-    work.open()
-    with Meter(sum(source.size for source in inputs)) as meter:
+    if not overwrite:
+        check_existing(prefix, work, options, tokenizer)
+    maker = functools.partial(ShardMaker, options, work.path, tokenizer.fast is not None)
+    held = work.held(alone=stage.merge, discard=stage.merge and stage.make, say=_say)
+    with Meter(sum(source.size for source in inputs)) as meter, held:
         try:
             if not stage.merge:
-                done = _make(work, options, workers, stage, meter)
-                return (
-                    None,
-                    f"task {stage.task} of {stage.tasks}: {done} shards, {meter.summary}; in {work.path}",
-                )
-            with work.alone(), _Digests(inputs) as digests:
+                done = _make(work, maker, workers, stage, meter)
+                where = f"{done} shards, {meter.summary}; in {work.path}"
+                return None, f"task {stage.task} of {stage.tasks}: {where}"
+            with Digests(inputs) as digests:
                 if stage.make:
-                    _make(work, options, workers, stage, meter)
-                manifest = _merge(work, options, tokenizer, digests)
-        except OSError as error:
-            error.filename = error.filename or str(prefix)  # a failed write does not know its file
-            raise
-        finally:
+                    _make(work, maker, workers, stage, meter)
+                else:
+                    _check(work, functools.partial(maker, check_only=True), workers)
+                manifest = merge_shards(work, options, tokenizer, digests)
+            work.remove()
+        except BaseException:
             if stage.merge and not work.finished():  # a task that has nothing yet is not alone here
                 work.remove()
-        work.remove()
-        return manifest, f"{prefix}: {_counts(manifest)}; {meter.summary}"
+            raise
+    return manifest, f"{prefix}: {_counts(manifest)}; {meter.summary}"
 
 
 class _Missing:
-    """Pieces of one stage that have no finished shard yet, in order.
+    """Pieces of one stage without a shard that is known to fit the input, in order.
 
     Attributes:
         kept: pieces so far that have one.
-        disks: bytes on disk of the pieces that were given out, in their order.
+        given: the pieces that were given out: bytes on disk, and the shard that may still fit.
     """
 
     def __init__(self, work: WorkDir, stage: Stage, meter: Meter):
         self._work, self._stage, self._meter = work, stage, meter
-        self.kept, self.disks = 0, list[int]()
+        self.kept, self.given = 0, list[tuple[int, Shard | None]]()
 
     def __iter__(self) -> Iterator[Piece]:
         for number, piece in enumerate(pieces(self._work.inputs, self._work.size)):
             if number % self._stage.tasks != self._stage.task:
                 continue
-            if self._work.has(piece.input, piece.start) is not None:
+            shard = self._work.has(piece.input, piece.start)
+            if shard is not None and self._work.is_current(shard):
                 self.kept += 1
                 self._meter.skip(piece.disk)
                 continue
-            self.disks.append(piece.disk)
+            self.given.append((piece.disk, shard))
             yield piece
 
 
-def _make(work: WorkDir, options: EncodeOptions, workers: int, stage: Stage, meter: Meter) -> int:
-    """Make the shards of this stage that are not there yet; returns how many there are now."""
+def _make(
+    work: WorkDir, maker: "functools.partial[ShardMaker]", workers: int, stage: Stage, meter: Meter
+) -> int:
+    """Make the shards of this stage that are not there yet; returns how many there are now.
+
+    Raises:
+        OctoError: an input changes all the time.
+    """
     if found := work.finished():
         _say(f"going on after {found} finished shards in {work.path}")
-    missing = _Missing(work, stage, meter)
-    maker = functools.partial(ShardMaker, options, work.path)
-    for place, shard in enumerate(ordered_map(maker, missing, workers)):
-        meter.update(missing.disks[place], shard.text_bytes, shard.documents, shard.tokens)
-    return missing.kept + len(missing.disks)
+    for _ in range(_ROUNDS):
+        missing, stale = _Missing(work, stage, meter), 0
+        for place, shard in enumerate(ordered_map(maker, missing, workers)):
+            disk, before = missing.given[place]
+            if before == shard:
+                meter.skip(disk)
+            else:
+                stale += before is not None
+                meter.update(disk, shard.text_bytes, shard.documents, shard.tokens)
+        if stale:
+            _say(f"{stale} shards were made from other bytes than the input has now: they were made again")
+        if not work.refresh():
+            return missing.kept + len(missing.given)
+    raise OctoError(
+        "an input is changed again and again", where=work.inputs[0].path, hint="start when it is complete"
+    )
 
 
-class _Digests:
-    """Digests of the input files, computed in a thread: most of their time is waiting for the disk."""
+def _check(work: WorkDir, maker: "functools.partial[ShardMaker]", workers: int) -> None:
+    """Compare the shards of all tasks with the bytes of touched inputs.
 
-    def __init__(self, inputs: Sequence[Input]):
-        self._inputs, self._found = inputs, dict[str, str]()
-        self._stop = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        for source in self._inputs:
-            if self._stop:
-                return
-            try:
-                self._found[source.path] = (
-                    digest_file(source.path) if source.is_file else digest_bytes(source.identity.encode())
-                )
-            except OSError:
-                return  # said by records
-
-    def __enter__(self) -> "_Digests":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._stop = True
-
-    def records(self) -> list[FileRecord]:
-        """The inputs, for the manifest.
-
-        Raises:
-            OctoError: one changed since the start.
-        """
-        self._thread.join()
-        for source in self._inputs:
-            if open_input(source.path) != source or source.path not in self._found:
-                raise OctoError("this input changed during the run", where=source.path, hint="start again")
-        return [
-            FileRecord(path=source.path, bytes=source.size, digest=self._found[source.path])
-            for source in self._inputs
-        ]
-
-
-def _merge(work: WorkDir, options: EncodeOptions, tokenizer: Tokenizer, digests: _Digests) -> Manifest:
-    prefix, shards = work.prefix, work.shards()
-    skipped, notes = Counter[str](), Counter[str]()
-    for shard in shards:
-        skipped.update(shard.skipped)
-        notes.update(shard.notes)
-    with IndexedWriter(prefix, tokenizer.vocab_size, work.path) as writer:
-        dropped = merge(shards, writer, work.scratch, dedup=options.dedup, shuffle=options.shuffle)
-        if not writer.documents:
-            what = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "no rows"
-            where = ", ".join(source.path for source in work.inputs)
-            work.forget()
-            raise OctoError(f"not one document in the input ({what})", where=where)
-        outputs = writer.finish()
-        skipped.update({DUPLICATES: dropped} if options.dedup else {})
-        manifest = Manifest(
-            version=__version__,
-            documents=writer.documents,
-            tokens=writer.tokens,
-            targets=writer.targets,
-            skipped=dict(skipped),
-            notes=dict(notes),
-            tokenizer=TokenizerRecord(
-                path=str(Path(tokenizer.path).resolve()),
-                digest=tokenizer.digest,
-                vocab_size=tokenizer.vocab_size,
-                eod_id=tokenizer.eod_id,
-                eod_token=tokenizer.eod_token,
-                control={
-                    token: tokenizer.control_id(token, "a special token") for token in tokenizer.control
-                },
-                backend=tokenizer.backend,
-                why_no_fast_path=tokenizer.why_not,
-                compared=sum(shard.checked for shard in shards),
-            ),
-            inputs=digests.records(),
-            outputs={
-                name: FileRecord(
-                    path=f"{prefix.name}.{name}", bytes=int(found["bytes"]), digest=str(found["digest"])
-                )
-                for name, found in outputs.items()
-            },
-            options={
-                **{key: value for key, value in asdict(options).items() if key != "tokenizer"},
-                "template": digest_file(template_path(options.format)),
-            },
-            pretraining=is_pretraining(options.format),
-        )
-        # Between these steps a crash leaves files without manifest, never with a wrong one.
-        manifest_path(prefix).unlink(missing_ok=True)
-        writer.commit()
-        manifest.write(prefix)
-        return manifest
+    Raises:
+        OctoError: a shard is missing, or was made from other bytes.
+    """
+    touched = {shard.input for shard in work.shards() if not work.is_current(shard)}
+    todo = (piece for piece in pieces(work.inputs, work.size, touched))
+    for _ in ordered_map(maker, todo, workers):
+        pass
 
 
 def _counts(manifest: Manifest) -> str:

@@ -4,6 +4,7 @@ Tokens, lengths of sequences, sequences of documents, modes and hashes lie one b
 a JSON object behind them holds the number of each.
 """
 
+import errno
 import json
 import os
 import struct
@@ -45,6 +46,8 @@ class Shard:
     hashed: bool
     text_bytes: int
     checked: int
+    source_digest: str
+    source_stamp: str
     skipped: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
@@ -116,14 +119,50 @@ def open_shard(path: Path) -> Shard | None:
 
 
 class ShardMaker:
-    """Encode pieces of the input and write their shards into a directory."""
+    """Encodes pieces of the input and writes their shards into a directory.
 
-    def __init__(self, options: EncodeOptions, folder: Path):
-        self.folder, self._encoder, self._dedup = folder, Encoder(options), options.dedup
+    Args:
+        options: of the encoding.
+        folder: where shards lie; one that fits the input is kept.
+        proven: whether another process has found that the fast path fits the tokenizer.
+        check_only: refuse a shard that does not fit, do not make it again.
+    """
+
+    def __init__(self, options: EncodeOptions, folder: Path, proven: bool = False, check_only: bool = False):
+        self.folder, self._encoder, self._dedup = folder, Encoder(options, proven), options.dedup
+        self._check_only = check_only
 
     def __call__(self, piece: Piece) -> Shard:
         """Encode a piece; its shard appears when it is complete."""
         path = shard_path(self.folder, piece.input, piece.start)
+        try:
+            return self._kept(path, piece) or self._made(path, piece)
+        except OSError as error:
+            # A failed read or write does not name its file.
+            written = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+            error.filename = error.filename or str(path if written else piece.source.path)
+            raise
+
+    def _kept(self, path: Path, piece: Piece) -> Shard | None:
+        """Open the shard of an earlier run, if the input still holds the bytes that it was made from."""
+        shard = open_shard(path)
+        if shard is None or (shard.source_digest == self._source_digest(piece) and shard.end == piece.end):
+            return shard
+        if self._check_only:
+            raise OctoError(
+                f"the shard that starts at {piece.start:,} was made from other bytes than this input has now",
+                where=piece.source.path,
+                hint="run its task again before --merge",
+            )
+        return None
+
+    def _source_digest(self, piece: Piece) -> str:
+        state = xxhash.xxh3_128()
+        for rows in piece.rows(self._encoder.columns):
+            state.update(rows.raw)
+        return state.hexdigest()
+
+    def _made(self, path: Path, piece: Piece) -> Shard:
         aside = beside(path)
         try:
             with open(aside, "wb", buffering=0) as file:
@@ -137,12 +176,20 @@ class ShardMaker:
 
     def _fill(self, file: object, piece: Piece, path: Path) -> Shard:
         write = file.write  # type: ignore[attr-defined]
-        state, written, documents, checked, text_bytes = xxhash.xxh3_128(), 0, 0, 0, 0
+        state, source, written, documents, checked, text_bytes = (
+            xxhash.xxh3_128(),
+            xxhash.xxh3_128(),
+            0,
+            0,
+            0,
+            0,
+        )
         skipped: Counter[str] = Counter()
         notes: Counter[str] = Counter()
         kept: list[Block] = []
         is_first = piece.input == piece.start == 0
-        for rows in piece.rows():
+        for rows in piece.rows(self._encoder.columns):
+            source.update(rows.raw)
             block = self._encoder(rows, max(FIRST_CHECKED - documents, 0) if is_first else 0)
             _write_all(write, block.tokens)
             state.update(block.tokens)
@@ -180,6 +227,8 @@ class ShardMaker:
             hashed=self._dedup,
             text_bytes=text_bytes,
             checked=checked,
+            source_digest=source.hexdigest(),
+            source_stamp=piece.source.stamp,
             skipped=dict(skipped),
             notes=dict(notes),
         )

@@ -1,23 +1,19 @@
 """Rows of parquet files and of Hugging Face data sets."""
 
+import contextlib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.data.preprocessing.input_rows import TableRows
+from megatron_octo.data.text.formats import RowError
 
 PREFIX = "hf:"  # of an input that names a Hugging Face data set
 _ROWS = 256  # read in one go
 _NAME = re.compile(r"(?P<name>[^,@]+)(,(?P<config>[^,@]+))?(@(?P<split>[^,@]+))?")
-
-
-def is_parquet(path: str) -> bool:
-    """Return whether a file begins as parquet does."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PAR1"
 
 
 def is_saved_dataset(path: str) -> bool:
@@ -25,8 +21,35 @@ def is_saved_dataset(path: str) -> bool:
     return Path(path, "dataset_dict.json").is_file() or Path(path, "state.json").is_file()
 
 
+@contextlib.contextmanager
+def _damage(path: str, place: int | None = None) -> Iterator[None]:
+    """Turn the library's errors about a file's content into ours; those of the disk and of memory stay."""
+    import pyarrow
+
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        TypeError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        where = path if place is None else f"{path}, after row {place}"
+        raise OctoError(
+            f"damaged parquet file: {error}", where=where, hint="copy or download it again"
+        ) from None
+
+
 @functools.lru_cache(maxsize=8)
-def _parquet(path: str) -> Any:
+def _parquet(path: str) -> tuple[Any, list[str], list[tuple[int, int]]]:
+    """Open a file; returns it, its columns, and rows and bytes of each row group."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -35,40 +58,78 @@ def _parquet(path: str) -> Any:
             where=path,
             hint="pip install 'megatron-octo[parquet]'",
         ) from None
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise OctoError(
-            f"damaged parquet file: {error}", where=path, hint="copy or download it again"
-        ) from None
+    with _damage(path):
+        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        metadata = file.metadata
+        found = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        groups = [(int(group.num_rows), int(group.total_byte_size)) for group in found]
+        if sum(rows for rows, _ in groups) != metadata.num_rows or any(min(group) < 0 for group in groups):
+            raise ValueError("its row groups do not hold the rows that it counts")
+        return file, [str(name) for name in file.schema_arrow.names], groups
 
 
 def parquet_groups(path: str) -> list[tuple[int, int]]:
     """Return rows and bytes of each row group."""
-    metadata = _parquet(path).metadata
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    return [(group.num_rows, group.total_byte_size) for group in groups]
+    return _parquet(path)[2]
 
 
-def read_parquet(path: str, number: int, start: int, end: int) -> Iterator[TableRows]:
-    """Read rows ``start`` .. ``end``, which are whole row groups."""
+def read_parquet(path: str, number: int, start: int, end: int, columns: Sequence[str]) -> Iterator[TableRows]:
+    """Read ``columns`` of rows ``start`` .. ``end``, which are whole row groups."""
+    file, names, groups = _parquet(path)
     first, wanted = 0, []
-    for group, (rows, _) in enumerate(parquet_groups(path)):
-        if start <= first < end:
+    for group, (rows, _) in enumerate(groups):
+        if start <= first < end and rows:
             wanted.append(group)
         first += rows
+    there = [name for name in columns if name in names]
     place = start
-    try:
-        for batch in _parquet(path).iter_batches(_ROWS, row_groups=wanted) if wanted else ():
-            rows = batch.to_pylist()
-            yield TableRows(path, number, place, rows)
-            place += len(rows)
-    except OSError as error:
+    batches = iter(file.iter_batches(_ROWS, row_groups=wanted, columns=there) if wanted and there else ())
+    while True:
+        with _damage(path, place):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            batch = batch.select(there)
+            raw = batch.serialize().to_pybytes()
+        yield TableRows(path, number, place, _rows(batch), raw)
+        place += batch.num_rows
+    if place != end and there:
         raise OctoError(
-            f"damaged parquet file: {error}",
+            f"damaged parquet file: {place - start} rows where it counts {end - start}",
             where=f"{path}, after row {place}",
             hint="copy or download it again",
-        ) from None
+        )
+
+
+def _rows(batch: Any) -> list[Mapping[str, Any] | RowError]:
+    """Convert a batch of Arrow; a row with a value that Python cannot hold becomes an error."""
+    try:
+        rows: list[Mapping[str, Any] | RowError] = batch.to_pylist()
+    except MemoryError:
+        raise
+    except Exception:  # bytes that are not UTF-8, times out of range: many kinds
+        return [_row(batch, place) for place in range(batch.num_rows)]
+    return rows
+
+
+def _row(batch: Any, place: int) -> Mapping[str, Any] | RowError:
+    row: dict[str, Any] = {}
+    for name in batch.schema.names:
+        try:
+            row[name] = batch.column(name)[place].as_py()
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else "unreadable value"
+            return RowError(reason, f"the value of {name!r} cannot be read: {error}")
+    return row
+
+
+def column_names(kind: str, path: str) -> list[str] | None:
+    """Return the columns of a table, None for an input without."""
+    if kind == "parquet":
+        return _parquet(path)[1]
+    return [str(name) for name in open_dataset(path).column_names] if kind == "dataset" else None
 
 
 @functools.lru_cache(maxsize=8)
@@ -108,10 +169,15 @@ def open_dataset(source: str) -> Any:
     return data
 
 
-def read_dataset(source: str, number: int, start: int, end: int) -> Iterator[TableRows]:
-    """Read rows ``start`` .. ``end``."""
+def read_dataset(
+    source: str, number: int, start: int, end: int, columns: Sequence[str]
+) -> Iterator[TableRows]:
+    """Read ``columns`` of rows ``start`` .. ``end``."""
     data = open_dataset(source)
+    data = data.select_columns([name for name in columns if name in data.column_names])
     for place in range(start, end, _ROWS):
-        columns = data[place : min(place + _ROWS, end)]
-        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
-        yield TableRows(source, number, place, rows)
+        stop = min(place + _ROWS, end)
+        table = data.with_format("arrow")[place:stop]
+        for batch in table.combine_chunks().to_batches():
+            yield TableRows(source, number, place, _rows(batch), batch.serialize().to_pybytes())
+            place += batch.num_rows

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from megatron_octo import __version__
@@ -14,7 +14,7 @@ from megatron_octo.common.leases import flock
 from megatron_octo.data.dataset.manifest import manifest_path
 from megatron_octo.data.preprocessing.encode import EncodeOptions
 from megatron_octo.data.preprocessing.shards import Shard, open_shard, shard_path
-from megatron_octo.data.preprocessing.sources import Input, piece_size
+from megatron_octo.data.preprocessing.sources import Input, open_input, piece_size
 
 
 class WorkDir:
@@ -38,7 +38,7 @@ class WorkDir:
         self.path = prefix.with_name(f"{prefix.name}.work-{key}")
 
     def others(self) -> list[Path]:
-        """Directories that an unfinished run with other inputs or options left."""
+        """List the directories of runs with other inputs or options on the same output."""
         name = f"{self.prefix.name}.work-"
         return [
             path
@@ -46,30 +46,50 @@ class WorkDir:
             if path.name.startswith(name) and path != self.path and (path / "job.json").is_file()
         ]
 
-    def open(self) -> None:
-        """Make the directory, if it is not there."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "job.json").exists():
-            write_json(self.path / "job.json", self._job)
-
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other runs away, and remove what a killed one left half done.
+    def held(self, *, alone: bool, discard: bool, say: Callable[[str], None]) -> Iterator[None]:
+        """Make the directory and hold it, so that no run with this output disturbs another.
+
+        Args:
+            alone: keep every other run away, and remove what a killed one left half done; tasks of one job share.
+            discard: remove what unfinished runs with other inputs or options left.
+            say: takes messages.
 
         Raises:
-            OctoError: another process works here.
+            OctoError: another process works on the same output.
         """
-        busy = OctoError(
-            "another process works on the same output", where=self.path, hint="wait for it, or end it"
-        )
-        lock = flock(self.path / "lock", busy)
-        try:
-            remove_leftovers(self.path)
-            remove_leftovers(self.prefix.parent, glob.escape(manifest_path(self.prefix).name))
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        with contextlib.ExitStack() as stack:
+            with _locked(self.prefix.parent, wait=True):
+                for other in self.others():
+                    with _locked(other / "lock"):
+                        if discard:
+                            say(
+                                f"the unfinished run in {other} had other inputs, tokenizer or options: starting anew"
+                            )
+                            shutil.rmtree(other, ignore_errors=True)
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(self.path / "lock", shared=not alone))
+                if not (self.path / "job.json").exists():
+                    write_json(self.path / "job.json", self._job)
+            if alone:
+                remove_leftovers(self.path)
+                remove_leftovers(self.prefix.parent, glob.escape(manifest_path(self.prefix).name))
+                shutil.rmtree(self.scratch, ignore_errors=True)
             yield
-        finally:
-            os.close(lock)
+
+    def refresh(self) -> bool:
+        """Look at the inputs again; returns whether one was touched since the last look.
+
+        Raises:
+            OctoError: its size or time of change is another one.
+        """
+        now = [open_input(source.path) for source in self.inputs]
+        for source, found in zip(self.inputs, now):
+            if found != source:
+                raise OctoError("this input changed during the run", where=source.path, hint="start again")
+        touched = [source.stamp for source in self.inputs] != [found.stamp for found in now]
+        self.inputs = now
+        return touched
 
     @property
     def scratch(self) -> Path:
@@ -84,6 +104,11 @@ class WorkDir:
         except OctoError:
             path.unlink(missing_ok=True)
             return None
+
+    def is_current(self, shard: Shard) -> bool:
+        """Return whether the input of a shard is untouched since it was made; otherwise its bytes decide."""
+        stamp = self.inputs[shard.input].stamp
+        return bool(stamp) and shard.source_stamp == stamp
 
     def shards(self) -> list[Shard]:
         """Open all shards in the order of the input.
@@ -116,10 +141,25 @@ class WorkDir:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the directory."""
-        self.discard(self.path)
+        """Remove the directory; call it while it is held."""
+        with _locked(self.prefix.parent, wait=True):
+            shutil.rmtree(self.path, ignore_errors=True)
 
-    @staticmethod
-    def discard(path: Path) -> None:
-        """Remove a work directory. What a kill leaves of it has no shard that looks complete and is not."""
-        shutil.rmtree(path, ignore_errors=True)
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a file or a directory. A killed process loses its locks.
+
+    Raises:
+        OctoError: another process holds it, unless ``wait`` is set.
+    """
+    busy = OctoError(
+        "another process works on the same output",
+        where=path.parent,
+        hint="wait for it, end it, or choose another --output-prefix",
+    )
+    handle = flock(path, None if wait else busy, shared=shared)
+    try:
+        yield
+    finally:
+        os.close(handle)

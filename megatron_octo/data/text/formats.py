@@ -69,6 +69,25 @@ def draft_maker(name: FormatName, keys: Keys, tokenizer: Tokenizer) -> Callable[
     return _Maker(template, keys, tokenizer, name if name in FORMATS else str(template.path))
 
 
+def wanted_columns(name: FormatName, keys: Keys) -> list[tuple[str, ...]]:
+    """List the columns that a format reads: groups of alternatives, of which a row needs one."""
+    found: list[tuple[str, ...]] = []
+
+    def add(parts: Iterable[Part]) -> None:
+        for part in parts:
+            if isinstance(part, Field):
+                found.append(tuple(map(keys.name, part.names)))
+            elif isinstance(part, Chance):
+                add(part.parts)
+
+    for entry in load_template(name).entries:
+        if isinstance(entry, Turns):
+            found.append((entry.field,))
+        else:
+            add(entry.parts)
+    return list(dict.fromkeys(found))
+
+
 def is_pretraining(name: FormatName) -> bool:
     """Return whether documents of a format are running text, not pairs for fine-tuning."""
     return load_template(name).pretraining

@@ -40,6 +40,7 @@ class Tokenizer:
             default they are plain text, so that no row can end a document or open a commit.
         backend: ``reference`` is the library that defines the result; ``tokie`` the fast path for all
             that it is known to do alike; ``auto`` that one where it is installed and fits.
+        proven: skip the decision whether the fast path fits: another process has found that it does.
 
     Attributes:
         digest: of the file.
@@ -60,6 +61,7 @@ class Tokenizer:
         eod_token: str | None = None,
         control_text: bool = False,
         backend: Backend = "reference",
+        proven: bool = False,
     ):
         self.path = str(path)
         if not Path(path).is_file():  # a pipe would never end
@@ -74,7 +76,7 @@ class Tokenizer:
         self._spelled = re.compile("|".join(map(re.escape, self.control)) or r"(?!)")
         self.eod_token = eod_token or self._find_eod(vocabulary)
         self.eod_id = self.control_id(self.eod_token, "the end of a document")
-        self.fast, self.why_not = self._open_fast(backend)
+        self.fast, self.why_not = self._open_fast(backend, proven)
         self.loses = LossFinder({} if self.is_sentencepiece else self._description())
 
     @property
@@ -103,14 +105,14 @@ class Tokenizer:
         found: dict[str, Any] = json.loads(Path(self.path).read_bytes())
         return found
 
-    def _open_fast(self, backend: Backend) -> tuple[FastPath | None, str]:
+    def _open_fast(self, backend: Backend, proven: bool) -> tuple[FastPath | None, str]:
         if backend == "reference":
             return None, "the reference was asked for"
         try:
             if self.is_sentencepiece:
                 raise ValueError("it is a sentencepiece model")
             description = self._description()
-            if reason := unfit(description):
+            if not proven and (reason := unfit(description)):
                 raise ValueError(reason)
             return FastPath(description), ""
         except ImportError:

@@ -1,4 +1,6 @@
+import bz2
 import gzip
+import lzma
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -8,11 +10,14 @@ from hypothesis import strategies as st
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.data.preprocessing.input_rows import Lines
-from megatron_octo.data.preprocessing.lines import packing, read_packed, read_range
+from megatron_octo.data.preprocessing.lines import read_packed, read_range
+from megatron_octo.data.preprocessing.packed import Packing, find_packing
 
 zstandard = pytest.importorskip("zstandard")
-PACK: dict[str, Callable[[bytes], bytes]] = {
+PACK: dict[Packing, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
+    "bzip2": lambda data: bz2.compress(data[:5]) + bz2.compress(data[5:]),
+    "xz": lambda data: lzma.compress(data[:5]) + bytes(8) + lzma.compress(data[5:]) + bytes(4),
     "zstd": lambda data: zstandard.compress(data[:5]) + zstandard.compress(data[5:]),  # two frames
 }
 contents = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=20)
@@ -52,11 +57,11 @@ def test_ranges_share_no_line_and_leave_none_out(
 @settings(max_examples=40, deadline=None)
 @given(contents, st.integers(1, 30), st.sampled_from(sorted(PACK)))
 def test_packed_lines_have_the_same_places(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, kind: str
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], block: int, kind: Packing
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_bytes(PACK[kind](b"\n".join(lines)))
-    assert packing(str(path)) == kind
+    assert find_packing(path.read_bytes()) == kind
     assert numbered(piece for piece, _ in read_packed(str(path), 0, kind, block)) == expected(lines)
 
 
@@ -64,7 +69,7 @@ def test_packed_lines_have_the_same_places(
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: data[:9] + b"x" * 12 + data[21:]]
 )
-def test_damaged_files(tmp_path: Path, damage: Callable[[bytes], bytes], kind: str) -> None:
+def test_damaged_files(tmp_path: Path, damage: Callable[[bytes], bytes], kind: Packing) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(damage(PACK[kind](bytes(range(256)).replace(b"\n", b"") * 400 + b"\n")))
     with pytest.raises(OctoError, match=f"damaged {kind} file") as caught:
