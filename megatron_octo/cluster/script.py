@@ -62,10 +62,11 @@ class Job:
     text: str
 
     @property
-    def log(self) -> Path:
+    def log(self) -> str:
         """The file for its output, with SLURM's patterns for the job's number."""
         run = self.script.parent if self.stage == "train" else self.script.parent.parent
-        return run / LOGS / f"{self.stage}-{'%A_%a' if '#SBATCH --array' in self.text else '%j'}.log"
+        number = "%A_%a" if "#SBATCH --array" in self.text else "%j"
+        return f"{str(run).replace('%', '%%')}/{LOGS}/{self.stage}-{number}.log"
 
 
 def script_name(stage: str) -> str:

@@ -79,12 +79,12 @@ def test_a_script_works_where_it_lies(name: str, order: Order, tmp_path: Path) -
 
 
 def test_resume_submits_the_scripts_of_the_new_place(order: Order, tmp_path: Path, answers: Answers) -> None:
-    run = tmp_path / "runs/b"
+    run = tmp_path / "runs/b%j"
     order.run.rename(run)
     answers(sbatch="Submitted batch job 12")
     assert submit.main(["resume", str(run)]) == 0
     asked = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("sbatch ")]
-    assert asked[0] == f"sbatch --output={run}/submit/logs/train-%j.log {run}/submit.sh"
+    assert asked[0] == f"sbatch --output={run.parent}/b%%j/submit/logs/train-%j.log {run}/submit.sh"
     assert asked[1].endswith(f"{run}/submit/convert.sh")
     assert [record["job"] for record in snapshot.read_jobs(run)] == ["12", "12"]
 
