@@ -101,6 +101,15 @@ class Tokenizer:
         tokenizer.no_padding()
         return tokenizer
 
+    @staticmethod
+    def vocabulary(path: str | Path) -> dict[str, int]:
+        """Return token -> id of a tokenizer.json, added tokens included; empty if it is not one."""
+        try:
+            found: dict[str, int] = _Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+        except Exception:  # the binding raises bare Exception
+            return {}
+        return found
+
     def _description(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(Path(self.path).read_bytes())
         return found
