@@ -18,7 +18,8 @@ from tokenizers.models import BPE
 
 from megatron_octo.data.text.inexpressible import byte_symbols
 
-SIZE = 1 << 18  # characters of a part
+LONG = 1 << 18  # characters from which on a text is encoded in parts
+SIZE = 1 << 16  # characters of a part
 _NEAR = 1 << 12  # characters in which a place to cut is looked for
 _BACK, _AHEAD = 128, 512  # tokens before a cut that are tried, characters behind it
 _SPACE = re.compile(r"\S[ \t\n\r]")

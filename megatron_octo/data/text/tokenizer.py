@@ -18,7 +18,7 @@ from megatron_octo.common.ragged import interleave
 from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath
 from megatron_octo.data.text.fitness import splits_as_gpt2, unfit
 from megatron_octo.data.text.inexpressible import LossFinder
-from megatron_octo.data.text.long_texts import SIZE, LongTexts
+from megatron_octo.data.text.long_texts import LONG, LongTexts
 from megatron_octo.data.text.sentencepiece_model import SentencePiece
 
 # Rows are spread over processes: threads inside each would only fight for the same cores.
@@ -173,7 +173,7 @@ class Tokenizer:
 
         The same ids as :meth:`encode`, by the fast path where there is one, and in parts where a text is long.
         """
-        if self._long is None or all(len(text) <= SIZE for text in texts):
+        if self._long is None or all(len(text) <= LONG for text in texts):
             return self._encode_flat(texts)
         found = [self._long.encode(text) for text in texts]
         lengths = np.array([len(ids) for ids in found], np.int64)

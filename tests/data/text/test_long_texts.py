@@ -39,7 +39,7 @@ def tokenizer(
     request: pytest.FixtureRequest, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Tokenizer:
     monkeypatch.setattr(long_texts, "SIZE", 100)
-    monkeypatch.setattr("megatron_octo.data.text.tokenizer.SIZE", 100)
+    monkeypatch.setattr("megatron_octo.data.text.tokenizer.LONG", 100)
     monkeypatch.setattr(long_texts, "_AHEAD", 40)
     return Tokenizer(tokenizer_file, backend=request.param)
 
@@ -94,7 +94,7 @@ def test_generated_tokenizers(seed: int, tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("tokie")
     for name, size in (("SIZE", 60), ("_AHEAD", 30)):
         monkeypatch.setattr(long_texts, name, size)
-    monkeypatch.setattr("megatron_octo.data.text.tokenizer.SIZE", 60)
+    monkeypatch.setattr("megatron_octo.data.text.tokenizer.LONG", 60)
     source = random.Random(seed)
     tree = merged(source)
     path = tmp_path / "tokenizer.json"
