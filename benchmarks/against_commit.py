@@ -53,7 +53,8 @@ class Bench:
         commits, tokenizer = self.folder / "commits.jsonl.gz", self.folder / "tokenizer.json"
         if not tokenizer.exists():
             self._write_inputs(commits, tokenizer)
-        words = ["--commits", commits, "--tokenizer", tokenizer, "--megabytes", str(self.args.megabytes)]
+        words: list[str | Path] = ["--commits", commits, "--tokenizer", tokenizer]
+        words += ["--megabytes", str(self.args.megabytes)]
         found = json.loads(self._output(tree, "benchmarks.preprocess", *words))["ours"]
         return {"preprocess, tokens/s of CPU": found["tokens_per_cpu_s"]}
 
@@ -77,19 +78,11 @@ class Bench:
     def convert(self, tree: Tree) -> Figures:
         """Convert a random model: bytes per second of each step, imports and flushing included."""
         output = self.folder / "convert.jsonl"
-        shape = [
-            "--layers",
-            str(self.args.layers),
-            "--hidden",
-            "2048",
-            "--heads",
-            "16",
-            "--positions",
-            "2048",
-        ]
-        self._output(
-            tree, "benchmarks.convert", *shape, "--bigcode", "--directory", self.folder, "--output", output
-        )
+        layers = self.args.layers
+        shape = {"layers": layers, "hidden": 2048, "heads": 16, "positions": 2048, "pipeline": min(4, layers)}
+        words = [word for key, value in shape.items() for word in (f"--{key}", str(value))]
+        place: list[str | Path] = ["--directory", self.folder, "--output", output]
+        self._output(tree, "benchmarks.convert", *words, "--bigcode", *place)
         row = json.loads(output.read_text().splitlines()[-1])
         return {f"{step['step']}, GB/s": row["bytes"] / step["seconds"] / 1e9 for step in row["steps"]}
 

@@ -29,6 +29,7 @@ from benchmarks.support.processes import Processes, device_of_this_process
 from benchmarks.support.rows import rearranged
 from megatron_octo.checkpoint.directory import CHECKPOINTS, step_name
 from megatron_octo.checkpoint.reader import CheckpointReader
+from megatron_octo.config.sections import ParallelConfig
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 
@@ -129,8 +130,8 @@ def ranks_of(name: str, sections: Sections, world: int) -> int:
     """Return the number of processes that train a case; 0 where the layout does not fit them."""
     if name == ALONE:
         return 1
-    parallel = sections.get("parallel", {})
-    return world if world % (parallel.get("tensor", 1) * parallel.get("pipeline", 1)) == 0 else 0
+    layout = ParallelConfig(**sections.get("parallel", {})).layout
+    return world if world % layout.model_ranks == 0 else 0
 
 
 def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: str) -> None:
@@ -139,7 +140,8 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
 
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.batches import Loader
-    from megatron_octo.training.loop import Run
+    from megatron_octo.training.loop import Training
+    from megatron_octo.training.run import Run
 
     torch.use_deterministic_algorithms(recipe.system.deterministic)
     if recipe.system.deterministic:
@@ -152,7 +154,7 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
     dist.barrier()
     take = Loader.next
     with mock.patch.object(Loader, "next", lambda loader: rearranged(take(loader), rows, recipe)):
-        if Run(recipe, grid).train():
+        if Run(recipe, grid).train(lambda run: Training(run).train()):
             raise RuntimeError("the run did not finish")
     dist.barrier()
     mpu.destroy_model_parallel()

@@ -1,9 +1,9 @@
-"""Profile a training step's GPU time: kernels by kind, through the product's own loop.
+"""Where a training step's GPU time goes: kernels by kind, through the product's own loop.
 
     torchrun --nproc-per-node 1 benchmarks/kernels.py recipes/santacoderpack.yaml batch.global_size=8
 
-Trains some steps on random documents, profiles two more on rank 0 and prints the time of each kind of kernel in per
-cent of the profiled time, then the longest kernels by name.
+Trains some steps on random documents, profiles two more on rank 0 and prints the time of each kind of kernel in
+per cent of the profiled time, then the longest kernels by name.
 """
 
 import argparse
@@ -11,13 +11,10 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks.support.corpus import overrides_on
 from benchmarks.support.training import corpus_for
 from megatron_octo.recipe.loading import load_recipe
-from megatron_octo.recipe.schema import Recipe
-from megatron_octo.train import settings_before_torch
 from megatron_octo.training.supervision import launch
 
 KINDS = {
@@ -36,12 +33,10 @@ KINDS = {
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of a kernel by its name."""
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), "other")
 
 
 def main() -> int:
-    """Write documents, build the recipe and profile it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,14 +71,15 @@ def main() -> int:
     return 0
 
 
-def profile(recipe: Recipe, arguments: argparse.Namespace) -> None:
-    """Train the warm-up, then profile the steps after it."""
-    settings_before_torch(recipe)
+def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
+    from megatron_octo import train as door
+
+    door.settings_before_torch(recipe)
     import torch
     import torch.distributed as dist
 
     if not torch.cuda.is_available():
-        raise SystemExit("no GPU found: this benchmark profiles GPU time")
+        raise SystemExit("there is no GPU here, and it is a GPU's time that is shown")
 
     from megatron_octo.model.platform.mcore import load_mcore
     from megatron_octo.training.engine.device import own_device
@@ -94,11 +90,10 @@ def profile(recipe: Recipe, arguments: argparse.Namespace) -> None:
     from megatron_octo.data.row_stream import Position
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.batches import Loader
-    from megatron_octo.training.loop import Run
+    from megatron_octo.training.loop import Training
+    from megatron_octo.training.run import Run
 
-    run = Run(recipe, Grid.build(recipe.parallel.layout, device, recipe.train.seed))
-    run._resume()
-    run.saver = run._make_saver()
+    run = Training(Run(recipe, Grid.build(recipe.parallel.layout, device, recipe.train.seed)))
     loader = Loader(run.corpora.train, recipe, run.grid, Position())
     for _ in range(arguments.warm_up):
         run._one_step(loader)
@@ -114,12 +109,13 @@ def profile(recipe: Recipe, arguments: argparse.Namespace) -> None:
     dist.destroy_process_group()
 
 
-def report(profiler: Any, arguments: argparse.Namespace) -> None:
-    """Print kinds, pauses and the longest kernels."""
+def report(profiler, arguments) -> None:  # type: ignore[no-untyped-def]
+    from torch.autograd import DeviceType
+
     events = [
         event
         for event in profiler.events()
-        if event.device_type.name == "CUDA"
+        if event.device_type == DeviceType.CUDA
         and not event.name.startswith("Optimizer.")  # annotations cover kernels
     ]
     kernels: dict[str, tuple[float, int]] = {}
@@ -128,12 +124,12 @@ def report(profiler: Any, arguments: argparse.Namespace) -> None:
         kernels[event.name] = (time + event.device_time, count + 1)
     begin, end = min(e.time_range.start for e in events), max(e.time_range.end for e in events)
     wall = end - begin
-    print(f"profiled {wall / 1e3 / arguments.steps:.1f} ms per step", flush=True)
+    print(f"profiled {wall / 1e3 / arguments.steps:.1f} ms a step", flush=True)
     kinds: dict[str, float] = {}
     for name, (time, _) in kernels.items():
         kinds[kind_of(name)] = kinds.get(kind_of(name), 0.0) + time
     for kind, time in sorted(kinds.items(), key=lambda item: -item[1]):
-        print(f"{kind:20} {time / wall:6.1%} {time / 1e3 / arguments.steps:8.1f} ms per step")
+        print(f"{kind:20} {time / wall:6.1%} {time / 1e3 / arguments.steps:8.1f} ms a step")
     print(f"{'idle (or overlap)':20} {1 - sum(kinds.values()) / wall:6.1%}")
     events.sort(key=lambda event: event.time_range.start)
     latest, gaps = events[0], []
@@ -144,7 +140,7 @@ def report(profiler: Any, arguments: argparse.Namespace) -> None:
             latest = event
     small = sum(gap for gap, *_ in gaps if gap < 20)
     print(
-        f"idle: {small / 1e3 / arguments.steps:.1f} ms per step in {len(gaps) // arguments.steps} pauses under 20 us;"
+        f"idle: {small / 1e3 / arguments.steps:.1f} ms a step in {len(gaps) // arguments.steps} pauses under 20 us;"
     )
     for gap, before, after in sorted(gaps, reverse=True)[:8]:
         print(f"  {gap / 1e3:8.2f} ms between {before[:50]} and {after[:50]}")

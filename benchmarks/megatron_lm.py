@@ -70,7 +70,7 @@ def arguments_of(recipe: Recipe, steps: int, folder: str) -> list[str]:
     )
     if parallel.sequence:
         switches += " sequence-parallel"
-    if parallel.tensor * parallel.pipeline == 1:
+    if parallel.layout.model_ranks == 1:
         switches += " overlap-grad-reduce overlap-param-gather"
     listed = [part for key, value in values.items() for part in (f"--{key}", str(value))]
     return listed + [f"--{switch}" for switch in switches.split()]

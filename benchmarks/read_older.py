@@ -19,29 +19,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.support.comparison import Verdict, export_differences, records, run_differences, tensors
 from benchmarks.support.kill_driver import digests
-from benchmarks.support.tensor_digests import tensor_digests
 from benchmarks.support.trees import PROJECT, Tree, extract
 
 STEPS, HALF = 8, 4
-LAST = Path("checkpoints") / f"step-{STEPS:08d}"
-# Fields of a step's record that depend on the machine or on the attempt.
-_TIMES = {"step_s", "tokens_per_s", "tflops_per_gpu", "mfu", "memory_gib", "data_s", "attempt", "eta_s"}
-# Files of an export that later code may write differently, with the reason.
-MAY_DIFFER = {
-    "conversion.json": "digests and times of the input, description of the job",
-    "README.md": "text of the model card",
-    "tokenizer_config.json": "names of the special tokens",
-    "special_tokens_map.json": "names of the special tokens",
-    "generation_config.json": "token at which generation ends",
-}
 FIM = {"fim_rate": 0.5, "fim_spm_rate": 0.5}
 RUNS: dict[str, tuple[int, dict[str, Any]]] = {
     "tensor 1, fp32": (1, {"train": {"precision": "fp32"}, "checkpoint": {"weights_every": 4}}),
@@ -53,7 +40,7 @@ RUNS: dict[str, tuple[int, dict[str, Any]]] = {
         1,
         {"data": {"train": "t: 1 0:1 {data}/text", **FIM}, "train": {"loss_on": "all"}},
     ),
-    "LoRA": (1, {"checkpoint": {"init_from": "{export}"}, "lora": {"rank": 4, "dropout": 0.1}}),
+    "LoRA": (1, {"checkpoint": {"init_from": "{base}"}, "lora": {"rank": 4, "dropout": 0.1}}),
 }
 _FIRST = "tensor 1, fp32"  # the run that is exported, and on which LoRA trains
 # The earlier code's modules may lie elsewhere.
@@ -71,28 +58,7 @@ print(len(corpus), corpus.tokens, state.hexdigest())
 """
 
 
-class Verdict:
-    """The list of comparisons, printed as they are made."""
-
-    def __init__(self) -> None:
-        self.failed: list[str] = []
-
-    def note(self, name: str, problem: str = "", detail: str = "") -> None:
-        """Print a comparison; a problem makes the exit code 1."""
-        print(
-            f"{'DIFFERS' if problem else 'ok':8} {name}{': ' if problem or detail else ''}{problem or detail}",
-            flush=True,
-        )
-        if problem:
-            self.failed.append(name)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Turn an exception of a part into a problem of it."""
-        try:
-            yield
-        except Exception as error:
-            self.note(name, f"{type(error).__name__}: {error}")
+Conversion = tuple[str, Path, Path, list[str]]  # step, source, target, options
 
 
 class Workshop:
@@ -101,7 +67,7 @@ class Workshop:
     def __init__(self, folder: Path, old: Tree, new: Tree) -> None:
         self.folder, self.old, self.new = folder, old, new
         self.data, self.tokenizer = folder / "data", folder / "tokenizer.json"
-        self.export = folder / "export-old"
+        self.export, self.base = folder / "export-old", folder / "from-hf-old"
 
     def make_inputs(self) -> None:
         """Write rows of pairs, commits and texts, some longer than a row of training, and a tokenizer."""
@@ -127,7 +93,7 @@ class Workshop:
 
     def preprocess(self, tree: Tree, name: str, prefix: Path) -> None:
         """Make a data set of one format."""
-        place = ["--input", self.folder / f"{name}.jsonl", "--output-prefix", prefix]
+        place: list[str | Path] = ["--input", self.folder / f"{name}.jsonl", "--output-prefix", prefix]
         tree.call(
             "megatron_octo.preprocess",
             *place,
@@ -170,7 +136,7 @@ class Workshop:
         for section, values in RUNS[name][1].items():
             tree[section] = {**tree.get(section, {}), **values}
         path = self.folder / f"{name.replace(' ', '-').replace(',', '')}.yaml"
-        text = yaml.safe_dump(tree).replace("{data}", str(self.data)).replace("{export}", str(self.export))
+        text = yaml.safe_dump(tree).replace("{data}", str(self.data)).replace("{base}", str(self.base))
         path.write_text(text)
         return path
 
@@ -180,46 +146,6 @@ class Workshop:
         return tree.call(
             "megatron_octo.train", self.recipe(name), *world, f"run_dir={run}", f"train.steps={steps}"
         )
-
-
-def records(run: Path) -> dict[int, dict[str, Any]]:
-    """Return the last record of every step, without times."""
-    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
-    return {
-        line["step"]: {k: v for k, v in line.items() if k not in _TIMES} for line in lines if "step" in line
-    }
-
-
-def tensors(folder: Path) -> dict[str, str]:
-    """Return the digest of every tensor of a checkpoint, by file and name."""
-    paths = sorted(folder.glob("*.safetensors"))
-    return {f"{path.name}/{name}": value for path in paths for name, value in tensor_digests(path).items()}
-
-
-def run_differences(one: Path, other: Path) -> str:
-    """Return the differences between two finished runs as a sentence; empty: none."""
-    mine, its = records(one), records(other)
-    problems = []
-    # A later version may add fields; the common ones must agree.
-    for step in sorted(mine.keys() | its.keys()):
-        a, b = mine.get(step), its.get(step)
-        if a is None or b is None:
-            problems.append(f"step {step} is in one run only")
-        elif wrong := [key for key in a.keys() & b.keys() if a[key] != b[key]]:
-            problems.append(f"step {step}: {', '.join(f'{key} {a[key]} and {b[key]}' for key in wrong)}")
-    a_tensors, b_tensors = tensors(one / LAST), tensors(other / LAST)
-    if not a_tensors:
-        problems.append("no tensors in the last checkpoint")
-    wrong = [key for key in a_tensors.keys() | b_tensors.keys() if a_tensors.get(key) != b_tensors.get(key)]
-    return "; ".join(problems[:3] + ([f"{len(wrong)} tensors, the first {wrong[0]}"] if wrong else []))
-
-
-def export_differences(one: Path, other: Path) -> tuple[str, str]:
-    """Return the files of two exports that differ and may not, and those that may."""
-    mine, its = digests([one], one), digests([other], other)
-    wrong = [name for name in sorted(mine.keys() | its.keys()) if mine.get(name) != its.get(name)]
-    allowed = [name for name in wrong if Path(name).name in MAY_DIFFER]
-    return ", ".join(name for name in wrong if name not in allowed), ", ".join(allowed)
 
 
 def check_data(shop: Workshop, verdict: Verdict) -> None:
@@ -252,9 +178,11 @@ def check_run(shop: Workshop, verdict: Verdict, name: str) -> None:
     shutil.copytree(whole, resumed)
     shop.train(shop.old, name, whole, STEPS)
     text = shop.train(shop.new, name, resumed, STEPS)
-    found = run_differences(whole, resumed) or ("" if "resuming at step" in text else "it did not resume")
+    found = run_differences(whole, resumed, STEPS) or (
+        "" if "resuming at step" in text else "it did not resume"
+    )
     verdict.note(
-        f"run {name} resumes", found, f"{len(records(whole))} steps, {len(tensors(whole / LAST))} tensors"
+        f"run {name} resumes", found, f"{len(records(whole))} steps, {len(tensors(whole, STEPS))} tensors"
     )
     for module, *words in (
         ("megatron_octo.inspect", whole),
@@ -269,26 +197,41 @@ def check_exports(shop: Workshop, verdict: Verdict) -> None:
     """Convert the earlier code's run with both, and back."""
     run = shop.folder / "runs" / "tensor-1-fp32-old"
     bigcode, again, back = (shop.folder / name for name in ("bigcode-old", "reshard-old", "hf-old"))
-    conversions: list[tuple[str, Path, Path, list[str]]] = [
+    conversions: list[Conversion] = [
         ("to-hf", run, shop.export, []),
         ("to-bigcode", run, bigcode, ["--tensor", "2"]),
         ("reshard", run, again, ["--tensor", "2"]),
-        ("from-hf", shop.export, shop.folder / "from-hf-old", ["--tensor", "2", "--pipeline", "2"]),
+        ("from-hf", shop.export, shop.base, ["--tensor", "2", "--pipeline", "2"]),
         ("from-bigcode", bigcode, back, []),
         ("to-hf", run / "weights" / f"step-{HALF:08d}", shop.folder / "weights-old", []),
     ]
+    compare_conversions(shop, verdict, conversions)
+    with verdict.part("verify"):
+        shop.new.call("megatron_octo.convert", "verify", run, shop.export)
+        shop.new.call("megatron_octo.convert", "verify", bigcode, again)
+        verdict.note("verify finds run, export, BigCode and other layout equal")
+
+
+def check_adapters(shop: Workshop, verdict: Verdict) -> None:
+    """Convert the earlier code's LoRA run with both: merged into its base, and the adapters alone."""
+    run = shop.folder / "runs" / "LoRA-old"
+    conversions = [
+        ("to-hf", run, shop.folder / "merged-old", []),
+        ("to-hf", run, shop.folder / "adapters-old", ["--adapter"]),
+    ]
+    compare_conversions(shop, verdict, conversions)
+
+
+def compare_conversions(shop: Workshop, verdict: Verdict, conversions: list[Conversion]) -> None:
+    """Run conversions with both versions and compare their files."""
     for step, source, target, options in conversions:
-        name = f"{step} of {source.name}"
+        name = " ".join([step, *(word for word in options if word == "--adapter"), "of", source.name])
         with verdict.part(name):
             other = target.with_name(target.name.replace("-old", "-new"))
             shop.old.call("megatron_octo.convert", step, source, target, *options)
             shop.new.call("megatron_octo.convert", step, source, other, *options)
             wrong, allowed = export_differences(target, other)
             verdict.note(name, wrong, f"the same bytes{f' except {allowed}' if allowed else ''}")
-    with verdict.part("verify"):
-        shop.new.call("megatron_octo.convert", "verify", run, shop.export)
-        shop.new.call("megatron_octo.convert", "verify", bigcode, again)
-        verdict.note("verify finds run, export, BigCode and other layout equal")
 
 
 def check_reverse(shop: Workshop, verdict: Verdict, name: str) -> None:
@@ -297,7 +240,7 @@ def check_reverse(shop: Workshop, verdict: Verdict, name: str) -> None:
     shop.train(shop.new, name, run, HALF)
     shop.train(shop.old, name, run, STEPS)
     whole = shop.folder / "runs" / f"{name.replace(' ', '-').replace(',', '')}-old"
-    verdict.note(f"reverse: the earlier code resumes {name}", run_differences(whole, run))
+    verdict.note(f"reverse: the earlier code resumes {name}", run_differences(whole, run, STEPS))
 
 
 def main() -> int:
@@ -325,6 +268,8 @@ def main() -> int:
                 check_run(shop, verdict, name)
             if name == _FIRST:
                 check_exports(shop, verdict)
+            if name == "LoRA":
+                check_adapters(shop, verdict)
         for name in [name for name in ("tensor 2, bf16", _FIRST) if name in names][:1]:
             with verdict.part(f"reverse of {name}"):
                 check_reverse(shop, verdict, name)

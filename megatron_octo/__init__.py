@@ -9,7 +9,7 @@ if sys.version_info < (3, 12):  # noqa: UP036
 elif sys.argv[:1] == ["-m"]:  # python -m megatron_octo.X also runs from a mere checkout
     from importlib.util import find_spec
 
-    _missing = [name for name in ("pydantic", "yaml", "numpy", "orjson", "torch") if find_spec(name) is None]
+    _missing = [name for name in ("pydantic", "yaml", "numpy", "torch") if find_spec(name) is None]
     _problem = "is not installed in this Python: missing " + ", ".join(_missing) if _missing else ""
 if _problem:
     sys.stderr.write("error: megatron_octo %s\n  where: %s\n" % (_problem, sys.executable))  # noqa: UP031

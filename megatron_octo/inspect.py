@@ -13,6 +13,7 @@ _OVERLONG = ["split", "window", "truncate", "skip", "error"]
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.inspect",
         description="Show what PREFIX.bin and PREFIX.idx hold, or how a run stands, and check it (exit 2: something "
@@ -79,6 +80,7 @@ def _inspect_run(args: argparse.Namespace, console: "Console") -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Show a data set or a run; returns 2 if something is wrong with it."""
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
     from rich.console import Console

@@ -34,6 +34,7 @@ docs/slurm.md says more."""
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the options of a submission."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.submit",
         description="Run the stages of a recipe under SLURM, each after the one before it succeeded; the training is "
@@ -77,6 +78,7 @@ def _positive(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Submit a run, or run one of the commands after the submission; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in WATCHING:
         from megatron_octo.cluster.run_commands import watch
@@ -158,7 +160,7 @@ def _split(stage: str, text: str) -> list[str]:
 
 
 def _profile(arguments: argparse.Namespace) -> "Profile":
-    """The cluster's profile with what the command line says otherwise."""
+    """Return the cluster's profile with the changes of the command line."""
     from megatron_octo.cluster.profile import check_profile, find_profile
 
     local = arguments.cluster == "local"
@@ -171,7 +173,7 @@ def _profile(arguments: argparse.Namespace) -> "Profile":
 
 
 def _check_arguments(stage: str, module: str, words: list[str]) -> None:
-    """Let the stage's own command read its arguments now, not in a job hours later."""
+    """Parse the arguments of a stage now, with its own parser, and not in a job hours later."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -186,7 +188,7 @@ def _check_arguments(stage: str, module: str, words: list[str]) -> None:
 
 
 def _plan(order: "Order") -> "Plan | None":
-    """What the training needs; None if nobody said on which GPUs, or it needs none."""
+    """Return the plan of the training; None if its GPUs are not named, or it needs none."""
     profile = order.profile
     if "train" not in order.stages or profile.gpu is None or order.recipe.system.device == "cpu":
         return None
@@ -203,7 +205,7 @@ def _show(order: "Order", jobs: "list[Job]", plan: "Plan | None") -> None:
     for line in (
         plan.lines()
         if plan
-        else ["none: it is for a training on GPUs, named by --gpu or by gpu: in the profile"]
+        else ["none: it needs a training on GPUs, and their name from --gpu or from gpu: in the profile"]
     ):
         print(line)
     print()

@@ -1,4 +1,4 @@
-"""``python -m megatron_octo.train RECIPE.yaml [section.key=value ...]``: train, or resume where the run stands.
+"""``python -m megatron_octo.train RECIPE.yaml [section.key=value ...]``: train, or resume from the last checkpoint.
 
 Starts under torchrun, under srun, or by itself with ``--nproc N`` on one machine.
 """
@@ -10,18 +10,21 @@ import sys
 from datetime import timedelta
 
 from megatron_octo.common.errors import OctoError, run_command
-from megatron_octo.recipe.loading import dump_recipe, load_recipe
+from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.recipe.reference import HelpKeys
 from megatron_octo.recipe.schema import Recipe
+from megatron_octo.recipe.summary import summary
 from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.supervision import launch
 
-EPILOG = """exit codes: 0 finished; 2 a mistake to mend (bad recipe, bad data, full disk);
-75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or the wall clock with everything saved: start the same command again;
-76 a rank died or hung: start the same command again, it resumes from the last checkpoint."""
+EPILOG = """exit codes: 0 finished; 2 a mistake to fix (bad recipe, bad data, full disk);
+75 stopped by SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C or the wall clock with everything saved: start the same command again;
+76 a rank died or hung: start the same command again, it resumes from the last checkpoint;
+130 Ctrl-C came twice: left at once, nothing was saved since the last checkpoint."""
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.train",
         description="Train a code language model from a recipe; resumes by itself when the run has a checkpoint.",
@@ -36,6 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit code.
+
+    Raises:
+        OctoError: arguments, recipe or environment are wrong.
+    """
     arguments = build_parser().parse_intermixed_args(argv)
     if arguments.nproc is not None and arguments.nproc < 1:
         raise OctoError(f"cannot start {arguments.nproc} processes", where="--nproc")
@@ -48,12 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     # --nproc 1 means one process, whatever torchrun's or srun's variables say.
     if arguments.nproc == 1 or not launch.adopt_environment():
         launch.stand_alone()
-    recipe.parallel.layout.replicas(int(os.environ["WORLD_SIZE"]))
+    world = int(os.environ["WORLD_SIZE"])
+    recipe.parallel.layout.replicas(world)
+    launch.allow_open_files(world)
     return run(recipe)
 
 
 def run(recipe: Recipe) -> int:
-    """One rank of a run: join the others, train, leave. torch's environment variables are set."""
+    """Join the other ranks, train and leave; return the exit code. torch's environment variables are set."""
     stop = StopRequest()  # imports take seconds, and a signal may come during them
     settings_before_torch(recipe)
     import torch
@@ -65,7 +75,8 @@ def run(recipe: Recipe) -> int:
     device = own_device(recipe.system.device)
     load_mcore()
     from megatron_octo.model.platform.grid import Grid
-    from megatron_octo.training.loop import Run
+    from megatron_octo.training.loop import Training
+    from megatron_octo.training.run import Run
     from megatron_octo.training.supervision.error_policy import supervised
     from megatron_octo.training.supervision.rank_agent import Watch, longest_wait
     from megatron_octo.training.supervision.rendezvous import meet
@@ -82,19 +93,19 @@ def run(recipe: Recipe) -> int:
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=wait,
         # No device_id: with one, NCCL makes a communicator for each of megatron-core's groups at once, used or not, and
-        # they take GPU memory (6.5 GiB of each of two H100). own_device has said which GPU is this rank's.
+        # they take GPU memory (6.5 GiB of each of two H100). own_device has chosen this rank's GPU.
     )
     if recipe.system.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-        # Filling fresh memory shows its use; that is a test's matter, and costs time.
+        # Filling fresh memory shows its use, which is for tests, and costs time.
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - not in torch's stubs
-    watch = Watch(dist.get_rank(), dist.get_world_size(), minutes)
+    watch = Watch(dist.get_rank(), dist.get_world_size(), minutes, stop)
     with supervised(watch):
         if watch.rank == 0:
-            print(f"# resolved recipe\n{dump_recipe(recipe)}", flush=True)
+            print("\n".join(summary(recipe, watch.world)), flush=True)
         grid = Grid.build(recipe.parallel.layout, device, recipe.train.seed, wait)
-        code = Run(recipe, grid, stop, watch).train()
+        code = Run(recipe, grid, stop, watch).train(lambda run: Training(run).train())
         dist.barrier()
         watch.close()
     dist.destroy_process_group()
@@ -103,9 +114,9 @@ def run(recipe: Recipe) -> int:
 
 def settings_before_torch(recipe: Recipe) -> None:
     """Set environment variables that torch and CUDA read when they are loaded; a user's own values win."""
-    # The last operations between ranks are remembered, for gloo, too: a hang can be told from a wait.
+    # torch records the last operations between ranks, for gloo, too: they tell a rank that hangs from one that waits.
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "200")
-    # Overlap of communication and compute under tensor parallelism relies on one hardware queue.
+    # Overlap of communication and compute under tensor parallelism needs a single hardware queue.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if recipe.system.deterministic:

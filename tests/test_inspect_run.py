@@ -1,12 +1,14 @@
 """``inspect RUN``: a real run that was killed and went on, its page, and what a step was made of."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.inspect import main
 from megatron_octo.runfiles.run_lock import Owner
 from megatron_octo.runview import charts
-from megatron_octo.runview.load import last_that_count, load_run
+from megatron_octo.runview.load import load_run
 from megatron_octo.runview.page import render
 from tests.training.runs import STEPS, TestRun, exit_codes, small_corpus
 
@@ -32,14 +34,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TestRun:
     tree = made.recipe.read_text().replace("data:\n", f"data:\n  valid: '{data['valid']}'\n")
     made.recipe.write_text(tree)
     for step, number in ((3, signal.SIGKILL), (4, signal.SIGTERM)):
-        processes = made.start(1)
+        with mock.patch.dict(os.environ, OCTO_FAULT="rank=0,step=4,kind=slow,seconds=0.3,attempt=2"):
+            processes = made.start(1)
         deadline = time.monotonic() + 60
         while not made.step(step).exists():
             assert processes[0].is_alive() and time.monotonic() < deadline, made.log.read_text()
             time.sleep(0.002)
         (processes[0].kill if number == signal.SIGKILL else processes[0].terminate)()
         codes = exit_codes(processes)
-        assert codes == [-9] if number == signal.SIGKILL else codes[0] in (0, 75)
+        assert codes == [-9] if number == signal.SIGKILL else codes == [75]
     made.train(1)
     return made
 
@@ -185,14 +188,6 @@ def test_no_torch(run: TestRun) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_steps_that_count() -> None:
-    """An attempt that goes back makes all later steps of those before it void, also if it ends before them."""
-    steps = np.array([1, 2, 3, 4, 3, 4, 5, 2, 3])
-    assert last_that_count(steps).tolist() == [True] + [False] * 6 + [True, True]
-    assert last_that_count(steps[:0]).tolist() == []
-    assert last_that_count(np.arange(5)).all()
 
 
 def test_long_curves_are_thinned_and_keep_their_peaks() -> None:

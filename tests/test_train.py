@@ -72,7 +72,7 @@ def test_mistakes_found_before_any_process_starts(run: TestRun, monkeypatch: pyt
     )
     assert "batch.micro_size 3 does not divide batch.global_size 8" in refused(recipe, "batch.micro_size=3")
     message = refused(recipe, "--nproc", "3", "parallel.tensor=2")
-    assert "3 processes cannot hold tensor 2 x pipeline 1 = 2 ranks a model" in message
+    assert "3 processes cannot hold tensor 2 x pipeline 1 = 2 ranks per model" in message
     assert "where: parallel.tensor, parallel.pipeline" in message
     message = refused(recipe, "--nproc", "1", "parallel.tensor=2", "parallel.pipeline=2")
     assert "1 process cannot hold" in message
@@ -110,6 +110,7 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.name.endswith(".tmp") or ".tmp" in path.name]
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_run_directory(run: TestRun) -> None:
     lock = RunLock.acquire(run.path, 7)
     text = run.fails(2)

@@ -74,7 +74,7 @@ def early_stall(lines: Lines, step_s: float) -> float:
 
 def first_moments(lines: Lines) -> dict[str, float]:
     """Return the seconds from the start of the process to the lines that mark its progress."""
-    marks = {"imported": "# resolved recipe", "resumed": "resuming at step", "first_step": "step "}
+    marks = {"imported": "not the defaults:", "resumed": "resuming at step", "first_step": "step "}
     return {
         name: round(next(seconds for seconds, line in lines if line.startswith(mark)), 2)
         for name, mark in marks.items()

@@ -1,6 +1,6 @@
-"""What each architecture consists of: parameters, and the same network in Hugging Face's terms. No torch.
+"""Tables of the architectures: kinds of layers, parameters, and the same tensors' names in Hugging Face models.
 
-Only tables live here. Code that computes, reads or writes weights asks them and belongs to another room.
+Code that computes, reads or writes weights uses them and belongs elsewhere; nothing here imports torch.
 """
 
 import difflib

@@ -1,8 +1,8 @@
-"""Which parameters LoRA adds to a model: names, shapes, and the axis on which tensor parallelism cuts them.
+"""Parameters that LoRA adds to a model: names, shapes, and the axis on which tensor parallelism cuts them.
 
-LoRA (arXiv 2106.09685) leaves a linear layer's weight W as it is and learns a difference of low rank:
+LoRA (arXiv 2106.09685) freezes a linear layer's weight W and learns a difference of low rank:
 ``y = W x + alpha / rank * B A x`` with A [rank, in] and B [out, rank]. B starts at zero, so training starts at the
-very model that W is of.
+frozen model.
 """
 
 import functools
@@ -17,7 +17,7 @@ A_SUFFIX, B_SUFFIX = ".lora.a", ".lora.b"
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """The pair of matrices beside one weight.
+    """The pair of matrices added to one weight.
 
     Attributes:
         module: the adapted linear layer, ``decoder.layers.0.mlp.linear_fc2``.
@@ -32,7 +32,7 @@ class AdapterSpec:
 
 @functools.cache
 def adapter_specs(model: ModelConfig, lora: LoraConfig) -> dict[str, AdapterSpec]:
-    """All adapters by the name of the weight that they stand beside, in the order of the network."""
+    """Return all adapters by the name of the adapted weight, in the order of the network."""
     targets = tuple(f".{module}.weight" for module in adapted_modules(model, lora))
     found = {}
     for name, weight in parameter_specs(model).items():
@@ -48,10 +48,10 @@ def adapter_specs(model: ModelConfig, lora: LoraConfig) -> dict[str, AdapterSpec
 
 
 def adapter_parameters(model: ModelConfig, lora: LoraConfig) -> dict[str, ParameterSpec]:
-    """The parameters of all adapters by their names."""
+    """Return the parameters of all adapters by name."""
     return {spec.name: spec for pair in adapter_specs(model, lora).values() for spec in (pair.a, pair.b)}
 
 
 def count_adapter_parameters(model: ModelConfig, lora: LoraConfig) -> int:
-    """What LoRA trains, over all ranks."""
+    """Count the parameters that LoRA trains, over all ranks."""
     return sum(spec.shape[0] * spec.shape[1] for spec in adapter_parameters(model, lora).values())

@@ -1,7 +1,7 @@
-"""What an architecture says of itself: its parameters, and the same network in Hugging Face's words.
+"""Base class of the architectures: parameters from the description of the layers, and Hugging Face's names for them.
 
-Plain tables without torch. The recipe, the network, initialisation, checkpoints and conversion read them; nothing
-else in the library knows one architecture from another.
+Plain tables without torch, read by the recipe, the network, initialisation, checkpoints and conversion. No other module
+compares architectures by name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from megatron_octo.architectures.config_keys import known_keys
 from megatron_octo.architectures.description import LayerDescription
 from megatron_octo.config.model import ModelConfig
 
@@ -31,10 +32,10 @@ class ParameterSpec:
 
     Attributes:
         name: Megatron-core's, with layers numbered through the whole model.
-        shape: with the vocabulary padded.
-        axis: which one tensor parallelism cuts; None: every rank holds all of it.
-        init: how it starts (see model.weights).
-        rows: real ones of the first axis; the rest is padding of the vocabulary, and zero.
+        shape: with the padded vocabulary.
+        axis: the one that tensor parallelism cuts; None: every rank holds the whole parameter.
+        init: initialisation (see model/weights.py).
+        rows: real rows of the first axis; the others are padding of the vocabulary, and zero.
         parts: equal ranges of the first axis, each of which is cut on its own: gate and up of a gated MLP.
     """
 
@@ -65,7 +66,7 @@ class ParameterSpec:
 
 @dataclass(frozen=True)
 class Rows:
-    """``start`` to ``stop`` of the first axis of one of our parameters."""
+    """Rows ``start`` to ``stop`` of a parameter."""
 
     parameter: str
     start: int
@@ -74,9 +75,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class HfTensor:
-    """One tensor of a Hugging Face model: rows of our parameters, one range after the other.
+    """A tensor of a Hugging Face model: ranges of rows of parameters, in succession.
 
-    No other transformation is needed: both sides keep linear weights as [out, in].
+    No other transformation is needed: both sides store linear weights as [out, in].
     """
 
     name: str
@@ -85,18 +86,23 @@ class HfTensor:
 
 
 class Architecture(ABC):
-    """One family of models. A file of this package with an ``ARCHITECTURE`` adds one.
+    """A family of models.
 
     Attributes:
-        name: in recipes (``model.architecture``), and Hugging Face's ``model_type``.
-        hf_class: the class of transformers that runs its conversions.
-        models: published ones, for messages.
-        description: what its layers consist of.
-        activations: values of ``model.activation`` that it has.
-        top, layer: Hugging Face's names of our parameters; those of a layer as modules, with their number as ``{}``,
-            several where one of ours is several there (see :meth:`split`).
-        fields: our key of the model section -> Hugging Face's key and its default there; None: has to be given.
-        fixed: Hugging Face's key -> the value written and all that are understood; the first is the default.
+        name: value of ``model.architecture``, and Hugging Face's ``model_type``.
+        hf_class: class of transformers that computes its conversions.
+        models: published models, for messages.
+        description: kinds of its layers' parts.
+        activations: allowed values of ``model.activation``.
+        top, layer: Hugging Face's names of parameters outside of layers, and of modules of a layer with its number as
+            ``{}``; several where one is several there (see :meth:`split`).
+        fields: key of the model section -> Hugging Face's key and default; None: required.
+        fixed: Hugging Face's key -> supported values; the first is the default, and is written.
+        equal: Hugging Face's key -> one of ``fields`` whose value it must have, and its default (None: only if given).
+        aliases: other spellings of Hugging Face's keys -> the key.
+        extra: Hugging Face's keys that :meth:`read_extra` reads.
+        harmless: keys that do not change what is computed, beside those of every model.
+        ignored: pattern of tensors that are not parameters and are left aside.
     """
 
     name: ClassVar[str]
@@ -108,12 +114,17 @@ class Architecture(ABC):
     layer: ClassVar[Mapping[str, str | tuple[str, ...]]]
     fields: ClassVar[Mapping[str, tuple[str, Any]]]
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]]
+    equal: ClassVar[Mapping[str, tuple[str, Any]]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
+    extra: ClassVar[frozenset[str]] = frozenset()
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    ignored: ClassVar[str] = r"(?!)"
 
     def check(self, model: ModelConfig) -> None:
-        """Check that this architecture has such a shape. Subclasses add what they know of their own.
+        """Check that this architecture allows a shape; subclasses add rules of their own.
 
         Raises:
-            ValueError: it has not; says which key is wrong and what it may be.
+            ValueError: it does not; the message names the key and its allowed values.
         """
         if model.activation not in self.activations:
             raise ValueError(
@@ -133,15 +144,15 @@ class Architecture(ABC):
 
     @abstractmethod
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
-        """Keys of ``config.json`` that are no plain copies of ours."""
+        """Return the keys of ``config.json`` that are not plain copies of keys of the model section."""
 
     @abstractmethod
     def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
-        """Our keys that are no plain copies.
+        """Return the keys of the model section that are not plain copies.
 
         Raises:
             KeyError: a key is missing.
-            ValueError: a variant that we do not compute.
+            ValueError: a variant that is not supported.
         """
 
     def parameters(self, model: ModelConfig) -> list[ParameterSpec]:
@@ -213,7 +224,7 @@ class Architecture(ABC):
         return tensors
 
     def linear_modules(self, model: ModelConfig) -> dict[str, tuple[str, ...]]:
-        """The linear modules of a layer: our name (``mlp.linear_fc1``) and Hugging Face's, of the first layer."""
+        """Return the linear modules of a layer (``mlp.linear_fc1``) with Hugging Face's names of the first layer's."""
         found = {}
         for spec in self.parameters(model):
             if (
@@ -226,16 +237,13 @@ class Architecture(ABC):
         return found
 
     def select_modules(self, model: ModelConfig, names: Iterable[str]) -> tuple[str, ...]:
-        """Linear modules of a layer, by our names, in their order.
-
-        Args:
-            names: ends of our names or of Hugging Face's: ``c_proj`` may be several.
+        """Return the linear modules of a layer whose names, here or at Hugging Face, end in one of ``names``.
 
         Raises:
-            ValueError: there is no such module, or only a part of one of ours is named.
+            ValueError: there is no such module, or only a part of one is named.
         """
         linear = self.linear_modules(model)
-        named: set[str] = set()  # in both worlds' words
+        named: set[str] = set()  # names of both kinds
         for name in names:
             every = (each for ours, theirs in linear.items() for each in (ours, *theirs))
             hits = {each for each in every if f".{each}".endswith(f".{name}")}
@@ -246,24 +254,25 @@ class Architecture(ABC):
                 )
             named |= hits
         for ours, theirs in linear.items():
-            # Queries, keys and values are one linear layer here, whatever they are there.
+            # Queries, keys and values are one linear layer here.
             if ours not in named and named & set(theirs) and not named.issuperset(theirs):
                 words = ", ".join(each.rpartition(".")[2] for each in theirs)
                 raise ValueError(f"lora.target_modules: {words} have one adapter together, name all of them")
         return tuple(ours for ours, theirs in linear.items() if named & {ours, *theirs})
 
     def hf_tensors(self, model: ModelConfig) -> dict[str, HfTensor]:
-        """All tensors of a conversion by name, in the order of the network."""
+        """Return all tensors of the Hugging Face model by name, in the order of the network."""
         tensors = [tensor for spec in self.parameters(model) for tensor in self.split(spec, model)]
         return {tensor.name: tensor for tensor in tensors}
 
     def hf_aliases(self, model: ModelConfig) -> dict[str, str]:
-        """Names under which some writers repeat a tensor -> that tensor's name."""
+        """Return names under which some writers repeat a tensor, with that tensor's name."""
         return {self.top[OUTPUT_LAYER]: self.top[WORD_EMBEDDINGS]} if model.tied_embeddings else {}
 
     def hf_config(self, model: ModelConfig, eod_id: int | None, dtype: str) -> dict[str, Any]:
-        """``config.json``: a document's end is both the first and the last token of a text (transformers' own
-        defaults, 50256, are GPT-2's).
+        """Return ``config.json``; ``eod_id``, the end of a document, is the first and the last token of a text.
+
+        Without it both are null: transformers' default, 50256, is GPT-2's.
         """
         return {
             "architectures": [self.hf_class],
@@ -279,15 +288,13 @@ class Architecture(ABC):
         }
 
     def model_section(self, tree: Mapping[str, Any]) -> dict[str, Any]:
-        """The recipe's model section that a ``config.json`` describes.
+        """Return the model section that a ``config.json`` describes.
 
         Raises:
             KeyError: a key is missing.
-            ValueError: a variant that we do not compute.
+            ValueError: a variant that is not supported.
         """
-        for key, values in self.fixed.items():
-            if tree.get(key, values[0]) not in values:
-                raise ValueError(f"{key} {tree[key]!r} is not supported, only {list(values)}")
+        tree = known_keys(self, tree)
         section: dict[str, Any] = {"architecture": self.name}
         for ours, (theirs, default) in self.fields.items():
             section[ours] = tree[theirs] if default is None else tree.get(theirs, default)

@@ -1,13 +1,13 @@
-"""GPTBigCode (SantaCoder, StarCoder): learned positions, one key and value for all queries or one for each.
+"""GPTBigCode (SantaCoder, StarCoder): learned positions, one key and value for all query heads or one for each.
 
-The fused rows of query, key and value are in the same order on both sides: [queries | key | value] for multi-query
-attention, and a [query | key | value] for each head otherwise.
+Hugging Face orders the fused rows the same way: [queries | key | value] for multi-query attention, and
+[query | key | value] per head otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, override
 
 from megatron_octo.architectures.base import (
     OUTPUT_LAYER,
@@ -19,8 +19,15 @@ from megatron_octo.architectures.base import (
 from megatron_octo.architectures.description import LayerDescription
 from megatron_octo.config.model import ModelConfig
 
+_HARMLESS = """
+n_ctx inference_runner max_batch_size max_sequence_length pad_key_length pre_allocate_kv_cache validate_runner_input
+summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+"""
+
 
 class GPTBigCode(Architecture):
+    """Table of GPTBigCode."""
+
     name = "gpt_bigcode"
     hf_class = "GPTBigCodeForCausalLM"
     models = "StarCoder, SantaCoder"
@@ -48,8 +55,8 @@ class GPTBigCode(Architecture):
         "num_layers": ("n_layer", None),
         "num_attention_heads": ("n_head", None),
         "layernorm_epsilon": ("layer_norm_epsilon", 1e-5),
-        "hidden_dropout": ("resid_pdrop", 0.0),
-        "attention_dropout": ("attn_pdrop", 0.0),
+        "hidden_dropout": ("resid_pdrop", 0.1),
+        "attention_dropout": ("attn_pdrop", 0.1),
         "init_std": ("initializer_range", 0.02),
     }
     fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -58,7 +65,18 @@ class GPTBigCode(Architecture):
         "scale_attention_softmax_in_fp32": (True, False),
         "add_cross_attention": (False,),
     }
+    equal: ClassVar[Mapping[str, tuple[str, Any]]] = {"embd_pdrop": ("resid_pdrop", 0.1)}
+    aliases: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+    extra = frozenset({"n_inner", "multi_query", "activation_function", "num_key_value_heads"})
+    harmless = frozenset(_HARMLESS.split())
+    ignored = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, as older versions saved it
 
+    @override
     def check(self, model: ModelConfig) -> None:
         super().check(model)
         if model.sliding_window is not None:
@@ -69,6 +87,7 @@ class GPTBigCode(Architecture):
                 f"model.num_query_groups {model.num_query_groups} is neither"
             )
 
+    @override
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
         return {
             "n_inner": model.ffn_hidden_size,
@@ -77,15 +96,21 @@ class GPTBigCode(Architecture):
             "activation_function": "gelu" if model.activation == "gelu" else TANH_GELU[0],
         }
 
+    @override
     def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         function = tree.get("activation_function", TANH_GELU[0])
         if function not in ("gelu", *TANH_GELU):
             raise ValueError(
                 f"activation_function {function!r} is not supported, only {['gelu', *TANH_GELU]}"
             )
+        groups = 1 if tree.get("multi_query", True) else tree["n_head"]
+        if tree.get("num_key_value_heads", groups) != groups:
+            raise ValueError(
+                f"num_key_value_heads {tree['num_key_value_heads']!r}, multi_query says {groups}"
+            )
         return {
             # SantaCoder has the approximation, StarCoder the exact function.
             "activation": "gelu" if function == "gelu" else "gelu_tanh",
             "ffn_hidden_size": tree.get("n_inner") or 4 * tree["n_embd"],
-            "num_query_groups": 1 if tree.get("multi_query", True) else tree["n_head"],
+            "num_query_groups": groups,
         }

@@ -1,8 +1,7 @@
-"""Every parameter of a model: its name, its shape, and the axis on which tensor parallelism cuts it.
+"""Parameters of a model by name, and the names that a pipeline stage's modules have for them.
 
-Names are Megatron-core's, with layers numbered through the whole model. The table comes from the model's architecture
-(:mod:`megatron_octo.architectures`); initialisation, checkpoints and conversion agree on it, and it holds for any
-parallel layout and any layer implementation.
+Names are Megatron-core's, with layers numbered through the whole model. The table does not depend on the parallel
+layout or on the implementation of the layers; initialisation, checkpoints and conversion use it.
 """
 
 import functools
@@ -35,12 +34,12 @@ __all__ = [
 
 @functools.cache
 def parameter_specs(config: ModelConfig) -> dict[str, ParameterSpec]:
-    """All parameters by name, in the order of the network. A tied output layer is not among them."""
+    """Return all parameters by name, in the order of the network, without a tied output layer."""
     return {spec.name: spec for spec in find_architecture(config.architecture).parameters(config)}
 
 
 def count_parameters(config: ModelConfig, padded: bool = False) -> int:
-    """Parameters of the model, without the padding of the vocabulary unless ``padded``."""
+    """Count a model's parameters, without the padding of the vocabulary unless ``padded``."""
     specs = parameter_specs(config).values()
     return sum((spec.shape[0] if padded else spec.rows) * math.prod(spec.shape[1:]) for spec in specs)
 
@@ -52,23 +51,23 @@ def stage_of(name: str, model: ModelConfig, layout: Layout) -> int:
     return 0 if name.startswith("embedding.") else layout.pipeline - 1
 
 
-# Transformer Engine keeps a layer norm inside the linear layer that follows it.
+# Transformer Engine has the norm inside the linear layer that follows it.
 _FUSED_NORMS = {
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
     "self_attention.linear_qkv.layer_norm_bias": "input_layernorm.bias",
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
     "mlp.linear_fc1.layer_norm_bias": "pre_mlp_layernorm.bias",
 }
-# Our own layers keep the queries' rows of the fused matrix apart from the shared key's and value's.
+# The fused layers have the queries' rows of the fused matrix and the shared key's and value's as two parameters.
 _PARTS = re.compile(r"^self_attention\.linear_(q|kv)\.(weight|bias)$")
 _LAYER = re.compile(r"^decoder\.layers\.(\d+)\.(.+)$")
 
 
 def canonical_name(local_name: str, first_layer: int, tied: bool = True) -> str:
-    """The name in :func:`parameter_specs` of a parameter of one pipeline stage.
+    """Return the name in :func:`parameter_specs` of a parameter of one pipeline stage.
 
     Args:
-        local_name: name inside the stage's module, under either layer implementation.
+        local_name: name inside the stage's module, under either implementation of the layers.
         first_layer: number of the stage's first layer.
         tied: the output layer is the word embeddings.
     """

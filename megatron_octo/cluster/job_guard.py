@@ -9,7 +9,6 @@ It runs on the job's first node, imports no torch, and keeps ``RUN/slurm.jsonl``
 import argparse
 import os
 import signal
-import socket
 import sys
 import time
 from dataclasses import replace
@@ -20,7 +19,8 @@ from megatron_octo.cluster import slurm
 from megatron_octo.cluster.job_starts import Start
 from megatron_octo.cluster.script import LOGS
 from megatron_octo.common.errors import FAULT, REQUEUE, USER_ERROR, OctoError, run_command
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.ports import free_port_of_job
+from megatron_octo.common.terminal import printable
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.run_lock import owner_of
@@ -31,6 +31,7 @@ _GOING = 60.0  # seconds to wait for SLURM to end a job that was requeued
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m megatron_octo.cluster.job_guard",
         description="Decide, in a SLURM job, whether a training starts, and whether the job is queued again.",
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Decide before or after a start; returns the exit code."""
     arguments = build_parser().parse_intermixed_args(argv)
     if "SLURM_JOB_ID" not in os.environ:
         raise OctoError("this runs in a SLURM job", hint="sbatch a script of slurm/, or RUN/submit.sh")
@@ -104,7 +106,7 @@ class Guard:
             say(f"{what}, and SLURM did not leave them out: starting here all the same")
         ledger.write_start(self.run, start)
         say(f"job {self.job}, start {self.restart} on {', '.join(nodes)}, from step {start.saved}")
-        print(_free_port(int(self.job)), flush=True)
+        print(free_port_of_job(int(self.job)), flush=True)
         return 0
 
     def _settle(self, start: Start) -> None:
@@ -249,18 +251,6 @@ def _is_active(job: str | None) -> bool:
         return job in slurm.active()
     except OctoError:  # the lock of the run knows, too, when the training starts
         return False
-
-
-def _free_port(job: int) -> int:
-    """Return a port of the job's own, below the range from which the kernel gives ports to clients."""
-    for port in range(10_000 + job % 20_000, 32_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-            return port
-    raise OctoError("no free port from 10000 to 32000 on this node", where=socket.gethostname())
 
 
 if __name__ == "__main__":

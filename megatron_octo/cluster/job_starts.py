@@ -66,6 +66,7 @@ class Start:
 
     @property
     def progressed(self) -> bool:
+        """Whether it brought a new checkpoint."""
         return (self.saved_after or 0) > self.saved
 
 
@@ -79,11 +80,13 @@ def newest_checkpoint(run: Path) -> int:
 
 
 def write_start(run: Path, start: Start) -> None:
+    """Record the beginning of a start."""
     known = {key: value for key, value in asdict(start).items() if value is not None}
     jsonl.append(run / LEDGER, {"event": "start", **known})
 
 
 def write_end(run: Path, start: Start) -> None:
+    """Record the end of a start."""
     keys = ("job", "restart", "ended", "reason", "detail", "failed_nodes", "saved_after", "code")
     jsonl.append(run / LEDGER, {"event": "end", **{key: getattr(start, key) for key in keys}})
 
@@ -131,6 +134,8 @@ def with_ends(
     SLURM's accounting decides. Without it, a start is over if the job was started again, or SLURM has no such job.
 
     Args:
+        run: the run directory.
+        starts: all of its starts, in order.
         rows: accounting of their jobs; by default SLURM is asked.
         active: jobs that are not over, if that is known.
         begins: a start that is not written down yet.

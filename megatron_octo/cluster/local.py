@@ -1,4 +1,4 @@
-"""The stages of a run on this machine, one after the other: what a chain of jobs does, without SLURM."""
+"""The stages of a run on this machine, one after the other: a chain of jobs without SLURM."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _STOPPED = 130  # what a shell says of a command that Ctrl-C ended
 
 
 def run_here(order: Order) -> int:
-    """Run all stages; returns the exit code of the first that fails, or 0."""
+    """Run all stages; return the exit code of the first that fails, or 0."""
     here = _Here(order)
     with here.listening():
         for name in order.stages:
@@ -28,7 +28,7 @@ def run_here(order: Order) -> int:
 
 
 class _Here:
-    """One command at a time, and what is to become of it when somebody stops this process."""
+    """One command at a time; a signal to this process stops it."""
 
     def __init__(self, order: Order):
         self.order = order
@@ -67,7 +67,7 @@ class _Here:
             before = newest_checkpoint(order.run)
             # It saves on a SIGTERM; a SIGINT would end it at once.
             code = self.run(command, ["--nproc", str(order.world)], signal.SIGTERM)
-            # REQUEUE: somebody asked this training to stop.
+            # REQUEUE: the training was asked to stop.
             if self.stopped or code in (0, USER_ERROR, REQUEUE):
                 return code
             fruitless = 0 if newest_checkpoint(order.run) > before else fruitless + 1
@@ -79,7 +79,7 @@ class _Here:
     def run(
         self, command: Command, more: list[str] | None = None, farewell: signal.Signals = signal.SIGINT
     ) -> int:
-        """Run a command to its end; returns its exit code."""
+        """Run a command to its end; return its exit code."""
         if self.stopped:
             return _STOPPED
         order = self.order
@@ -95,7 +95,7 @@ class _Here:
 
 
 def _environment(order: Order) -> dict[str, str]:
-    """The code as it was at the beginning, for all stages and restarts, as in a job."""
+    """Return variables for the code as it was at the beginning, for all stages and restarts, as in a job."""
     environment = {**os.environ, **order.profile.environment}
     paths = [str(code_path(order)), environment.get("PYTHONPATH", "")]
     return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""What a cluster needs said once: ``clusters/NAME.yaml``, as a strict and frozen object."""
+"""Profiles of clusters: ``clusters/NAME.yaml``, as a strict and frozen object."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +14,13 @@ FOLDER = Path("clusters")
 # sbatch --time: minutes, minutes:seconds, hours:minutes:seconds, or with days before.
 TIME = r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$"
 _TIME = Annotated[str, Field(pattern=TIME)]
+# In double quotes, so that $USER and $SLURM_JOB_ID become what they are in the job.
+_FOLDER = Annotated[
+    str, Field(pattern=r"""^([^"`\\$!]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\})+$""")
+]
 _VARIABLE = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _OPTION = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
-_STAGE = Literal["preprocess", "merge", "train", "convert", "verify"]  # stages.py has them; a test compares
+_STAGE = Literal["preprocess", "merge", "train", "convert", "verify"]  # of stages.py; a test compares
 
 
 class Container(Section):
@@ -28,7 +32,7 @@ class Container(Section):
 
 
 class Resources(Section):
-    """What one stage gets; what is not said is the profile's."""
+    """Resources of one stage; the profile's for keys that are not set."""
 
     partition: str | None = None
     qos: str | None = None
@@ -39,7 +43,9 @@ class Resources(Section):
 
 
 class Profile(Section):
-    """A cluster, as far as sbatch and the tasks have to know it. docs/slurm.md describes the keys."""
+    """Options of a cluster for sbatch and the tasks. docs/slurm.md describes the keys."""
+
+    multiline = frozenset({"setup"})
 
     partition: str | None = None
     account: str | None = None
@@ -58,7 +64,7 @@ class Profile(Section):
     modules: list[str] = Field(default_factory=list)
     container: Container | None = None
     environment: dict[_VARIABLE, str] = Field(default_factory=dict)
-    scratch: str | None = None  # made on the job's nodes, for temporary files and compilers' caches
+    scratch: _FOLDER | None = None  # made on the job's nodes, for temporary files and compilers' caches
     setup: list[str] = Field(default_factory=list)  # lines of shell before everything else
     python: str | None = None  # of the tasks; default: the one that submits
     srun: list[str] = Field(default_factory=list)
@@ -68,7 +74,7 @@ class Profile(Section):
     stages: dict[_STAGE, Resources] = Field(default_factory=dict)
 
     def resources(self, stage: str) -> Resources:
-        """What a stage gets; the merge of an array what preprocess gets, if not told otherwise."""
+        """Return the resources of a stage; the merge of an array has those of preprocess by default."""
         own = self._own(stage)
         if stage != "merge":
             return own
@@ -79,7 +85,7 @@ class Profile(Section):
 
 
 def find_profile(name: str | None) -> Profile:
-    """The profile of a name (``clusters/NAME.yaml``) or of a file; without one, what sbatch does by itself.
+    """Read the profile of a name (``clusters/NAME.yaml``) or of a file; without one, use sbatch's defaults.
 
     Raises:
         OctoError: there is no such file, or it has an unknown key or a wrong value.
@@ -110,6 +116,7 @@ def check_profile(
     """Validate a plain mapping as a profile.
 
     Args:
+        tree: the mapping.
         where: the file, named in errors.
         lines: ``FILE:LINE`` of its dotted keys.
 

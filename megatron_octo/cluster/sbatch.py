@@ -23,6 +23,7 @@ def submit(job: Job, folder: Path, after: str | None = None) -> str:
     """Submit one script and return the job's id.
 
     Args:
+        job: the script.
         folder: where submitit keeps the script as it was submitted.
         after: a job that has to succeed before; if it fails, this one is cancelled.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from megatron_octo.cluster.profile import Profile
 from megatron_octo.common.errors import OctoError
 from megatron_octo.data.planning.paths import read_groups
+from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
 
 _ARRAY = re.compile(r"^0-(\d+)(%\d+)?$")
@@ -172,26 +173,12 @@ def check_order(order: Order) -> None:
 
 
 def _check_layout(order: Order) -> None:
-    recipe, nodes, gpus = order.recipe, order.profile.nodes, order.profile.gpus_per_node
-    layout, batch = recipe.parallel.layout, recipe.batch
-    have = (
-        f"{nodes} node{'s' if nodes > 1 else ''} x {gpus} GPU{'s' if gpus > 1 else ''} = {order.world} ranks"
-    )
-    if order.world % layout.model_ranks:
-        raise OctoError(
-            f"{have} do not hold {layout.model_text} ranks per model",
-            where="--nodes, --gpus-per-node",
-            hint=f"take a multiple of {layout.model_ranks} ranks, or change parallel.tensor and parallel.pipeline",
-        )
-    replicas = layout.replicas(order.world)
-    rows = replicas * batch.micro_size
-    if batch.global_size % rows:
-        raise OctoError(
-            f"{have} are {replicas} replicas, and batch.global_size {batch.global_size} is no multiple "
-            f"of replicas x batch.micro_size = {rows}",
-            where="--nodes, --gpus-per-node",
-            hint="change the number of nodes, batch.global_size or batch.micro_size",
-        )
+    nodes, gpus, recipe = order.profile.nodes, order.profile.gpus_per_node, order.recipe
+    try:
+        check_batch(recipe, recipe.parallel.layout.replicas(order.world))
+    except OctoError as error:
+        have = f"{nodes} node{'s' * (nodes > 1)} x {gpus} GPU{'s' * (gpus > 1)} = {order.world} ranks"
+        raise OctoError(f"{have}: {error.what}", where="--nodes, --gpus-per-node", hint=error.hint) from None
 
 
 def _prefix(order: Order) -> str:

@@ -11,10 +11,11 @@ from megatron_octo.cluster import job_starts as ledger
 from megatron_octo.cluster import queue, snapshot
 from megatron_octo.cluster.job_starts import Start
 from megatron_octo.cluster.queue import Queue, StageState
+from megatron_octo.cluster.script import LOGS
 from megatron_octo.common import jsonl
 from megatron_octo.common.durations import duration
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runfiles.run_lock import sign_of_life
@@ -85,6 +86,7 @@ def status_of(run: Path, asked: Queue | None = None) -> Status:
     """Collect the state of a run.
 
     Args:
+        run: the run directory.
         asked: SLURM's answer about it; by default SLURM is asked.
 
     Raises:
@@ -150,16 +152,19 @@ def _row(
     first, last = steps.get(attempt.number, (None, attempt.last_step)) if attempt else (None, None)
     if start and first is None and last is not None and last > start.saved:
         first = start.saved + 1
+    number = attempt.number if attempt else None
     if start:
         reason = start.reason or ("running" if start.ended is None else ledger.ERROR)
-        about = start.job, start.nodes, start.time, start.ended, reason, start.detail
-    else:
-        assert attempt
-        reason = attempt.reason or ledger.NO_WORD
-        about = attempt.job, (attempt.host,), attempt.started, attempt.ended, reason, attempt.detail
-    job, nodes, time_, ended, reason, detail = about
-    number = attempt.number if attempt else None
-    return Row(job, number, nodes, time_, ended, reason, detail, first, last, _lines(run, attempt, reason))
+        return Row(
+            start.job, number, start.nodes, start.time, start.ended, reason, start.detail, first, last,
+            _lines(run, attempt, reason),
+        )  # fmt: skip
+    assert attempt
+    reason = attempt.reason or ledger.NO_WORD
+    return Row(
+        attempt.job, number, (attempt.host,), attempt.started, attempt.ended, reason, attempt.detail, first, last,
+        _lines(run, attempt, reason),
+    )  # fmt: skip
 
 
 def _lines(run: Path, attempt: Attempt | None, reason: str) -> tuple[str, ...]:
@@ -241,7 +246,7 @@ def newest_log(run: Path, stage: str | None) -> tuple[Path, str]:
         OctoError: there is none.
     """
     found = []
-    for path in (run / snapshot.LOGS).glob("*.log"):
+    for path in (run / LOGS).glob("*.log"):
         name, _, job = path.stem.rpartition("-")
         if name and stage in (None, name) and _JOB.fullmatch(job) and path.is_file():
             found.append(([int(part) for part in job.split("_")], path, f"job {job}, {printable(name)}"))
@@ -252,7 +257,5 @@ def newest_log(run: Path, stage: str | None) -> tuple[Path, str]:
             if _JOB.fullmatch(number := path.stem.removeprefix("attempt-")) and path.is_file()
         ]
     if not found:
-        raise OctoError(
-            "no log yet", where=run / snapshot.LOGS, hint="python -m megatron_octo.submit status RUN"
-        )
+        raise OctoError("no log yet", where=run / LOGS, hint="python -m megatron_octo.submit status RUN")
     return max(found)[1:]

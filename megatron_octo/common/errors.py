@@ -1,4 +1,4 @@
-"""The one error class of the project, and the wrapper that every command runs under."""
+"""The error class of the project, and the wrapper that every command runs under."""
 
 import errno
 import os
@@ -7,20 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from megatron_octo.common.terminal import printable
+
 USER_ERROR = 2  # the user's mistake: bad input, bad recipe, no disk space
 REQUEUE = 75  # EX_TEMPFAIL: state is saved, start the same command again
 FAULT = 76  # a rank died or hung: start the same command again, it resumes from the last checkpoint
 
 
 class OctoError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
     Args:
-        what: what was found.
+        what: the mistake.
         where: the place: a file, ``file:line``, a recipe key, a document number.
         hint: what to do about it.
 
-    ``code`` is what the command exits with.
+    ``code`` is the exit code of the command.
     """
 
     code = USER_ERROR
@@ -41,7 +43,7 @@ class OctoError(Exception):
 
 
 class MachineError(OctoError):
-    """A failure of a machine, a link or a peer: starting again from the last checkpoint may well succeed."""
+    """A failure of a machine, a link or a peer: a restart from the last checkpoint may succeed."""
 
     code = FAULT
 
@@ -51,6 +53,7 @@ class BadNodeError(MachineError):
 
 
 def disk_full(error: OSError) -> OctoError:
+    """Return the error for a full disk or quota."""
     return OctoError(
         f"no space left on the device ({os.strerror(error.errno or 0)})",
         where=error.filename or "the output directory",
@@ -58,7 +61,7 @@ def disk_full(error: OSError) -> OctoError:
     )
 
 
-# What the operating system may refuse for a reason that the user can mend, and what to do about it.
+# Refusals of the operating system that the user can resolve, and how.
 _REFUSALS = {
     errno.ENOENT: ("no such file or directory", "check the path"),
     errno.EACCES: ("permission denied", "check owner and mode"),
@@ -72,9 +75,15 @@ _REFUSALS = {
 
 
 def users_mistake(error: OSError) -> OctoError | None:
-    """What the user can do about an error of the operating system; None if it is a bug of ours."""
+    """Return the user error for an error of the operating system; None if it is a bug."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OctoError(
+            f"too many open files ({os.strerror(error.errno)})",
+            where=error.filename and str(error.filename),
+            hint="raise the limit: ulimit -n 65536",
+        )
     if error.errno not in _REFUSALS or error.filename is None:
         return None
     what, hint = _REFUSALS[error.errno]
@@ -87,7 +96,7 @@ _FILE_SYSTEM = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, _REMOTE, errno.ENOTCON
 
 
 def machines_failure(error: BaseException | None) -> MachineError | None:
-    """What is said of a failure that a restart may mend; None: it is another kind of error."""
+    """Return the error for a failure that a restart may fix; None for other errors."""
     if isinstance(error, OSError) and error.errno in _FILE_SYSTEM:
         text = error.strerror or str(error)
         return MachineError(f"the file system failed: {text}", where=error.filename, hint="look at dmesg")
@@ -101,15 +110,16 @@ def _fail(error: OctoError) -> NoReturn:
     distributed = sys.modules.get("torch.distributed")
     talking = distributed is not None and distributed.is_available() and distributed.is_initialized()
     if rank == "0" or talking or error.lone:
-        prefix = f"[rank {rank}] " if rank != "0" else ""
-        print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
+        prefix = f"[rank {rank}] " if rank.isdecimal() and rank != "0" else ""
+        text = printable(error, keep="\n\t")  # a name in it may be anything
+        print(f"{prefix}error: {text}", file=sys.stderr, flush=True)
     raise SystemExit(error.code)
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:
     """Run a command's ``main`` and exit: 0 if it is done, 2 with a message for a user's mistake.
 
-    A missing file or a full disk is the user's to mend, too. Anything else is a bug of ours and keeps its traceback.
+    A missing file or a full disk is a user's mistake, too. Anything else is a bug and keeps its traceback.
     """
     try:
         code = command() or 0
@@ -120,6 +130,10 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
         if mistake is None:
             raise
         _fail(mistake)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "annot allocate memory" not in str(error):
+            raise
+        _fail(OctoError(f"out of memory: {error}", hint="free some memory, or raise the limit (ulimit -v)"))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     raise SystemExit(code)

@@ -35,6 +35,9 @@ def read[T](
     """Read the complete lines of a file that may be growing; those that are not valid are counted and reported.
 
     Args:
+        path: the file.
+        adapter: type of a line.
+        report: takes a line about what is passed over.
         tail: of a longer file read only so many bytes at its end.
 
     Returns:

@@ -37,6 +37,8 @@ class DataConfig(Section):
     weights, and from each the documents between START and END (fractions). Give them here, or name a file of them.
     """
 
+    multiline = frozenset({"train", "valid"})
+
     train: str
     """Data paths for training."""
     valid: str | None = None
@@ -56,7 +58,7 @@ class DataConfig(Section):
     plan_cache: str | None = None
     """Directory for packing plans; null: `RUN/plans`."""
     verify: bool = True
-    """Compare each `.bin` with the digest in its manifest at every start, which reads all data once; false: compare
+    """Compare each `.bin` with the digest in its manifest, once per run and again if the file changed; false: compare
     sizes only."""
 
 

@@ -19,9 +19,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if arguments.adapter and (given := [name for name in _OF_WEIGHTS if _value(arguments, name)]):
             parser.error(f"--adapter writes adapters as they are: it takes no {' and no '.join(given)}")
         if arguments.public and not arguments.push:
-            parser.error("--public says how --push makes a repository: --push is missing")
+            parser.error("--public is an option of --push, which is missing")
         if arguments.tolerance is not None and not arguments.verify:
-            parser.error("--tolerance is of --verify, which is missing")
+            parser.error("--tolerance is an option of --verify, which is missing")
     return arguments
 
 
@@ -131,7 +131,7 @@ def _paths(command: argparse.ArgumentParser, metavar: str, help: str) -> None:
 
 def _size(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
@@ -139,14 +139,14 @@ def _gigabytes(text: str) -> int:
     """Bytes."""
     value = _number(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size above 0")
     return math.ceil(value * 1e9)
 
 
 def _tolerance(text: str) -> float:
     value = _number(text)
     if not value >= 0:  # nor NaN
-        raise argparse.ArgumentTypeError(f"{text!r} is no difference")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a difference")
     return value
 
 
@@ -154,4 +154,4 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None

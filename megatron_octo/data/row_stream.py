@@ -120,8 +120,16 @@ class RowStream:
         """
         return dict(self._plan(epoch).summary)
 
-    def take(self, position: Position, count: int) -> tuple[list[tuple[int, int]], Position]:
-        """Take the next ``count`` rows as (epoch, row), across ends of epochs, and the position behind them."""
+    def take(
+        self, position: Position, count: int, more: int | None = None
+    ) -> tuple[list[tuple[int, int]], Position]:
+        """Return the next ``count`` rows as (epoch, row), over ends of epochs, and the position behind them.
+
+        Args:
+            position: of the first row.
+            count: number of rows.
+            more: rows that will be taken afterwards (None: unknown); an epoch that they do not reach is not planned.
+        """
         epoch, row = position.epoch, position.row
         taken: list[tuple[int, int]] = []
         while len(taken) < count:
@@ -131,7 +139,7 @@ class RowStream:
             stop = min(self.rows(epoch), row + count - len(taken))
             taken += [(epoch, number) for number in range(row, stop)]
             row = stop
-        if 2 * row >= self.rows(epoch):
+        if 2 * row >= self.rows(epoch) and (more is None or row + more > self.rows(epoch)):
             self._plan_ahead(epoch + 1)
         return taken, Position(epoch, row)
 
@@ -147,6 +155,11 @@ class RowStream:
         if self._child is not None:
             self._child.poll()
         self._child = self._planner.ahead(epoch) or self._child
+
+    def forget(self, before: int) -> None:
+        """Remove the plans of epochs before one, except the first, which every start describes."""
+        for epoch in range(1, before):
+            self._planner.forget(epoch)
 
     def weight(self, rows: Sequence[tuple[int, int]]) -> float:
         """Sum the label weights of rows, from the plan alone: no token is read."""

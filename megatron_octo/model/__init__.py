@@ -1,1 +1,4 @@
-"""The model: shapes and layouts (no torch), and the Megatron-core network that they describe."""
+"""Networks and their weights, built from a model's shape and a ``Compute``.
+
+No recipe, no optimizer and no files of runs here.
+"""

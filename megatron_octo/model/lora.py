@@ -1,7 +1,7 @@
-"""LoRA inside the network: adapters beside megatron-core's linear layers, and the base frozen.
+"""LoRA inside the network: adapters on megatron-core's linear layers, whose own weights are frozen.
 
-An adapter hangs on its linear layer as a submodule and adds its part to the layer's output. It needs no more
-communication than the rank columns in the middle:
+An adapter is a submodule of its linear layer and adds to the layer's output. It communicates only its ``rank`` middle
+columns:
 
 - column-parallel (queries, keys and values; into the feed-forward part): the input is whole on every rank, so A is
   replicated and B is cut like the weight's rows. Under sequence parallelism each rank applies A to its tokens, and
@@ -36,11 +36,7 @@ from megatron_octo.model.platform.grid import Grid
 
 
 class Adapter(torch.nn.Module):
-    """``alpha / rank * B A dropout(x)`` of this tensor rank's part of one linear layer.
-
-    Args:
-        spec: of the whole model's adapter.
-    """
+    """Adds ``alpha / rank * B A dropout(x)`` to this tensor rank's part of one linear layer; ``spec`` is the whole."""
 
     def __init__(self, spec: AdapterSpec, lora: LoraConfig, config: TransformerConfig, grid: Grid):
         super().__init__()
@@ -56,7 +52,7 @@ class Adapter(torch.nn.Module):
         if spec.axis is not None:
             set_tensor_model_parallel_attributes(parameter, True, spec.axis, 1)
         else:
-            # The replicated one sees only this rank's tokens: megatron-core sums its gradient over the tensor ranks.
+            # A replicated matrix sees only this rank's tokens: megatron-core sums its gradient over the tensor ranks.
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         return parameter
 
@@ -69,7 +65,7 @@ class Adapter(torch.nn.Module):
             return F.dropout(input_SBI, self.dropout)
 
     def forward(self, input_SBI: Tensor, output_SBO: Tensor) -> Tensor:
-        """Add the adapter's part to a linear layer's output.
+        """Add the adapter to a linear layer's output.
 
         Args:
             input_SBI: the layer's input [tokens, batch, in], as this rank has it.
@@ -90,7 +86,7 @@ class Adapter(torch.nn.Module):
 
 
 def separate_norms(layer: ModuleSpec) -> None:
-    """Take Transformer Engine's layer norms out of the linear layers behind them, whose input adapters have to see."""
+    """Make Transformer Engine's norms modules of their own, so that adapters get the normed input of a linear layer."""
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
 
     parts = layer.submodules

@@ -160,7 +160,7 @@ def build_model(model: ModelConfig, compute: Compute, grid: Grid, backend: Backe
 def _positions(model: ModelConfig, backend: Backend) -> Literal["learned_absolute", "rope", "none"]:
     if model.rotary_base is None:
         return "learned_absolute"
-    return "rope" if backend.transformer_engine else "none"  # our own attention turns its queries and keys
+    return "rope" if backend.transformer_engine else "none"  # the attention back end rotates queries and keys
 
 
 def _rotary(model: ModelConfig) -> Rotary | None:
@@ -172,12 +172,12 @@ def _rotary(model: ModelConfig) -> Rotary | None:
 def _fresh_bias(
     module: torch.nn.Module, inputs: Any, output: tuple[Tensor, Tensor | None]
 ) -> tuple[Tensor, Tensor | None]:
-    # The MLP hands its bias parameter on, unadded. Out of a recomputed function that very parameter would get the
-    # function as its gradient node, and megatron-core's backward would recompute itself forever.
+    # The MLP returns its bias parameter, not yet added. Returned from a recomputed function, the parameter itself would
+    # get that function as its gradient node, and megatron-core's backward would recompute itself forever.
     return output[0], output[1].clone() if output[1] is not None else None
 
 
 def valid_vocabulary(model: ModelConfig, grid: Grid) -> int:
-    """How many of this tensor rank's output columns are real tokens; the rest are padding."""
+    """Count the output columns of this tensor rank that are real tokens; the others are padding."""
     part = model.padded_vocab_size // grid.layout.tensor
     return max(0, min(part, model.vocab_size - grid.tensor_rank * part))

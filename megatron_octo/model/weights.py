@@ -1,4 +1,4 @@
-"""The values of a network's parameters: which ones a rank holds, how they start, how they come from a checkpoint."""
+"""Values of a network's parameters: which ones a rank holds, their initialisation, and loading them."""
 
 import hashlib
 import math
@@ -39,7 +39,7 @@ class Held:
 
     @property
     def key(self) -> str:
-        """A name for the box among those that this rank holds."""
+        """A name that is unique among the boxes of this rank."""
         return f"{self.spec.name}/{self.part}" if self.part else self.spec.name
 
     @property
@@ -54,16 +54,17 @@ class Held:
 
     @property
     def region(self) -> tuple[slice, ...]:
+        """The box as an index into the whole tensor."""
         return tuple(slice(start, start + extent) for start, extent in zip(self.offset, self.shape))
 
 
 def held_parameters(
     network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
 ) -> Iterator[Held]:
-    """The parameters of this rank.
+    """Yield what this rank holds of the model's parameters.
 
-    The last pipeline stage holds its own copy of the word embeddings for the tied output layer; it comes with the
-    same entry as the first stage's.
+    The last pipeline stage has a copy of the word embeddings for the tied output layer, with the same entry as the
+    first stage's.
     """
     specs = parameter_specs(model)
     if compute.lora:
@@ -89,7 +90,7 @@ def held_parameters(
 def _attention_part(
     name: str, spec: ParameterSpec, parameter: torch.nn.Parameter, model: ModelConfig, grid: Grid
 ) -> Held:
-    """Queries are cut over the tensor ranks, the one key and value are on all: rows [queries | key | value]."""
+    """Return a part of the rows [queries | key | value]: queries are cut over the ranks, key and value shared."""
     trailing = spec.shape[1:]
     zeros = (0,) * len(trailing)
     if ".linear_q." in name:
@@ -102,15 +103,12 @@ def _attention_part(
 def init_weights(
     network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid, *, only_trained: bool = False
 ) -> None:
-    """Give every parameter its start: a function of seed and name alone.
+    """Initialise every parameter, or with ``only_trained`` those that are not frozen, from seed and name.
 
-    Each whole tensor is drawn and then cut, so that the model is the same under any tensor, pipeline and data
+    Each whole tensor is drawn and then cut, so the model is the same under any tensor, pipeline and data
     parallelism and any padding of the vocabulary. CPU and GPU draw different numbers.
     Normal with ``init_std``; output projections with ``init_std / sqrt(2 * num_layers)`` (GPT-2). The adapters' A is
     normal with the variance of a linear layer of torch, ``1 / (3 * in)``; their B is zero.
-
-    Args:
-        only_trained: leave frozen ones as they are.
     """
     std = {"normal": model.init_std, "residual": model.init_std / (2 * model.num_layers) ** 0.5}
     for held in held_parameters(network, model, compute, grid):
@@ -128,7 +126,7 @@ def _draw(spec: ParameterSpec, seed: int, device: torch.device, std: float) -> T
     key = hashlib.blake2b(f"{seed}/{spec.name}".encode(), digest_size=7).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(key, "little"))
     drawn = torch.zeros(spec.shape, dtype=torch.float32, device=device)
-    drawn[: spec.rows].normal_(0.0, std, generator=generator)  # padding is drawn from nothing
+    drawn[: spec.rows].normal_(0.0, std, generator=generator)  # padding stays zero
     return drawn
 
 

@@ -141,6 +141,14 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _shipped(path: Path) -> Path:
+    """Return the installed library's own recipe for a ``recipes/NAME.yaml`` that is not in the current directory."""
+    installed = Path(__file__).parents[1] / path
+    return (
+        installed if not path.exists() and path.parts[0:1] == ("recipes",) and installed.is_file() else path
+    )
+
+
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and its ``base``, and apply ``section.key=value`` overrides (values are YAML).
 
@@ -148,7 +156,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         OctoError: a file is missing or no YAML mapping, bases go in a circle, or the recipe is wrong; names file and
             line.
     """
-    tree, lines = _read_tree(Path(path), ())
+    tree, lines = _read_tree(_shipped(Path(path)), ())
     overridden = {_apply_override(tree, override) for override in overrides}
     try:
         return Recipe.model_validate(tree)

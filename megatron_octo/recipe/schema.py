@@ -64,33 +64,8 @@ class Recipe(Section):
             return int(self.schedule.warmup_fraction * self.decay_steps)
         return self.schedule.warmup_steps or 0
 
-    def _check_fp8_sizes(self) -> None:
-        if self.train.fp8 == "none":
-            return
+    def _check_layout(self) -> None:
         model, tensor = self.model, self.parallel.tensor
-        tokens = self.batch.micro_size * self.data.seq_length
-        sizes = {
-            "tokens of a micro-batch": tokens // (tensor if self.parallel.sequence else 1),
-            "queries": model.hidden_size // tensor,
-            "key and value": 2 * model.head_dim,
-            "hidden size": model.hidden_size,
-            "feed-forward layer": model.ffn_hidden_size // tensor,
-        }
-        for name, size in sizes.items():
-            if size % 16:
-                raise ValueError(
-                    f"train.fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank"
-                )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        model, tensor = self.model, self.parallel.tensor
-        find_architecture(model.architecture).check(model)
-        if self.data.seq_length > model.max_position_embeddings:
-            raise ValueError(
-                f"data.seq_length {self.data.seq_length} is longer than "
-                f"model.max_position_embeddings {model.max_position_embeddings}"
-            )
         divided = {
             "model.num_attention_heads": model.num_attention_heads,
             "model.ffn_hidden_size": model.ffn_hidden_size,
@@ -112,6 +87,35 @@ class Recipe(Section):
             )
         if self.parallel.sequence and self.data.seq_length * self.batch.micro_size % tensor:
             raise ValueError(f"parallel.tensor {tensor} does not divide the tokens of a micro-batch")
+
+    def _check_fp8_sizes(self) -> None:
+        if self.train.fp8 == "none":
+            return
+        model, tensor = self.model, self.parallel.tensor
+        tokens = self.batch.micro_size * self.data.seq_length
+        sizes = {
+            "tokens of a micro-batch": tokens // self.parallel.layout.token_ranks,
+            "queries": model.attention_size // tensor,
+            "key and value": 2 * model.head_dim,
+            "hidden size": model.hidden_size,
+            "feed-forward layer": model.ffn_hidden_size // tensor,
+        }
+        for name, size in sizes.items():
+            if size % 16:
+                raise ValueError(
+                    f"train.fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank"
+                )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        model = self.model
+        find_architecture(model.architecture).check(model)
+        if self.data.seq_length > model.max_position_embeddings:
+            raise ValueError(
+                f"data.seq_length {self.data.seq_length} is longer than "
+                f"model.max_position_embeddings {model.max_position_embeddings}"
+            )
+        self._check_layout()
         self._check_fp8_sizes()
         if self.batch.global_size % self.batch.micro_size:
             raise ValueError(

@@ -129,7 +129,8 @@ _ATTEMPT, _ERROR, _STATE = TypeAdapter(Attempt), TypeAdapter(ErrorRecord), TypeA
 def read_state(run: str | Path, report: Report = ignore) -> RunState:
     """Return how a run stands by its own record; what a fresh run has if there is none, or a bad one."""
     path = Path(run) / STATE
-    return (path.exists() and or_none(lambda: read_record(path, _STATE), report)) or RunState()
+    found = or_none(lambda: read_record(path, _STATE), report) if path.exists() else None
+    return found or RunState()
 
 
 def is_finished(run: str | Path, steps: int) -> bool:

@@ -1,7 +1,6 @@
-"""The directory of a run: everything about it, in files that a person can read."""
+"""Directory of a run: everything about it, most of it in text files."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -18,11 +17,16 @@ import megatron_octo
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.common import files
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.quoting import masked_words
 from megatron_octo.recipe.loading import dump_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
-from megatron_octo.runfiles.attempts import METRICS, STATE, VALIDATION
+from megatron_octo.runfiles.attempts import METRICS, RECIPE, STATE, VALIDATION
 from megatron_octo.runfiles.run_lock import RunLock
+from megatron_octo.runfiles.samples import last_attempt
+from megatron_octo.runfiles.steps import end_last_line, read_metrics
+
+__all__ = ["RunDirectory", "code_version", "environment", "read_metrics"]
 
 _PACKAGES = (
     "torch",
@@ -37,7 +41,7 @@ _PACKAGES = (
 
 
 def code_version() -> str:
-    """The package's version, and the git commit it runs from if there is one (``+`` marks local changes)."""
+    """Return the package's version, and the git commit that it runs from, if any (``+`` marks local changes)."""
     root = Path(megatron_octo.__file__).parent.parent
     git = ["git", "-C", str(root)]
     try:
@@ -51,6 +55,7 @@ def code_version() -> str:
 
 
 def environment() -> dict[str, Any]:
+    """Return versions, host, GPUs and command of this process, for the record of an attempt."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -65,13 +70,17 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
-        "command": sys.argv,
+        "command": masked_words(sys.argv),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
 
 
 class RunDirectory:
-    """What rank 0 keeps of a run. The other ranks know the paths and write none of these files."""
+    """Files of a run that rank 0 writes. The other ranks use the paths alone.
+
+    Attributes:
+        attempt: number of this attempt; 0 before it is opened.
+    """
 
     def __init__(self, recipe: Recipe, is_main: bool):
         self.path = Path(recipe.run_dir)
@@ -82,23 +91,34 @@ class RunDirectory:
     def open_attempt(
         self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None
     ) -> None:
-        """Record that the run is started (again): recipe, environment, digest of the data, number of the attempt, and
-        which kernels it computes with (see records.Attempt).
+        """Record that the run is started (again); on rank 0.
+
+        ``recipe.yaml`` stays what the run was last trained with (:meth:`begin_training`); a new run gets its first one.
+
+        Args:
+            recipe: of this start.
+            world: number of ranks.
+            corpora: digest of the data.
+            kernels: what it computes with (see records.Attempt).
+
+        Raises:
+            OctoError: the tokenizer is another one than before.
         """
         if not self.is_main:
             return
+        self.check_tokenizer(recipe.data.tokenizer)
         attempts = self.path / records.ATTEMPTS
         attempts.mkdir(parents=True, exist_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         # By name: other programs may be writing into the directory now, as inspect does with its page.
-        for name in (STATE, "recipe.yaml", "tokenizer.json"):
+        for name in (STATE, RECIPE, "tokenizer.json"):
             files.remove_leftovers(self.path, name)
         files.remove_leftovers(attempts)
         self.attempt = self.next_attempt()
-        text = dump_recipe(recipe)
-        with files.atomic_write(self.path / "recipe.yaml", "w") as file:
-            file.write(text)
+        if not (self.path / RECIPE).exists():
+            self.begin_training(recipe)
+        self._keep_tokenizer(recipe.data.tokenizer)
         records.begin_attempt(
             self.path,
             self.attempt,
@@ -109,70 +129,60 @@ class RunDirectory:
             recipe=recipe.model_dump(),
         )
         for name in (METRICS, VALIDATION):
-            self._end_last_line(self.path / name)
+            end_last_line(self.path / name)
+
+    def begin_training(self, recipe: Recipe) -> None:
+        """Write ``recipe.yaml``: from now on the run is trained with this recipe; on rank 0."""
+        if self.is_main:
+            with files.atomic_write(self.path / RECIPE, "w") as file:
+                file.write(dump_recipe(recipe))
 
     def earlier_kernels(self) -> dict[str, str]:
-        """What the last attempt before this one that said so computed with, as the network names it; on rank 0."""
+        """Return the kernels of the last attempt before this one that named any; on rank 0."""
         if not self.is_main:
             return {}
         earlier = [each for each in records.read_attempts(self.path, print) if each.number < self.attempt]
         return next((attempt.kernels for attempt in reversed(earlier) if attempt.kernels), {})
 
     def next_attempt(self) -> int:
-        return 1 + max(records.attempt_numbers(self.path), default=0)
+        """Return a number above those of all attempts so far, also of those whose records were removed."""
+        return 1 + max([*records.attempt_numbers(self.path), last_attempt(self.path)])
 
     def lock(self) -> RunLock | None:
-        """Keep other attempts out of the directory; on rank 0.
+        """Take the lock that keeps other attempts out of the directory; on rank 0.
 
         Raises:
             OctoError: another one trains here.
         """
         return RunLock.acquire(self.path, self.next_attempt()) if self.is_main else None
 
-    def _end_last_line(self, path: Path) -> None:
-        """A kill can cut the last line short; drop what is left of it."""
-        if not path.exists():
-            return
-        with open(path, "r+b") as file:
-            data = file.read()
-            file.truncate(data.rfind(b"\n") + 1)
-
-    def keep_tokenizer(self, source: str | None) -> None:
-        """Copy tokenizer.json into the run.
+    def check_tokenizer(self, source: str | None) -> None:
+        """Compare a tokenizer.json with the run's, if it has one; on rank 0.
 
         Raises:
             OctoError: the run was made with another tokenizer.
         """
-        if source is None or not self.is_main:
-            return
         target = self.path / "tokenizer.json"
-        if target.exists() and files.digest_file(target) != files.digest_file(source):
+        if source is None or not self.is_main or not target.exists():
+            return
+        if files.digest_file(target) != files.digest_file(source):
             raise OctoError(
                 "this run was made with another tokenizer", where=source, hint=f"expected the one in {target}"
             )
-        if not target.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
+
+    def _keep_tokenizer(self, source: str | None) -> None:
+        target = self.path / "tokenizer.json"
+        if source is not None and not target.exists():
             with files.atomic_write(target) as out, open(source, "rb") as original:
                 shutil.copyfileobj(original, out)
 
     def end_attempt(self, reason: str, code: int, step: int) -> None:
-        """Record how a whole attempt ended; failures are recorded by the rank that meets them (supervise.py)."""
+        """Record how a whole attempt ended; a rank that fails records it itself (supervision/error_policy.py)."""
         if self.is_main:
             records.end_attempt(self.path, self.attempt, reason=reason, exit_code=code, last_step=step)
 
     def write_state(self, status: str, step: int, **more: Any) -> None:
-        """``state.json``: running, stopped (saved, to be started again) or finished."""
+        """Write ``state.json``: running, stopped (saved, to be started again) or finished; on rank 0."""
         if self.is_main:
             record = {"status": status, "step": step, "attempt": self.attempt, "updated": time.time(), **more}
             files.write_json(self.path / STATE, record)
-
-
-def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """Metrics of every step in order; where a step was computed again after a restart, the later ones count."""
-    steps: dict[int, dict[str, Any]] = {}
-    with open(Path(run) / METRICS, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                record = json.loads(line)
-                steps[record["step"]] = record
-    return [steps[step] for step in sorted(steps)]

@@ -1,12 +1,12 @@
-"""Which rows each step was made of: 40 bytes a step in ``RUN/samples.bin``, and the way back to documents.
+"""Rows of each step: 40 bytes per step in ``RUN/samples.bin``, and the way back from them to documents.
 
-Rows are a pure function of the recipe and the data (docs/data.md), so the place in the plan says it all. A step that
-was computed again after a restart has two records, and the later one counts.
+Rows are a pure function of the recipe and the data (docs/data.md), so the place in the plan identifies them. A step
+that was computed again after a restart has two records, and the later attempt's counts.
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ from megatron_octo.data.planning.paths import read_group
 from megatron_octo.data.row_stream import Position, RowStream, Segment, open_rows
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.runfiles import attempts as records
+from megatron_octo.runfiles.steps import that_count
 
 SAMPLES = "samples.bin"
 # Little endian: step, rows from (epoch, row) up to (next_epoch, next_row), how many, attempt, whether it was skipped.
@@ -38,7 +39,7 @@ RECORD = np.dtype(
 
 
 class SampleLog:
-    """Appends a record a step; on rank 0."""
+    """Appends a record per step; on rank 0."""
 
     def __init__(self, run: Path, attempt: int):
         path = run / SAMPLES
@@ -48,56 +49,87 @@ class SampleLog:
         self._file.truncate(path.stat().st_size // RECORD.itemsize * RECORD.itemsize)
 
     def write(self, step: int, before: Position, after: Position, rows: int, skipped: bool) -> None:
+        """Append the record of a step made of ``rows`` rows between two positions."""
         place = (before.epoch, before.row, after.epoch, after.row)
         record = np.array((step, *place, rows, self._attempt, skipped), RECORD)
         self._file.write(record.tobytes())
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 def read_samples(run: str | Path) -> NDArray[np.void]:
-    """The record that counts of each step, in order, RECORD [steps]; after a rollback only what is still valid."""
+    """Return the records that count, in the order of steps: RECORD [steps].
+
+    Raises:
+        OctoError: there is no such file.
+    """
     try:
         data = (Path(run) / SAMPLES).read_bytes()
     except FileNotFoundError:
         raise OctoError(
-            "no record of samples here", where=Path(run) / SAMPLES, hint="is this a run?"
+            "no record of samples here",
+            where=Path(run) / SAMPLES,
+            hint="is this a run? the file may also have been removed: training writes it, step by step",
         ) from None
     every = np.frombuffer(data[: len(data) // RECORD.itemsize * RECORD.itemsize], RECORD)
-    # Going back to step k makes all later ones of the attempts before void.
-    kept: list[int] = []
-    for number, step in enumerate(every["step"].tolist()):
-        while kept and int(every["step"][kept[-1]]) >= step:
-            kept.pop()
-        kept.append(number)
-    return every[kept]
+    return every[that_count(every["step"], every["attempt"])]
 
 
-def find_gaps(samples: NDArray[np.void]) -> list[str]:
-    """What is missing or read twice between successive steps; empty if each row came once."""
-    problems = []
-    for one, two in pairwise(samples):
-        if two["step"] != one["step"] + 1:
-            problems.append(f"steps {one['step'] + 1} to {two['step'] - 1} have no record")
-        elif (one["next_epoch"], one["next_row"]) != (two["epoch"], two["row"]):
-            problems.append(
-                f"step {two['step']} begins at epoch {two['epoch']}, row {two['row']}, "
-                f"not at {one['next_epoch']}, {one['next_row']}"
-            )
+def last_attempt(run: str | Path) -> int:
+    """Return the attempt of the last record, 0 if there is none."""
+    try:
+        with open(Path(run) / SAMPLES, "rb") as file:
+            count = file.seek(0, 2) // RECORD.itemsize
+            file.seek(max(0, count - 1) * RECORD.itemsize)
+            found = np.frombuffer(file.read(RECORD.itemsize), RECORD, count=min(1, count))
+    except OSError:
+        return 0
+    return int(found["attempt"][0]) if len(found) else 0
+
+
+def find_gaps(samples: NDArray[np.void], last: int | None = None) -> list[str]:
+    """Return what is missing or read twice; empty if each row came once.
+
+    Args:
+        samples: of :func:`read_samples`.
+        last: if given, steps from 1 to this one are expected, else those between the first record and the last.
+    """
+    first, final = (1, last) if last is not None else (0, 0)
+    if not len(samples):
+        return [_missing(1, last)] if last else []
+    one, two = samples[:-1], samples[1:]
+    problems = [_missing(first, int(samples["step"][0]) - 1)] if last and samples["step"][0] > first else []
+    jumps = two["step"] != one["step"] + 1
+    moved = (one["next_epoch"] != two["epoch"]) | (one["next_row"] != two["row"])
+    for number in np.flatnonzero(jumps | moved).tolist():
+        before, after = one[number], two[number]
+        problems.append(
+            _missing(int(before["step"]) + 1, int(after["step"]) - 1)
+            if jumps[number]
+            else f"step {after['step']} begins at epoch {after['epoch']}, row {after['row']}, "
+            f"not at {before['next_epoch']}, {before['next_row']}"
+        )
+    if final and samples["step"][-1] < final:
+        problems.append(_missing(int(samples["step"][-1]) + 1, final))
     return problems
+
+
+def _missing(first: int, last: int) -> str:
+    return f"steps {first} to {last} have no record" if first < last else f"step {first} has no record"
 
 
 @dataclass(frozen=True)
 class StepSamples:
-    """What a step was made of.
+    """Rows and documents of a step.
 
     Attributes:
-        skipped: whether the guard kept it from the weights.
+        skipped: whether the loss guard kept it from the weights.
         rows: (epoch, row).
         documents: of each row, in their order.
-        sources: names of the data sets that ``Segment.source`` counts.
+        sources: names of the data sets by ``Segment.source``.
     """
 
     step: int
@@ -111,16 +143,17 @@ class StepSamples:
 
 
 def samples_of_step(run: str | Path, step: int) -> StepSamples:
-    """The rows and documents of a step, from the log, the attempt's recipe and the data.
+    """Return the rows and documents of a step, from its record, the attempt's recipe and the data.
 
     Raises:
-        OctoError: there is no such step, or the data has changed since.
+        OctoError: the step has no record, or the data has changed since.
     """
     samples = read_samples(run)
     found = samples[samples["step"] == step]
     if not len(found):
         known = f"{samples['step'][0]} to {samples['step'][-1]}" if len(samples) else "none"
-        raise OctoError(f"no record of step {step}; there are {known}", where=Path(run) / SAMPLES)
+        gaps = "".join(f"; {gap}" for gap in find_gaps(samples)[:3])
+        raise OctoError(f"no record of step {step}; there are {known}{gaps}", where=Path(run) / SAMPLES)
     record = found[0]
     attempt = int(record["attempt"])
     recipe = build_recipe(records.attempt_recipe(run, attempt))
@@ -129,7 +162,7 @@ def samples_of_step(run: str | Path, step: int) -> StepSamples:
     expected = read_json(Path(run) / records.ATTEMPTS / f"{attempt:03d}.json").get("corpora")
     if expected and stream.corpora_digest != expected:
         raise OctoError("the data has changed since this step was made", where=recipe.data.train)
-    rows, _ = stream.take(Position(int(record["epoch"]), int(record["row"])), int(record["rows"]))
+    rows, _ = stream.take(Position(int(record["epoch"]), int(record["row"])), int(record["rows"]), more=0)
     return StepSamples(
         step=step,
         attempt=attempt,
@@ -143,12 +176,12 @@ def samples_of_step(run: str | Path, step: int) -> StepSamples:
 
 
 def kept_path(run: Path, step: int) -> Path:
-    """Where the guard keeps the batch of a step that it stopped at."""
+    """Return the path of the batch that the loss guard keeps when it stops at a step."""
     return run / "guard" / f"step-{step:08d}.npz"
 
 
 def keep_batch(path: Path, stream: RowStream, rows: list[tuple[int, int]], about: dict[str, Any]) -> None:
-    """Write all that a batch was made of as ``.npz``: it is enough to repeat its step.
+    """Write a batch as ``.npz``, with all that is needed to repeat its step.
 
     The arrays: ``rows`` int64 [B, 2] (epoch, row); ``tokens``, ``labels`` int64 [B, S]; ``weights`` float32 [B, S];
     ``positions`` int64 [B, S]; ``documents`` int64 [D, 5] (index into rows, data set, document, length, tokens of its
@@ -178,7 +211,7 @@ def keep_batch(path: Path, stream: RowStream, rows: list[tuple[int, int]], about
 
 
 def read_kept(path: Path) -> tuple[StepSamples, str]:
-    """A batch that :func:`keep_batch` wrote, and why it was kept. Nothing else has to be there.
+    """Return a batch that :func:`keep_batch` wrote, and the reason; no other file is needed.
 
     Raises:
         OctoError: it is damaged.
@@ -186,8 +219,12 @@ def read_kept(path: Path) -> tuple[StepSamples, str]:
     try:
         with np.load(path, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        return _kept_samples(kept), str(kept["why"])
+    except (ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise OctoError(f"not a batch that a run kept: {error}", where=path) from None
+
+
+def _kept_samples(kept: dict[str, Any]) -> StepSamples:
     rows = [(int(epoch), int(row)) for epoch, row in kept["rows"]]
     documents: list[list[Segment]] = [[] for _ in rows]
     places = [0] * len(rows)
@@ -197,7 +234,7 @@ def read_kept(path: Path) -> tuple[StepSamples, str]:
         tokens = np.append(kept["tokens"][number, part], kept["labels"][number, part][-1:])
         weights = kept["weights"][number, part]
         documents[number].append(Segment(source, document, tokens, weights, context))
-    samples = StepSamples(
+    return StepSamples(
         step=int(kept["step"]),
         attempt=int(kept["attempt"]),
         skipped=False,
@@ -206,4 +243,3 @@ def read_kept(path: Path) -> tuple[StepSamples, str]:
         documents=documents,
         sources=[str(name) for name in kept["sources"]],
     )
-    return samples, str(kept["why"])

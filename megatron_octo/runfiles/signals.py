@@ -1,4 +1,4 @@
-"""Turns signals and the end of the job's time into "save after this step, then leave". Imports no torch."""
+"""Turns signals and the end of the job's time into requests to save after a step and leave. Imports no torch."""
 
 import os
 import re
@@ -9,41 +9,60 @@ from types import FrameType
 
 from megatron_octo.runfiles.attempts import WALL_CLOCK
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 REASONS = (*(f"signal {number.name}" for number in SIGNALS), WALL_CLOCK)
+INTERRUPTED = 128 + signal.SIGINT  # exit code after a second Ctrl-C, as shells have it
 _LEFT = re.compile(r"^(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 
 
 class StopRequest:
-    """Remembers that this rank was asked to stop. The ranks agree on it once a step (see metrics.py).
+    """Remembers the first signal that asked this rank to stop. The ranks agree once per step (engine/metrics.py).
 
     SLURM sends SIGUSR1 before the time limit (``--signal``) and SIGTERM at preemption, not to all ranks at once;
-    submitit's default is SIGUSR2.
+    submitit's default is SIGUSR2; Ctrl-C is SIGINT. A second SIGINT ends the process at once.
+
+    Attributes:
+        made: Unix time at which this was made.
+        wakeup: file descriptor that becomes readable when a signal arrives, even while native code runs.
+        watched: whether a thread reads ``wakeup`` and ends the process at a second SIGINT.
     """
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
-        self.made = time.time()
+        self._interrupts = 0
+        self.made, self.watched = time.time(), False
+        self.wakeup, send = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(send, warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number)
+        self._signal = self._signal or signal.Signals(number)
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1 and not self.watched:
+            os._exit(INTERRUPTED)
+
+    def interrupts(self) -> int:
+        """Return how many SIGINTs have arrived since the last call; for the thread that watches ``wakeup``."""
+        try:
+            return os.read(self.wakeup, 1 << 10).count(signal.SIGINT)
+        except BlockingIOError:
+            return 0
 
     @property
     def reason(self) -> str | None:
-        """One of REASONS, or None: go on."""
+        """One of REASONS, or None to go on."""
         return f"signal {self._signal.name}" if self._signal else None
 
 
 class WallClock:
-    """When the run has to leave: early enough to save before its time is over.
+    """Decides when the run has to leave, early enough to save before its time is over.
 
     Args:
         start: Unix time at which the process began.
-        wall_minutes: time that the recipe gives; None: no limit of its own.
-        reserve_minutes: kept free for saving, but never more than a tenth of the whole time; if three steps and two
-            saves of this run take longer, they count.
+        wall_minutes: time limit of the recipe; None: none.
+        reserve_minutes: kept free for saving, at most a tenth of the whole time; three steps and two saves of this run
+            count if they take longer.
     """
 
     def __init__(self, start: float, wall_minutes: float | None, reserve_minutes: float):
@@ -55,16 +74,19 @@ class WallClock:
         self._step = self._save = self._validation = 0.0
 
     def saw_step(self, seconds: float) -> None:
+        """Note how long a step took."""
         self._step = max(self._step, seconds)
 
     def saw_save(self, seconds: float) -> None:
+        """Note how long a save took."""
         self._save = max(self._save, seconds)
 
     def saw_validation(self, seconds: float) -> None:
+        """Note how long a validation took."""
         self._validation = max(self._validation, seconds)
 
     def is_over(self, validation_comes: bool = False) -> bool:
-        """Whether to save and leave after this step; ``validation_comes``: else one follows before the next chance."""
+        """Return whether to save and leave after this step; else a validation may come before the next chance."""
         if self.end is None:
             return False
         needed = 3 * self._step + 2 * self._save + (self._validation if validation_comes else 0.0)
@@ -72,7 +94,7 @@ class WallClock:
 
 
 def slurm_end() -> float | None:
-    """Unix time at which SLURM ends this job; None outside of a job, without a limit, or if SLURM does not say."""
+    """Return the Unix time at which SLURM ends this job; None outside of a job, without a limit, or if unknown."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return None
@@ -92,7 +114,7 @@ def slurm_end() -> float | None:
 
 
 def seconds_left(text: str) -> float | None:
-    """``[days-][hours:]minutes:seconds`` as squeue prints it; None for UNLIMITED and what is no time."""
+    """Return seconds of ``[days-][hours:]minutes:seconds`` as squeue prints it; None for anything else."""
     match = _LEFT.match(text)
     if not match:
         return None

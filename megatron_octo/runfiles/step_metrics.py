@@ -32,7 +32,11 @@ class StepLine(_Optional):
     step: Number
 
 
-class ValidationLine(TypedDict):
+class _Attempt(TypedDict, total=False):
+    attempt: Number | None
+
+
+class ValidationLine(_Attempt):
     """Loss on one validation set after a step."""
 
     name: Words

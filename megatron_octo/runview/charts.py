@@ -107,6 +107,8 @@ def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: boo
     """Draw an SVG with a line per series, over the range of least and largest where points were thinned.
 
     Args:
+        series: the lines.
+        marks: vertical lines.
         log: logarithmic ordinate; values that are not above 0 are left out.
 
     Returns:

@@ -14,12 +14,13 @@ from megatron_octo.checkpoint import directory as layout
 from megatron_octo.common import jsonl
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.leases import Owner
-from megatron_octo.common.quoting import printable
 from megatron_octo.common.records import Number, Report, Words, checked, ignore
+from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt, ErrorRecord
 from megatron_octo.runfiles.run_lock import sign_of_life
 from megatron_octo.runfiles.step_metrics import StepLine, read_steps, read_validation
+from megatron_octo.runfiles.steps import that_count
 
 _QUICK_BYTES = 64 << 20  # of metrics.jsonl: read in a moment
 # Columns in use; the file has more.
@@ -176,14 +177,6 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / records.RECIPE).is_file()
 
 
-def last_that_count(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which records, in the order of writing, no later attempt has gone back behind: bool [N]."""
-    if not len(steps):
-        return np.zeros(0, bool)
-    lowest_after = np.minimum.accumulate(steps[::-1])[::-1]
-    return np.append(steps[:-1] < lowest_after[1:], True)
-
-
 def _column(rows: Sequence[StepLine], name: str) -> Array:
     values = [row.get(name) for row in rows]
     return np.array([np.nan if value is None else value for value in values], float)
@@ -195,7 +188,7 @@ def read_curves(run: Path, tail: bool = False, report: Report = ignore) -> Curve
     is_long = tail and path.is_file() and path.stat().st_size > _QUICK_BYTES
     rows = read_steps(run, report, tail=jsonl.TAIL if is_long else None)
     steps = np.array([row["step"] for row in rows], np.int64)
-    keep = last_that_count(steps)
+    keep = that_count(steps, [row.get("attempt") or 0 for row in rows])
     return Curves(steps[keep], {name: _column(rows, name)[keep] for name in COLUMNS})
 
 
@@ -205,7 +198,7 @@ def _validation(run: Path, report: Report) -> dict[str, tuple[Array, Array]]:
     for name in sorted({row["name"] for row in rows}):
         mine = [row for row in rows if row["name"] == name]
         steps = np.array([row["step"] for row in mine], np.int64)
-        keep = last_that_count(steps)
+        keep = that_count(steps, [row.get("attempt") or 0 for row in mine])
         found[name] = (steps[keep].astype(float), np.array([row["loss"] for row in mine], float)[keep])
     return found
 
@@ -249,6 +242,7 @@ def load_run(path: str | Path, *, tail: bool = False, full: bool = False) -> Run
     """Read a run's directory; records that are not valid are listed in ``problems`` and passed over.
 
     Args:
+        path: the run directory.
         tail: of a very long run only the last steps.
         full: compare every file of its checkpoints with its digest.
 

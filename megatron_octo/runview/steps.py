@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.data.view.row_view import print_segments
 from megatron_octo.runfiles.samples import StepSamples, kept_path, read_kept, samples_of_step
@@ -21,6 +21,10 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
     A step at which the loss guard stopped is shown from the batch that was kept.
 
     Args:
+        run: the run directory.
+        step: number of the step.
+        row: number of a row, or None for all.
+        console: takes the output.
         tokenizer: to decode with; default: the run's.
 
     Raises:
@@ -37,7 +41,7 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
             highlight=False,
         )
     if found.skipped or why:
-        reason = escape(printable(why or (line or {}).get("skipped")))
+        reason = escape(printable(why or (line and line.get("skipped"))))
         console.print(f"[bold red]{'skipped' if found.skipped else 'stopped'}[/bold red]: {reason}")
     if row is None:
         _print_table(found, console)

@@ -249,6 +249,9 @@ def estimate(
     """Plan a recipe on a cluster, with layouts that fit if it does not; needs neither torch nor a GPU.
 
     Args:
+        recipe: with the layout and the batch to plan.
+        nodes: number of nodes, with ``gpus_per_node`` GPUs each.
+        gpus_per_node: see there.
         gpu: a key of :data:`megatron_octo.sizing.gpus.GPUS`.
         measured: rows of ``benchmarks/throughput.py``; those of this GPU correct the modelled time.
         assumed: ``failures``, ``disk`` and ``mean_document`` of :class:`Cluster`.

@@ -1,4 +1,4 @@
-"""Floating-point operations of training, and the peaks they are held against. Pure arithmetic, no torch."""
+"""Floating-point operations of training, and peaks of GPUs."""
 
 import functools
 import math
@@ -23,9 +23,7 @@ LORA_FORMULA = (
 
 
 def squared_lengths(lengths: Iterable[int], window: int | None) -> int:
-    """Twice the pairs of positions that attention looks at: a document of n positions has n^2, less what is beyond the
-    window.
-    """
+    """Return twice the pairs of positions that attention computes: n^2 per document, minus pairs beyond the window."""
     return sum(n * n - (max(0, n - window) ** 2 if window else 0) for n in map(int, lengths))
 
 
@@ -40,12 +38,9 @@ def _matrix_weights(config: ModelConfig) -> int:
 def training_flops(
     config: ModelConfig, positions: int, squared_lengths: int, lora: LoraConfig | None = None
 ) -> int:
-    """Model FLOPs of forward and backward (see :data:`FORMULA`).
+    """Return the model FLOPs of a step (see :data:`FORMULA`, and :data:`LORA_FORMULA` with adapters).
 
-    Args:
-        positions: T, positions computed, padding included.
-        squared_lengths: see :func:`squared_lengths`.
-        lora: with adapters, frozen weights have no gradients of their own (see :data:`LORA_FORMULA`).
+    ``positions`` include padding; ``squared_lengths`` come from the function of that name.
     """
     linear = 2 * positions * (_matrix_weights(config) + config.hidden_size * config.vocab_size)
     attention = 2 * config.num_layers * config.attention_size * squared_lengths
@@ -56,5 +51,5 @@ def training_flops(
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak of a GPU by its name ("NVIDIA H100 80GB HBM3"); None where it is not known."""
+    """Return the peak of a GPU by its name ("NVIDIA H100 80GB HBM3"), or None."""
     return next((peak for key, peak in PEAK_FLOPS.items() if key in device_name), None)

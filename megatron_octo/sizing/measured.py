@@ -38,6 +38,7 @@ def load_measurements(path: Path, root: Path = Path()) -> list[Measurement]:
     """Read the rows of GPUs, oldest first. Rows whose recipe is no longer valid are passed over.
 
     Args:
+        path: lines of JSON.
         root: the folder that the rows' recipes are relative to.
 
     Raises:

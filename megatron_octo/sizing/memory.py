@@ -1,6 +1,6 @@
-"""Memory of one GPU by part, from the bytes of every tensor that a training step keeps. No torch, no measuring.
+"""Memory of one GPU by part, from the bytes of every tensor that a training step keeps.
 
-The formula is held against ``torch.cuda.max_memory_allocated`` in benchmarks/estimates.py.
+benchmarks/estimates.py compares the formula with ``torch.cuda.max_memory_allocated``.
 """
 
 import math
@@ -18,6 +18,7 @@ from megatron_octo.architectures.parameters import (
 )
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
+from megatron_octo.config.optimizer_state import state_bytes
 
 GIB = 2**30
 # cuBLAS takes a workspace of this size on Hopper: torch's has two, Transformer Engine's a third.
@@ -26,7 +27,7 @@ _CUBLAS = 32 * 2**20
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the fullest GPU at the fullest moment: the loss of the last micro-batch, or the backward of a layer.
+    """Peak bytes on the fullest GPU, at the loss of the last micro-batch or in a layer's backward pass.
 
     Attributes:
         stage: the pipeline stage of that GPU.
@@ -42,21 +43,23 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Sum of all parts."""
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, float]:
+        """Return the bytes by part."""
         names = ("weights", "gradients", "optimizer", "activations", "logits", "workspace")
         return {name: getattr(self, name) for name in names}
 
 
 def stage_parameters(model: ModelConfig, compute: Compute, stage: int) -> int:
-    """Parameters that one GPU of a pipeline stage holds, the last stage's copy of tied embeddings included."""
+    """Count the parameters on one GPU of a pipeline stage, including the last stage's copy of tied embeddings."""
     whole = _held(model, compute, stage, parameter_specs(model))
     return whole + trained_parameters(model, compute, stage) if compute.lora else whole
 
 
 def trained_parameters(model: ModelConfig, compute: Compute, stage: int) -> int:
-    """Those that have gradients and optimizer state: all, or the adapters."""
+    """Count those with gradients and optimizer state: all, or the adapters."""
     lora = compute.lora
     specs = adapter_parameters(model, lora) if lora else parameter_specs(model)
     return _held(model, compute, stage, specs)
@@ -72,7 +75,7 @@ def _held(model: ModelConfig, compute: Compute, stage: int, specs: Mapping[str, 
 
 
 def _copied_parameters(model: ModelConfig, compute: Compute) -> float:
-    """Parameters of a stage that the fused layers hold whole on every tensor rank, and megatron-core's cut."""
+    """Count a stage's parameters that the fused layers replicate and megatron-core's layers cut: key and value."""
     tensor = compute.layout.tensor
     if compute.lora or not compute.fused:
         return 0.0
@@ -81,9 +84,9 @@ def _copied_parameters(model: ModelConfig, compute: Compute) -> float:
 
 
 def _fp8_weights(model: ModelConfig, compute: Compute, stage: int, in_flight: int) -> int:
-    """Bytes of the linear layers' weights in fp8.
+    """Return the bytes of the linear layers' weights in fp8.
 
-    Megatron-core's layers hold them as they are and transposed; the fused ones transposed, from a micro-batch's forward
+    Megatron-core's layers keep them plain and transposed; the fused layers transposed, from a micro-batch's forward
     pass to its backward pass.
     """
     if compute.fp8 == "none":
@@ -99,10 +102,10 @@ def _fp8_weights(model: ModelConfig, compute: Compute, stage: int, in_flight: in
 
 
 def layer_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
-    """Bytes a token that one layer keeps from its forward pass to its backward pass on one GPU, by tensor.
+    """Return the bytes per token that one layer keeps from forward to backward pass on one GPU, by tensor.
 
-    Norms work on tokens that sequence parallelism shares out; what lies between the linear layers is split by
-    tensor parallelism, but for keys and values, of which there may be fewer than ranks.
+    Sequence parallelism cuts the tokens of norms; tensor parallelism cuts what lies between linear layers, except
+    keys and values if there are fewer than ranks.
     """
     tensor, share = compute.layout.tensor, compute.layout.token_ranks
     size, hidden, ffn = compute.element_bytes, model.hidden_size, model.ffn_hidden_size
@@ -128,18 +131,18 @@ def layer_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
     if compute.fp8 != "none":
         fused, again = compute.fused, compute.recompute == "mlp"
         tensors["mlp: after the activation"] /= size
-        # What is gathered or computed again is kept as it came.
+        # Tensors that are gathered or computed again are kept in their own dtype.
         if not (fused and compute.layout.sequence):
             tensors["attention: normed"] /= size
         if not (fused and (compute.layout.sequence or again)):
             tensors["mlp: normed"] /= size
-        if fused:  # attention keeps its own
+        if fused:  # beside the output that attention keeps
             tensors["attention: output in fp8"] = hidden / tensor
     if model.hidden_dropout and not compute.fused:  # the fused layers remember a seed
         tensors["attention: dropout mask"] = hidden / share
         tensors["mlp: dropout mask"] = hidden / share
     if compute.lora and compute.lora.dropout:
-        # Each adapter keeps its input with some of it dropped. What frozen layers need not keep is not subtracted.
+        # Each adapter keeps its input after dropout. Tensors that frozen layers do not keep are not subtracted.
         for module in adapted_modules(model, compute.lora):
             column = module.endswith(("linear_qkv", "linear_fc1"))
             width = hidden / share if column else (ffn if module.endswith("fc2") else hidden) / tensor
@@ -148,7 +151,7 @@ def layer_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
 
 
 def kept_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
-    """Those of :func:`layer_tensors` that recomputation leaves."""
+    """Return those of :func:`layer_tensors` that are not recomputed."""
     tensors, fused = layer_tensors(model, compute), compute.fused
     if compute.recompute == "full":
         residual = tensors["attention: residual"]
@@ -166,7 +169,7 @@ def kept_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
 
 
 def logit_bytes(model: ModelConfig, compute: Compute) -> float:
-    """Bytes a token that the loss holds at once on one GPU."""
+    """Return the bytes per token of the logits and their gradient on one GPU."""
     columns = model.padded_vocab_size / compute.layout.tensor
     size = compute.element_bytes
     if compute.fused:
@@ -177,7 +180,7 @@ def logit_bytes(model: ModelConfig, compute: Compute) -> float:
 
 
 def _loss_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
-    """Beside the logits, while they become gradients: of the last hidden state, and of the word embeddings."""
+    """Return the bytes of the last hidden state's and the embeddings' gradients, which exist beside the logits."""
     if not compute.fused:
         return 0.0  # megatron-core has freed one copy of the logits by then
     return (
@@ -186,7 +189,7 @@ def _loss_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
 
 
 def _backward_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
-    """While one layer's backward pass runs: what it computes again, and the gradients in flight."""
+    """Return the bytes that one layer's backward pass takes: recomputed tensors, and gradients of its activations."""
     kept, size, tensor = kept_tensors(model, compute), compute.element_bytes, compute.layout.tensor
     hidden, ffn = model.hidden_size, model.ffn_hidden_size / tensor
     again = sum(value for name, value in layer_tensors(model, compute).items() if name not in kept)
@@ -204,11 +207,10 @@ def _backward_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
 def stage_memory(
     model: ModelConfig, compute: Compute, replicas: int, micro_batches: int, stage: int
 ) -> Memory:
-    """Memory of a GPU of one pipeline stage.
+    """Return the memory of a GPU of one pipeline stage.
 
-    Args:
-        replicas: data-parallel size; the optimizer's state is sharded over it.
-        micro_batches: of one step and replica.
+    ``replicas`` is the data-parallel size, over which the optimizer's state is sharded; ``micro_batches`` are those of
+    one step and replica.
     """
     layout, size = compute.layout, compute.element_bytes
     copied = _copied_parameters(model, compute)
@@ -217,8 +219,8 @@ def stage_memory(
     tokens = compute.micro_tokens
     last = stage == layout.pipeline - 1
     half = compute.state_dtype == "bf16"
-    # Adam's two moments, and the fp32 weights, which an fp32 model has in its weights.
-    state = (4 if half else 8) + (4 if size == 2 else 0)
+    # An fp32 model's weights are its fp32 weights.
+    state = state_bytes(compute.state_dtype) + (4 if size == 2 else 0)
     # One forward, one backward: a stage holds as many micro-batches as there are stages from it to the last.
     in_flight = min(layout.pipeline - stage, micro_batches)
     layers = model.num_layers // layout.pipeline
@@ -245,7 +247,7 @@ def stage_memory(
 
 
 def memory(model: ModelConfig, compute: Compute, replicas: int, micro_batches: int) -> Memory:
-    """Memory of the fullest GPU."""
+    """Return the memory of the fullest GPU."""
     stages = range(compute.layout.pipeline)
     return max(
         (stage_memory(model, compute, replicas, micro_batches, stage) for stage in stages),

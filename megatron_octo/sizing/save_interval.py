@@ -67,12 +67,7 @@ def lost_share(interval: float, save_seconds: float, failure_seconds: float) -> 
 def saving(
     recipe: Recipe, nodes: int, gpus: int, step_seconds: float, failures: float, disk: float
 ) -> Saving:
-    """Return what saving costs a run.
-
-    Args:
-        failures: per 1,000 node-days.
-        disk: bytes/s into the run directory.
-    """
+    """Return the costs of saving: ``failures`` are per 1,000 node-days, ``disk`` is in bytes/s."""
     size = checkpoint_bytes(recipe.model, recipe.compute)
     written = size / disk
     # Asynchronous: training waits for a copy in host memory, and goes on while that is written.

@@ -56,11 +56,7 @@ def _documents(mean: int, seq_length: int) -> list[int]:
 
 
 def step_flops(recipe: Recipe, mean_document: int, frozen: bool = True) -> int:
-    """Return the model FLOPs of a global batch of packed rows (see sizing.flops).
-
-    Args:
-        frozen: count a LoRA run as what it is, not as one that trains all weights.
-    """
+    """Return the model FLOPs of a global batch of packed rows; ``frozen``: count frozen weights of a LoRA as such."""
     positions = recipe.batch.global_size * recipe.data.seq_length
     documents = _documents(mean_document, recipe.data.seq_length)
     squared = positions * flops.squared_lengths(documents, recipe.model.sliding_window) // sum(documents)
@@ -84,8 +80,7 @@ def _matmul_speed(recipe: Recipe, gpu: Gpu) -> float:
 def step_seconds(recipe: Recipe, gpu: Gpu, ranks: int, per_node: int, mean_document: int) -> float:
     """Return the seconds of a step on ``ranks`` GPUs, ``per_node`` of them on one node.
 
-    Args:
-        mean_document: tokens; attention sees one document at a time.
+    Documents have ``mean_document`` tokens; attention sees one at a time.
     """
     model, compute, layout = recipe.model, recipe.compute, recipe.parallel.layout
     tokens, tensor, stages, size = compute.micro_tokens, layout.tensor, layout.pipeline, compute.element_bytes

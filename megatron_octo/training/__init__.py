@@ -1,1 +1,4 @@
-"""Training: the loop, its loss, optimizer and schedule, checkpoints, signals and metrics."""
+"""Training of a run: preparation of a start, the loop, and their parts in folders.
+
+No file format, kernel or SLURM call belongs here; checkpoint, model and cluster have them.
+"""

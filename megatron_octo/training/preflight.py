@@ -1,6 +1,5 @@
-"""Looks at every node before the model is built, and names the one that is bad. Takes a moment; see docs/faults.md."""
+"""Checks of every node before the model is built, which name the bad ones; see docs/faults.md."""
 
-import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from megatron_octo.checkpoint import directory as layout
-from megatron_octo.checkpoint.fit import check_fit
 from megatron_octo.common.errors import BadNodeError, OctoError
 from megatron_octo.common.files import beside, remove_leftovers
 from megatron_octo.model.platform.grid import Grid
@@ -25,27 +23,28 @@ from megatron_octo.training.supervision import probes
 from megatron_octo.training.supervision.probes import Facts
 
 # Share of its peers' median below which a rank is bad. Ranks of a CPU share cores and memory with everything else
-# there: of the speed of their cores the best is taken, and their links are told, not judged.
+# there: their cores count with the best of some products, and their links are reported, not judged.
 _SLOW_MATMUL = {"cuda": 0.85, "cpu": 0.3}
 _SLOW_LINK = {"cuda": 0.5, "cpu": 0.0}
 _SLOW_DISK = 0.2
-_FREE_MEMORY = 0.9  # of a GPU, and of its peers' median; CUDA and NCCL have a share already
+_FREE_MEMORY = 0.9  # of a GPU, and of its peers' median; CUDA and NCCL take a share themselves
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with the place of a rank."""
+    """A fault of the machine of a rank; one that is not severe is reported, and the run goes on."""
 
     rank: int
     text: str
-    severe: bool = True  # else it is said, and the run goes on
+    severe: bool = True
 
 
 def judge(facts: list[Facts], needed: float = 0.0) -> list[Finding]:
-    """Which ranks are bad, and why: from themselves, and beside their peers of the same kind.
+    """Find bad ranks from absolute limits and by comparison with peers on the same device.
 
     Args:
+        facts: of all ranks.
         needed: bytes that the run will take on the fullest GPU, as far as is known.
     """
     kind = "cuda" if facts[0].devices else "cpu"
@@ -79,8 +78,8 @@ def _judge_gpus(facts: list[Facts], needed: float) -> Iterable[Finding]:
         if fact.identity and len(twins) > 1:
             yield Finding(fact.rank, f"{fact}: ranks {', '.join(map(str, twins))} have one GPU together")
         if fact.memory_free < _FREE_MEMORY * fact.memory_total:
-            # A machine may keep a share for itself. That is bad where the others have more, or, of a GPU alone, where
-            # the run would fit otherwise; what fits nowhere is the recipe's mistake.
+            # A machine may keep a share for itself. That is bad where the others have more, or, for a single GPU, where
+            # the run would fit otherwise; a run that fits nowhere is the recipe's mistake.
             peers = [other.memory_free for other in facts if other.device == fact.device]
             less = fact.memory_free < _FREE_MEMORY * statistics.median(peers)
             enough = max(peers) if len(peers) > 1 else _FREE_MEMORY * fact.memory_total
@@ -109,27 +108,8 @@ def _slow(
             )
 
 
-def check_match(recipe: Recipe, run: RunDirectory, tokenizer: str | None) -> None:
-    """Compare the checkpoint that the run will start from with recipe and tokenizer, by its manifest alone.
-
-    Raises:
-        OctoError: it is of another shape, or was trained with another tokenizer.
-    """
-    sources = layout.candidates(run.checkpoints)
-    if not sources and recipe.checkpoint.init_from:
-        with contextlib.suppress(OctoError):  # not one of ours, or none: who loads it knows more
-            sources = [layout.find_checkpoint(recipe.checkpoint.init_from)]
-    for path in sources:
-        try:
-            manifest = layout.read_manifest(path)
-        except OctoError:  # damaged: the one before it will be taken (recovery.py)
-            continue
-        check_fit(manifest, recipe.model, tokenizer, path)
-        return
-
-
 def check_space(recipe: Recipe, run: RunDirectory) -> str | None:
-    """Whether the disk holds the next checkpoints; returns a warning.
+    """Return a warning if the disk cannot hold as many checkpoints as are to be kept, else None.
 
     Raises:
         OctoError: there is no room for one.
@@ -153,7 +133,7 @@ def check_space(recipe: Recipe, run: RunDirectory) -> str | None:
 
 
 def measure(grid: Grid, run: Path) -> tuple[list[Facts], float | None]:
-    """Facts of all ranks, and the bus bandwidth of an all-reduce. Collective."""
+    """Return the facts of all ranks, and the bus bandwidth of an all-reduce in bytes/s. Collective."""
     device, hosts = grid.device, probes.hosts_of_ranks()
     facts = probes.look_around(hosts, device)
     token: list[Path | None] = [None]
@@ -164,7 +144,7 @@ def measure(grid: Grid, run: Path) -> tuple[list[Facts], float | None]:
         token[0].touch()
     dist.broadcast_object_list(token, src=0)
     assert token[0] is not None
-    dist.barrier()  # all at once: a node's power and cooling are shared, too
+    dist.barrier()  # all at the same time, since they share a node's power and cooling
     facts = replace(facts, matmul=probes.matmul_speed(device))
     facts = replace(facts, link=probes.link_speed(hosts, device))
     reduced = probes.reduce_speed(device)
@@ -193,7 +173,7 @@ def _describe(facts: list[Facts], reduced: float | None, seconds: float) -> str:
     text += _range([fact.matmul for fact in facts], 1e12, "TFLOP/s")
     if reduced:
         text += f"; links {_range([fact.link for fact in facts], 1e9, 'GB/s')}, all-reduce {reduced / 1e9:.3g} GB/s"
-    text += f"; disk {_range([fact.disk_write for fact in facts], 1e6, 'MB/s')}"
+    text += f"; disk {_range([fact.disk_write for fact in facts], 1e9, 'GB/s')}"
     free = [fact.disk_free for fact in facts if fact.disk_free is not None]
     text += f", {min(free) / 1e9:,.0f} GB free" if free else ""
     return f"{text}; {seconds:.1f} s"
@@ -207,26 +187,27 @@ def _range(values: list[float | None], unit: float, name: str) -> str:
     return f"{low:.3g} {name}" if high < 1.05 * low else f"{low:.3g} to {high:.3g} {name}"
 
 
-def preflight(
-    recipe: Recipe, grid: Grid, run: RunDirectory, tokenizer: str | None, corpora: str
-) -> list[str]:
-    """Check the place before the model is built. Collective.
+def preflight(recipe: Recipe, grid: Grid, run: RunDirectory, corpora: str) -> list[str]:
+    """Check nodes, links and disk before the model is built. Collective.
 
     Args:
-        tokenizer: digest of the data's; corpora: digest of the data, for the record of a refused start.
+        recipe: of this start.
+        grid: all ranks.
+        run: the run's directory.
+        corpora: digest of the data, for the record of a refused start.
 
     Returns:
         Lines for the log.
 
     Raises:
-        OctoError: the run cannot go on from its checkpoint, or there is no room for the next one.
-        BadNodeError: a node is bad, and the recipe says to stop then (``system.preflight``).
+        OctoError: there is no room for the next checkpoint.
+        BadNodeError: a node is bad, and ``system.preflight`` is to stop then.
     """
     mode = recipe.system.preflight
     if mode == "none":
         return []
     start = time.perf_counter()
-    warning = grid.main_first(lambda: _certain(recipe, run, tokenizer) if grid.is_main else None)
+    warning = grid.main_first(lambda: check_space(recipe, run) if grid.is_main else None)
     facts, reduced = measure(grid, run.path)
     needed = memory(
         recipe.model, recipe.compute, grid.layout.data, check_batch(recipe, grid.layout.data)
@@ -238,11 +219,6 @@ def preflight(
     if bad and (mode == "stop" or (mode == "auto" and grid.device.type == "cuda")):
         _refuse(recipe, grid, run, corpora, bad)
     return lines
-
-
-def _certain(recipe: Recipe, run: RunDirectory, tokenizer: str | None) -> str | None:
-    check_match(recipe, run, tokenizer)
-    return check_space(recipe, run)
 
 
 def _refuse(recipe: Recipe, grid: Grid, run: RunDirectory, corpora: str, findings: list[Finding]) -> None:
@@ -278,5 +254,5 @@ def _refuse(recipe: Recipe, grid: Grid, run: RunDirectory, corpora: str, finding
             detail=text,
             culprits=bad,
         )
-    dist.barrier()  # nobody is missed before all is written
+    dist.barrier()  # no rank leaves before all is written
     raise error

@@ -1,4 +1,4 @@
-"""Every architecture against models of transformers: both directions bit for bit, and the logits."""
+"""Behaviour of every architecture: both directions equal transformers' models bit for bit, and so do the logits."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Any format to any other and back: bit-equal, in any layout, killed at any moment, and refused where it is wrong."""
+"""Behaviour of all formats: any to any other and back is bit-equal, in any layout, killed at any moment."""
 
 import dataclasses
 import json

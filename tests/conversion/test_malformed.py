@@ -1,4 +1,4 @@
-"""Files that say nonsense: each is named, with exit code 2, and nothing of the result is there."""
+"""Behaviour on malformed files: each is named, with exit code 2, and no result is left."""
 
 import json
 import shutil

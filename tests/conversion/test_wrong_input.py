@@ -1,4 +1,4 @@
-"""The command and input that is wrong: named, exit code 2, nothing at the final name, and nothing of it was run."""
+"""Behaviour of the commands on wrong input: named, exit code 2, no result, and nothing in it is run."""
 
 import json
 import shutil

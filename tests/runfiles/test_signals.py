@@ -47,9 +47,8 @@ def wait_for(ready: Callable[[], Any], alive: Callable[[], bool], seconds: float
 
 def saving(run: TestRun, step: int) -> bool:
     """Whether the checkpoint of a step is being written and has some bytes already."""
-    aside = run.checkpoints / f".step-{step:08d}.tmp"
     try:
-        return any(entry.stat().st_size for entry in os.scandir(aside))
+        return any(path.stat().st_size for path in run.checkpoints.glob(f".step-{step:08d}.*.tmp/*"))
     except FileNotFoundError:
         return False
 
@@ -93,7 +92,7 @@ def test_kills_at_any_moment(tmp_path: Path, corpus: Path, whole: TestRun) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_request_to_one_rank_stops_all(
     tmp_path: Path, corpus: Path, whole: TestRun, number: signal.Signals
 ) -> None:
@@ -197,3 +196,36 @@ def test_nothing_is_said_to_be_saved_that_is_not(tmp_path: Path, corpus: Path) -
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 0})
     assert exit_codes(run.start(1, "system.wall_minutes=0.001")) == [75]
     assert "nothing is saved (checkpoint.interval is 0)" in run.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_control_c_saves_and_a_second_one_leaves_at_once(tmp_path: Path, corpus: Path, times: int) -> None:
+    """As a terminal sends it, to the whole group of the command; each step takes a minute."""
+    run = TestRun(tmp_path, corpus, **{**TP2, "checkpoint": {"interval": 2, "asynchronous": False}})
+    fault = (
+        "rank=1,step=4,kind=slow,seconds=60" if times == 2 else "rank=1,step=4,kind=slow,seconds=1,phase=data"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OCTO_FAULT": fault}
+    command = [sys.executable, "-m", "megatron_octo.train", str(run.recipe), "--nproc", "2"]
+    with open(run.log, "ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
+    wait_for(lambda: lines(run) >= 3, lambda: process.poll() is None)
+    os.killpg(process.pid, signal.SIGINT)
+    if times == 2:
+        wait_for(lambda: "Ctrl-C again leaves at once" in run.log.read_text(), lambda: process.poll() is None)
+        os.killpg(process.pid, signal.SIGINT)
+    started = time.monotonic()
+    assert process.wait(45) == (75 if times == 1 else 130), run.log.read_text()
+    text = run.log.read_text()
+    assert "Traceback" not in text and "Ctrl-C: saving after this step" in text
+    attempt = read_attempts(run.path)[0]
+    assert (attempt.reason, attempt.exit_code) == ("signal SIGINT", 75 if times == 1 else 130)
+    if times == 2:
+        assert time.monotonic() - started < 20
+        assert attempt.last_step == 3 and attempt.saved_step == 2
+        assert text.count("interrupted twice, left at once") == 1
+        assert not (run.path / "lock").exists()
+    else:
+        assert attempt.saved_step == attempt.last_step == run.state()["saved"]
+    assert f"resuming at step {attempt.saved_step} " in run.train(2)

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from megatron_octo.checkpoint import directory as layout
-from megatron_octo.runfiles.run_directory import read_metrics
+from megatron_octo.runfiles.samples import RECORD, SAMPLES
+from megatron_octo.runfiles.steps import read_metrics
 from tests.conftest import recipe_tree, write_corpus
 from tests.distributed import exit_codes, start_train, train
 
@@ -71,6 +72,10 @@ class TestRun:
             for record in read_metrics(self.path)
         ]
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Records of the steps that count."""
+        return read_metrics(self.path)
+
     def state(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "state.json").read_text()))
 
@@ -94,6 +99,8 @@ def copy_of(whole: TestRun, folder: Path, corpus: Path, upto: int = STEPS, **sec
     layout.set_latest(run.checkpoints, layout.step_name(upto))
     lines = (whole.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run.path / "metrics.jsonl").write_text("".join(lines[:upto]))
+    samples = (whole.path / SAMPLES).read_bytes()
+    (run.path / SAMPLES).write_bytes(samples[: upto * RECORD.itemsize])
     return run
 
 

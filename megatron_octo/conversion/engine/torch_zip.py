@@ -173,7 +173,7 @@ class TorchFile:
                 want == have or size == 1 for want, have, size in zip(expected, strides, shape, strict=True)
             )
         except (AttributeError, TypeError, ValueError):
-            raise OctoError(f"damaged: {name!r} is no tensor", where=self.path) from None
+            raise OctoError(f"damaged: {name!r} is not a tensor", where=self.path) from None
         if record is None or storage.dtype is None or not (whole and dense):
             raise OctoError(f"{name!r} is not stored as one piece", where=self.path)
         stored = Stored(storage.dtype, tuple(shape), record.start + offset * storage.dtype.itemsize)

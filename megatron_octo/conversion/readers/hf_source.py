@@ -122,7 +122,7 @@ def _record(directory: Path) -> dict[str, str]:
 
 def _stored(file: TensorFile, name: str) -> Stored:
     if name not in file.tensors:
-        raise OctoError(f"damaged model: {INDEX} says that {name} is here", where=file.path)
+        raise OctoError(f"damaged model: {INDEX} names {name!r} in it, which is missing", where=file.path)
     return file.tensors[name]
 
 
@@ -187,7 +187,7 @@ def _check_aliases(
             same = same and torch.equal(*blocks)
         if not same:
             raise OctoError(
-                f"{alias} and {name} differ, and config.json says that they are tied",
+                f"{alias} and {name} differ, and config.json ties them",
                 where=source.directory,
                 hint='if they are not, set "tie_word_embeddings": false there',
             )

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from megatron_octo import __version__
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import count_parameters
 from megatron_octo.checkpoint.source import Source
 from megatron_octo.data.text.tokenizer import Tokenizer
-
-_RECIPE = "recipe.yaml"
+from megatron_octo.runfiles.history import Contribution, contributions
 
 
 def write_json_file(path: Path, tree: Mapping[str, Any], keep: Sequence[str] = ()) -> None:
@@ -76,10 +77,29 @@ def write_card(directory: Path, source: Source, dtype: str) -> None:
     lines += ["", "## Where the weights come from", "", "| | |", "|---|---|"]
     lines += [f"| {key} | `{value}` |" for key, value in provenance(source).items() if value is not None]
     lines += ["", "`conversion.json` has the digests of the files."]
-    recipe = source.directory.parent.parent / _RECIPE
-    if source.format == "checkpoint" and recipe.is_file():
-        lines += ["", "## Recipe", "", "```yaml", recipe.read_text(encoding="utf-8").rstrip(), "```"]
+    if source.format == "checkpoint":
+        lines += _training(contributions(source.directory.parent.parent, source.manifest.step))
     (directory / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _training(attempts: Sequence[Contribution]) -> list[str]:
+    """Return the lines on the attempts that trained the weights, and the recipe of the last one."""
+    if not attempts:
+        return []
+    lines = [
+        "",
+        "## Training",
+        "",
+        "| attempt | steps | ranks | settings that changed |",
+        "|---|---|---|---|",
+    ]
+    for each in attempts:
+        changed = "; ".join(f"`{change}`" for change in each.changed)
+        lines.append(
+            f"| {each.attempt} ({each.date}) | {each.first} to {each.last} | {each.world} | {changed} |"
+        )
+    recipe = yaml.safe_dump(attempts[-1].recipe, sort_keys=False, allow_unicode=True).rstrip()
+    return [*lines, "", f"Recipe of attempt {attempts[-1].attempt}:", "", "```yaml", recipe, "```"]
 
 
 def directory_title(source: Source) -> str:

@@ -38,7 +38,7 @@ def renew(source: str | Path, output: Path, make: Callable[[Path], None], asked:
         return False
     if output.exists() and any(output.iterdir()) and not (output / RECORD).is_file():
         raise OctoError(
-            "the output exists already, and is no export that could be replaced",
+            "the output exists already, and is not an export that could be replaced",
             where=output,
             hint="remove it or choose another name",
         )

@@ -4,7 +4,6 @@ A document is a list of sequences. Mode 1 marks a sequence that is learned (a ta
 that is context. A dataset without mode bytes is all target. docs/data.md gives the byte layout.
 """
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -12,17 +11,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_octo.common.dtypes import INDEX_CODES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_bytes, digest_file
 from megatron_octo.common.ragged import running_sum
+from megatron_octo.data.dataset.header import HEADER, REBUILD, read_header
 
-MAGIC = b"MMIDIDX\0\0"
-VERSION = 1
-HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document indices
-_INTEGERS = {code for code, dtype in INDEX_CODES.items() if dtype.kind in "iu"}
 CONTEXT, TARGET = 0, 1
-_REBUILD = "the file is damaged or half copied: copy it again, or run preprocess again"
 _STEP = 1 << 20  # items looked at in one go by the full check
 
 
@@ -79,25 +73,8 @@ class IndexedDataset:
         self._open_tokens()
 
     def _open_index(self) -> None:
-        path, found = self.idx_path, self.idx_path.stat().st_size
-        with open(path, "rb") as file:
-            header = file.read(HEADER.size)
-        if len(header) < HEADER.size or header[:9] != MAGIC:
-            raise OctoError(
-                f"not a Megatron index: the header is wrong ({found} bytes)", where=path, hint=_REBUILD
-            )
-        _, version, code, sequences, indices = HEADER.unpack(header)
-        if version != VERSION or code not in _INTEGERS:
-            raise OctoError(f"index version {version} with dtype code {code} is not supported", where=path)
-        need = HEADER.size + 12 * sequences + 8 * indices
-        if found not in (need, need + sequences) or indices < 1:
-            raise OctoError(
-                f"index of {found} bytes, needed {need} or {need + sequences} "
-                f"for {sequences} sequences and {indices} document indices",
-                where=path,
-                hint=_REBUILD,
-            )
-        self.dtype = INDEX_CODES[code]
+        path, header = self.idx_path, read_header(self.idx_path)
+        self.dtype, sequences, indices = header.dtype, header.sequences, header.documents + 1
         raw = np.memmap(path, mode="r", dtype=np.uint8)
 
         def array(dtype: str, count: int, offset: int) -> np.ndarray:
@@ -108,18 +85,17 @@ class IndexedDataset:
         self.pointers: NDArray[np.int64] = array("<i8", sequences, offset + 4 * sequences)
         self.document_index: NDArray[np.int64] = array("<i8", indices, offset + 12 * sequences)
         self.modes: NDArray[np.int8] | None = None
-        # Without sequences both sizes are the same, and nothing is lost.
-        if found == need + sequences and sequences:
-            self.modes = array("i1", sequences, need)
+        if header.has_modes:
+            self.modes = array("i1", sequences, offset + 12 * sequences + 8 * indices)
         index = self.document_index
         if index[0] != 0 or index[-1] != sequences or np.any(index[1:] < index[:-1]):
             raise OctoError(
-                f"document indices do not cover the {sequences} sequences", where=path, hint=_REBUILD
+                f"document indices do not cover the {sequences} sequences", where=path, hint=REBUILD
             )
 
     def _open_tokens(self) -> None:
         if len(self.lengths) and self.lengths.min() < 0:
-            raise OctoError("a sequence has a negative length", where=self.idx_path, hint=_REBUILD)
+            raise OctoError("a sequence has a negative length", where=self.idx_path, hint=REBUILD)
         self.tokens = int(self.lengths.sum(dtype=np.int64))
         found, need = self.bin_path.stat().st_size, self.tokens * self.dtype.itemsize
         if found != need:
@@ -127,11 +103,11 @@ class IndexedDataset:
                 f"{found} bytes, but the index needs {need}: "
                 f"{self.tokens} tokens of {self.dtype.itemsize} bytes",
                 where=self.bin_path,
-                hint=_REBUILD,
+                hint=REBUILD,
             )
         last = need - int(self.lengths[-1]) * self.dtype.itemsize if len(self.lengths) else 0
         if len(self.lengths) and (self.pointers[0] != 0 or self.pointers[-1] != last):
-            raise OctoError("byte pointers do not match the lengths", where=self.idx_path, hint=_REBUILD)
+            raise OctoError("byte pointers do not match the lengths", where=self.idx_path, hint=REBUILD)
         # An empty file cannot be mapped.
         self._bin: NDArray[np.integer] = (
             np.memmap(self.bin_path, mode="r", dtype=self.dtype) if need else np.empty(0, self.dtype)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from megatron_octo.common.dtypes import INDEX_CODES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import DIGEST_NAME, beside, sync_directory
-from megatron_octo.data.dataset.indexed import HEADER, MAGIC, VERSION, token_dtype
+from megatron_octo.data.dataset.header import HEADER, MAGIC, VERSION
+from megatron_octo.data.dataset.indexed import token_dtype
 
 _INT32_MAX = 2**31 - 1
 _STEP = 1 << 22  # bytes that are copied in one go

@@ -1,5 +1,6 @@
 """Plans on disk: written aside, renamed, verified when opened, memory-mapped. One process makes each."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -59,6 +60,14 @@ def write_plan(plan: Plan, directory: Path, key: dict[str, Any]) -> None:
         shutil.rmtree(aside, ignore_errors=True)  # gone already, if it was renamed
     for left in directory.parent.glob(f".{directory.name}.*/"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_plan(directory: Path) -> None:
+    """Remove a plan if it is there; a kill in the middle leaves nothing that looks like one."""
+    doomed = directory.with_name(f".{directory.name}.removed")
+    with contextlib.suppress(FileNotFoundError):
+        directory.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def read_plan(directory: Path, key: dict[str, Any]) -> Plan:

@@ -20,7 +20,7 @@ from megatron_octo.data.planning.build_once import holding, lock_path, take_lock
 from megatron_octo.data.planning.fim import Fim, FimTokens, control_tokens, find_tokens
 from megatron_octo.data.planning.packing import ALGORITHM
 from megatron_octo.data.planning.paths import Group, read_group
-from megatron_octo.data.planning.plan_cache import cached_plan, plan_directory, write_plan
+from megatron_octo.data.planning.plan_cache import cached_plan, plan_directory, remove_plan, write_plan
 from megatron_octo.data.planning.row_plan import Plan, build_plan, sum_counts
 from megatron_octo.data.planning.settings import RowSettings
 
@@ -132,6 +132,10 @@ class Planner:
     def plan(self, epoch: int) -> Plan:
         """Read or make the plan of an epoch; waits for another process that makes it."""
         return cached_plan(self.cache, {**self.key, "epoch": epoch}, lambda: self.build(epoch))
+
+    def forget(self, epoch: int) -> None:
+        """Remove the plan of an epoch from the cache; it is made again if it is needed."""
+        remove_plan(plan_directory(self.cache, {**self.key, "epoch": epoch}))
 
     def build(self, epoch: int) -> Plan:
         """Make the plan of an epoch in memory: about 25 bytes per document at the peak."""

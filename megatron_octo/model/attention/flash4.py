@@ -34,15 +34,8 @@ def attend(
 ) -> Tensor:
     """Compute causal attention inside each document: [T, H, D], bf16.
 
-    Args:
-        query_THD: bf16.
-        key_TGD: bf16.
-        value_TGD: bf16.
-        boundaries: int32 [documents + 1], cumulative lengths.
-        longest: An upper bound of the lengths.
-        scale: Factor of the scores.
-        window: Tokens that a position sees, itself included; None: all before it.
-        deterministic: Sum gradients in a fixed order.
+    ``boundaries`` are cumulative lengths, int32 [documents + 1], ``longest`` an upper bound of the lengths, ``window``
+    the tokens that a position sees, itself included.
     """
     attended: Tensor = _library().flash_attn_varlen_func(
         query_THD,
@@ -113,12 +106,8 @@ def why_not(model: ModelConfig, compute: Compute) -> str | None:
         return None if major >= 9 else f"{LIBRARY} has no backward pass for sm_{major}{minor}"
 
     def measure() -> float:
-        attention = functools.partial(
-            attend,
-            scale=model.head_dim**-0.5,
-            window=model.sliding_window,
-            deterministic=compute.deterministic,
-        )
+        options: dict[str, Any] = {"window": model.sliding_window, "deterministic": compute.deterministic}
+        attention = functools.partial(attend, scale=model.head_dim**-0.5, **options)
         return relative_error(model, compute, attention)
 
     return LIBRARY.examine(obstacle, measure)

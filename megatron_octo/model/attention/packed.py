@@ -32,12 +32,7 @@ def flash_available() -> bool:
 
 
 def packed_params(boundaries: Tensor, longest: int) -> PackedSeqParams:
-    """Return megatron-core's description of packed documents.
-
-    Args:
-        boundaries: int32 [documents + 1], cumulative lengths, from 0 to the number of tokens.
-        longest: An upper bound of the lengths.
-    """
+    """Return megatron-core's description of packed documents: cumulative lengths, int32, and their upper bound."""
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=boundaries,

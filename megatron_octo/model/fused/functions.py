@@ -76,13 +76,7 @@ def _keep_input(
 ) -> None:
     """Save a linear layer's input for the backward pass: as it is, or as operands where those are smaller.
 
-    Args:
-        ctx: Of the autograd function.
-        x_SH: The input.
-        operands: What the forward pass's products read.
-        whole: Whether all of it is on this rank and will not be computed again, so that the operands suffice.
-        arithmetic: Of the layer.
-        others: Tensors to save besides.
+    ``whole``: all of the input is on this rank and will not be computed again, so the operands suffice.
     """
     compact = arithmetic.compact and whole
     ctx.operands = [arithmetic.for_backward(operand) for operand in operands] if compact else None

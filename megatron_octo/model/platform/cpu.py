@@ -1,7 +1,7 @@
-"""Runs megatron-core without a GPU. The only place that knows how; nothing here happens on a machine with one.
+"""Runs megatron-core without a GPU; has no effect on a machine with one.
 
-Megatron-core 0.19 spells "the device" as ``cuda`` throughout. Three replacements make that mean the CPU, none of
-which edits its sources:
+Megatron-core 0.19 names the device ``cuda`` throughout. Three replacements, none of which edits its sources, make that
+mean the CPU:
 
 1. ``torch.cuda`` functions that ask for the device, its streams or its memory;
 2. one TorchFunctionMode that turns device literals into the CPU;
@@ -40,7 +40,7 @@ class _CudaMeansCpu(TorchFunctionMode):
 
 
 class _NoStream:
-    """Stands for a stream or an event: there is nothing to wait for."""
+    """Replaces streams and events; waiting for them does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -111,4 +111,4 @@ def install() -> None:
     _replace_cuda_functions()
     _replace_random_tracker()
     _mode = _CudaMeansCpu()
-    _mode.__enter__()
+    _mode.__enter__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The process grid: who this rank is in tensor, pipeline and data parallelism. One small object, built once."""
+"""The process grid: this rank's place in tensor, pipeline and data parallelism, and its process groups."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ _SEED_STRIDE = 10_000
 
 @dataclass(frozen=True)
 class Grid:
-    """Ranks are laid out tensor fastest, then data, then pipeline: a tensor group stays inside one machine."""
+    """Place of this rank. Ranks are ordered tensor, data, pipeline, so that a tensor group stays in one node."""
 
     rank: int
     world: int
@@ -39,7 +39,7 @@ class Grid:
         seed: int,
         timeout: timedelta = timedelta(minutes=30),
     ) -> Self:
-        """Make megatron-core's process groups, with their time-out, and seed this rank's random generators."""
+        """Create megatron-core's process groups with a time-out, and seed this rank's random generators."""
         world = dist.get_world_size()
         mpu.initialize_model_parallel(
             tensor_model_parallel_size=layout.tensor,
@@ -61,9 +61,9 @@ class Grid:
         return grid
 
     def _open_groups(self) -> None:
-        """A first word in each group that a run uses. Collective.
+        """Run a first collective in each group that a run uses. Collective.
 
-        NCCL sets a group up in its first collective: a rank that hangs then hangs here, not amid a backward pass.
+        NCCL sets a group up in its first collective: a rank that hangs in it hangs here, not in a backward pass.
         """
         data = mpu.get_data_parallel_group
         groups = [
@@ -87,9 +87,9 @@ class Grid:
         torch.manual_seed(seed + _SEED_STRIDE * replica)
 
     def main_first[Result](self, work: Callable[[], Result]) -> Result:
-        """Rank 0 works first, then the others, who find on disk what it left. Collective.
+        """Call ``work`` on rank 0, then on the others, which find on disk what it wrote. Collective.
 
-        A mistake that rank 0 meets is everybody's: nobody waits for a rank that has left.
+        A user's mistake on rank 0 is raised on all ranks, so none waits for a rank that has left.
         """
         mistake: list[OctoError | None] = [None]
         result: list[Result] = []
@@ -109,33 +109,40 @@ class Grid:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     @property
     def is_first_stage(self) -> bool:
+        """Whether this rank holds the embeddings."""
         return self.pipeline_rank == 0
 
     @property
     def is_last_stage(self) -> bool:
+        """Whether this rank computes the loss."""
         return self.pipeline_rank == self.layout.pipeline - 1
 
     @property
     def counts_loss(self) -> bool:
-        """One rank a data-parallel replica reports the loss: tensor rank 0 of the last stage."""
+        """Whether this rank reports its replica's loss: tensor rank 0 of the last stage."""
         return self.is_last_stage and self.tensor_rank == 0
 
     @property
     def data_group(self) -> dist.ProcessGroup:
-        return mpu.get_data_parallel_group()
+        """Ranks with the same part of the model."""
+        group: dist.ProcessGroup = mpu.get_data_parallel_group()
+        return group
 
     @property
     def tensor_group(self) -> dist.ProcessGroup:
-        return mpu.get_tensor_model_parallel_group()
+        """Tensor ranks of this replica and stage."""
+        group: dist.ProcessGroup = mpu.get_tensor_model_parallel_group()
+        return group
 
 
 @contextmanager
 def lone_grid(device: torch.device) -> Iterator[Grid]:
-    """A grid of this process alone, for reading a network outside of a run; it leaves no process group behind."""
+    """Provide a grid of this process alone, to build a network outside of a run; its process groups are removed."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield Grid.build(Layout(), device, seed=0)

@@ -1,4 +1,4 @@
-"""Brings in megatron.core: quietly, quickly, and in a form that runs without a GPU."""
+"""Imports megatron.core without its warnings and its compilation, in a form that runs without a GPU."""
 
 import logging
 import os
@@ -24,11 +24,11 @@ def load_mcore() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     compile_function = torch.compile
-    # Megatron-core imports it wherever it is installed: half a second and two directories, for what we do not use.
+    # Megatron-core imports wandb if it is installed, which costs half a second and creates two directories.
     hidden = {} if "wandb" in sys.modules else {"wandb": None}
     sys.modules.update(hidden)  # type: ignore[arg-type]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its fallbacks are what we choose; the run prints what it uses
+        warnings.simplefilter("ignore")  # about fallbacks that are chosen here; the run prints what it uses
         if not torch.cuda.is_available():
             torch.compile = _identity  # type: ignore[assignment]
         try:
@@ -40,7 +40,7 @@ def load_mcore() -> None:
                 del sys.modules[name]
     logging.getLogger("megatron.core").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"megatron\.core")
-    # Torch's new names for collectives are not in the older versions that we and megatron-core run on, too.
+    # Older supported versions of torch do not have the new names of collectives.
     warnings.filterwarnings(
         "ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning
     )
@@ -48,7 +48,7 @@ def load_mcore() -> None:
         from megatron_octo.model.platform.cpu import install
 
         install()
-        # The optimizer asks views of parameters for their gradient; on a GPU torch says nothing about it.
+        # The optimizer reads the gradient of views of parameters; torch warns of it only on a CPU.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     _loaded = True
 
@@ -58,7 +58,7 @@ def _identity(function: Callable[..., Any] | None = None, **options: Any) -> Any
 
 
 def using_transformer_engine() -> bool:
-    """Whether Transformer Engine can be imported, and so is what megatron-core's optimizer uses."""
+    """Return whether Transformer Engine can be imported; megatron-core's optimizer then uses it."""
     if not torch.cuda.is_available():
         return False
     try:

@@ -1,0 +1,1 @@
+"""Parts of a training step: batches, network, loss, optimizer, guard, metrics. No processes, no checkpoints."""

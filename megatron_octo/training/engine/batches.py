@@ -1,4 +1,4 @@
-"""From the row plan to what each rank computes: the micro-batches of a step, prepared while the last one runs."""
+"""Micro-batches of a step, from the row plan to tensors; the next step's are prepared while one runs."""
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +17,7 @@ from megatron_octo.sizing.flops import squared_lengths
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows laid end to end, on the device; T = micro_size * seq_length."""
+    """Rows laid end to end; T = micro_size * seq_length."""
 
     tokens_1T: Tensor
     positions_1T: Tensor
@@ -25,7 +25,7 @@ class MicroBatch:
     weights_T: Tensor
     boundaries: Tensor  # int32 [documents + 1]
     longest: int  # an upper bound of the documents' lengths (length_bound)
-    whole_rows: int  # how many rows there are if each is one document from end to end, else 0
+    whole_rows: int  # number of rows if each is one document from end to end, else 0
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class StepBatch:
     """This rank's share of a global batch.
 
     Attributes:
-        divisor: sum of the weights of the whole global batch, over all ranks.
+        divisor: sum of the label weights of the whole global batch, over all ranks.
         rows: (epoch, row) of the whole global batch, in order.
-        after: where the data stands after this step.
-        targets, used: counts of this rank's share (see data.stream.Batch).
-        squared_lengths: of its documents (see model.flops).
+        after: position in the data after this step.
+        targets, used: counts in this rank's share (see data.row_stream.Batch).
+        squared_lengths: of its documents (see sizing.flops).
     """
 
     micro_batches: list[MicroBatch]
@@ -50,16 +50,28 @@ class StepBatch:
 
 
 class Loader:
-    """Yields the steps' batches in order from a position. Every rank of a replica reads the same rows itself."""
+    """Yields the steps' batches in order. Every rank of a replica reads the same rows itself.
 
-    def __init__(self, stream: RowStream, recipe: Recipe, grid: Grid, position: Position):
+    Args:
+        position: of the first row.
+        steps: batches that will be asked for (None: unknown); nothing is prepared or planned beyond them.
+    """
+
+    def __init__(
+        self, stream: RowStream, recipe: Recipe, grid: Grid, position: Position, steps: int | None = None
+    ):
         self._stream, self._grid = stream, grid
         self._global_size, self._micro_size = recipe.batch.global_size, recipe.batch.micro_size
         self._window = recipe.model.sliding_window
         self._count = check_batch(recipe, grid.layout.data)
         self._pin = grid.device.type == "cuda"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._pending: Future[StepBatch] = self._worker.submit(self._prepare, position)
+        self._left = steps  # batches that have not been asked for
+        self._pending: Future[StepBatch] | None = None
+        self._submit(position)
+
+    def _submit(self, position: Position) -> None:
+        self._pending = self._worker.submit(self._prepare, position) if self._left != 0 else None
 
     def _my_rows(self, rows: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         size, grid = self._micro_size, self._grid
@@ -67,7 +79,8 @@ class Loader:
         return [rows[start : start + size] for start in starts]
 
     def _prepare(self, position: Position) -> StepBatch:
-        rows, after = self._stream.take(position, self._global_size)
+        size = self._global_size
+        rows, after = self._stream.take(position, size, self._left and (self._left - 1) * size)
         batches = [self._stream.batch(mine) for mine in self._my_rows(rows)]
         squared = 0
         for batch in batches:
@@ -102,25 +115,31 @@ class Loader:
         )
 
     def next(self) -> StepBatch:
-        """The next step's batch on the device; meanwhile the one after it is prepared."""
+        """Return the next step's batch, in host memory, and begin to prepare the one after it."""
+        if self._pending is None:
+            raise IndexError("no batch is left")
         step = self._pending.result()
-        self._pending = self._worker.submit(self._prepare, step.after)
+        if self._left is not None:
+            self._left -= 1
+        self._submit(step.after)
         return step
 
     def close(self) -> None:
+        """Wait for a batch that is being prepared, and end the thread."""
         self._worker.shutdown(wait=True, cancel_futures=True)
 
 
 def length_bound(longest: int, row: int) -> int:
-    """The length of the longest document, rounded up to a power of two from 512 on, at most a row.
+    """Return the length of the longest document, rounded up to a power of two from 512 on, at most a row.
 
-    Attention kernels start blocks for documents of that length, which find nothing to do in shorter ones; and cuDNN
-    prepares a graph for each value, so there are few.
+    Attention kernels start blocks for documents of that length, which do nothing in shorter ones; and cuDNN prepares
+    a graph per value, so there are few.
     """
     return min(max(512, 1 << (longest - 1).bit_length()), row)
 
 
 def to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """Copy the tensors of a micro-batch to a GPU, asynchronously from pinned memory; on a CPU nothing is copied."""
     if device.type == "cpu":
         return batch
     tensors: dict[str, Any] = {

@@ -1,11 +1,10 @@
-"""Opens the data of a run and refuses what does not belong together: tokenizer, vocabulary, ranges."""
+"""Opens the data of a run, and refuses data sets, tokenizers and vocabularies that do not belong together."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
-from megatron_octo.data.dataset.manifest import check_tokens
 from megatron_octo.data.planning.paths import Group, read_groups
 from megatron_octo.data.row_stream import RowStream, open_rows
 from megatron_octo.model.platform.grid import Grid
@@ -15,17 +14,25 @@ from megatron_octo.runfiles.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class Corpora:
-    """Training rows, validation rows by name, and the digests that checkpoints carry."""
+    """Training rows and validation rows by name.
+
+    Attributes:
+        tokenizer: digest of the data's tokenizer.json, None if it is not known.
+        prefixes: of all data sets.
+    """
 
     train: RowStream
     valid: dict[str, RowStream] = field(default_factory=dict)
     tokenizer: str | None = None
+    prefixes: frozenset[str] = frozenset()
 
     @property
     def digest(self) -> str:
+        """Digest of the training data and of all that its rows depend on."""
         return self.train.corpora_digest
 
     def describe(self, recipe: Recipe) -> list[str]:
+        """Return a line for the log per group of data sets."""
         lines = []
         for name, stream in {"train": self.train, **self.valid}.items():
             counts = stream.summary(0)
@@ -38,7 +45,7 @@ def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
     """Open training and validation data and plan their first epoch. Collective: rank 0 plans, the others read it.
 
     Raises:
-        OctoError: a corpus is missing, damaged, or of another tokenizer or vocabulary than the recipe's.
+        OctoError: a data set is missing or damaged, or does not fit the tokenizer or vocabulary.
     """
     groups = read_groups(recipe.data.train)
     if len(groups) != 1:
@@ -48,7 +55,7 @@ def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
     def open_stream(group: Group, fim_rate: float = 0.0) -> RowStream:
         return grid.main_first(lambda: open_rows(recipe, group, fim_rate, cache))
 
-    # Validation reads documents as they are: its loss can be compared whatever training does to them.
+    # Validation reads documents as they are, so that its losses can be compared whatever training does to them.
     train = open_stream(groups[0], recipe.data.fim_rate)
     valid = (
         {group.name: open_stream(group) for group in read_groups(recipe.data.valid)}
@@ -69,17 +76,7 @@ def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
                 where="model.vocab_size",
                 hint=f"set it to {stream.vocab_size} or use the model's tokenizer",
             )
-    if recipe.data.verify:
-        every = [*groups, *(read_groups(recipe.data.valid) if recipe.data.valid else ())]
-        _verify({source.prefix for group in every for source in group.sources}, grid)
-    # Last: a tokenizer that was refused must not become the run's.
-    grid.main_first(lambda: run.keep_tokenizer(recipe.data.tokenizer))
-    return Corpora(train, valid, tokenizer or train.tokenizer_digest)
-
-
-def _verify(prefixes: set[str], grid: Grid) -> None:
-    def read_all() -> None:
-        for prefix in sorted(prefixes) if grid.is_main else ():  # the others would read the same bytes again
-            check_tokens(prefix)
-
-    grid.main_first(read_all)
+    grid.main_first(lambda: run.check_tokenizer(recipe.data.tokenizer))
+    every = [*groups, *(read_groups(recipe.data.valid) if recipe.data.valid else ())]
+    prefixes = frozenset(str(source.prefix) for group in every for source in group.sources)
+    return Corpora(train, valid, tokenizer or train.tokenizer_digest, prefixes)

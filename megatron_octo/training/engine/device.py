@@ -1,4 +1,4 @@
-"""Which device is whose."""
+"""Device of this process."""
 
 import os
 
@@ -8,7 +8,7 @@ from megatron_octo.common.errors import OctoError
 
 
 def own_device(wanted: str = "auto") -> torch.device:
-    """The device of this process, made the current one: the GPU of its ``LOCAL_RANK`` (modulo), or the CPU.
+    """Return the device of this process and make it the current one: GPU ``LOCAL_RANK`` (modulo), or the CPU.
 
     Args:
         wanted: as ``system.device`` of a recipe.
@@ -23,7 +23,7 @@ def own_device(wanted: str = "auto") -> torch.device:
                 where="system.device",
                 hint="check nvidia-smi and the torch build, or use auto",
             )
-        # Threads of several ranks on one machine must not fight: OMP_NUM_THREADS rules.
+        # OMP_NUM_THREADS limits the threads, which several ranks of a machine share.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -1,7 +1,7 @@
-"""The loss: sum of weighted target losses over the whole global batch, divided by the sum of the weights.
+"""Loss: sum of weighted target losses over the whole global batch, divided by the sum of the weights.
 
-The divisor is known before the step from the row plan, so micro-batch size, data parallelism and packing cannot
-change a step's loss or gradients, and no rank ever averages averages.
+The divisor is known before the step from the row plan, so micro-batch size, data parallelism and packing do not change
+a step's loss or gradients, and no rank averages averages.
 """
 
 import torch
@@ -18,10 +18,11 @@ from megatron_octo.model.platform.mcore import using_transformer_engine
 
 
 class CrossEntropy:
-    """Cross entropy of tokens over a vocabulary that is split over the tensor ranks, padding columns excluded.
+    """Cross entropy of tokens over a vocabulary that is split over the tensor ranks, without padding columns.
 
-    ``reference`` computes in fp32 (megatron-core). Two need no fp32 copy of the logits: ``fused`` is our kernel, ``te``
-    Transformer Engine's.
+    Attributes:
+        kind: ``reference`` computes in fp32 (megatron-core); ``fused``, our kernel, and ``te``, Transformer Engine's,
+            need no fp32 copy of the logits.
     """
 
     def __init__(self, model: ModelConfig, compute: Compute, grid: Grid):
@@ -29,32 +30,33 @@ class CrossEntropy:
         if wanted == "auto":
             wanted = "fused" if grid.device.type == "cuda" else "reference"
         elif wanted == "te" and not using_transformer_engine():
-            raise OctoError("Transformer Engine is not here", where="system.cross_entropy", hint="use auto")
+            raise OctoError("no Transformer Engine here", where="system.cross_entropy", hint="use auto")
         self.kind = wanted
         self._group = grid.tensor_group
         self._columns = valid_vocabulary(model, grid)
         self._first = grid.tensor_rank * (model.padded_vocab_size // grid.layout.tensor)
 
     def __call__(self, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-        """fp32 [tokens]; ``logits_TV`` holds this tensor rank's columns and is overwritten."""
+        """Return fp32 [tokens]; ``logits_TV`` holds this tensor rank's columns and is overwritten."""
         if self.kind == "fused":
             losses: Tensor = CrossEntropyOfLogits.apply(
                 logits_TV, labels_T, self._columns, self._first, self._group
             )
             return losses
         if self._columns < logits_TV.size(1):
-            # No label is ever a padding column; at the lowest value it has no part in the softmax either.
+            # No label is a padding column, and at the lowest value it adds nothing to the softmax.
             logits_TV[:, self._columns :] = torch.finfo(logits_TV.dtype).min
         if self.kind == "te":
             from transformer_engine.pytorch.cross_entropy import parallel_cross_entropy
 
-            losses = parallel_cross_entropy(
+            te_losses: Tensor = parallel_cross_entropy(
                 logits_TV.unsqueeze(0), labels_T.unsqueeze(0), 0.0, False, self._group
             )
-            return losses.view(-1)
-        return vocab_parallel_cross_entropy(logits_TV.float(), labels_T)
+            return te_losses.view(-1)
+        reference: Tensor = vocab_parallel_cross_entropy(logits_TV.float(), labels_T)
+        return reference
 
 
 def weighted_loss(losses_T: Tensor, weights_T: Tensor, divisor: float) -> Tensor:
-    """This micro-batch's part of the global batch's loss (scalar fp32)."""
+    """Return this micro-batch's part of the global batch's loss (scalar fp32)."""
     return torch.sum(losses_T * weights_T) / divisor

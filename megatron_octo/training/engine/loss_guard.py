@@ -1,4 +1,4 @@
-"""Decides, before the optimizer steps, whether a step's loss and gradients may touch the weights."""
+"""Decides before an update whether a step's loss and gradients may change the weights."""
 
 import math
 from collections import deque
@@ -10,19 +10,23 @@ from megatron_octo.runfiles.attempts import GUARD
 
 
 class GuardError(OctoError):
-    """The run stops before a bad step changes anything."""
+    """Raised before a bad step changes anything."""
 
     kind = GUARD
 
 
 class Guard:
-    """Looks at numbers that all ranks share, so that all decide alike.
+    """Judges numbers that all ranks share, so that all decide alike.
 
-    A spike is a loss or a gradient norm above mean + ``sigmas`` standard deviations of the last ``window`` steps that
+    A spike is a loss or gradient norm above mean + ``sigmas`` standard deviations of the last ``window`` steps that
     were not skipped, once there are half as many (the rule of OLMo's SkipStepOptimizer).
 
     Args:
-        state: what :meth:`state` gave, of the checkpoint that is resumed.
+        config: thresholds and actions.
+        state: result of :meth:`state` in the checkpoint that is resumed.
+
+    Attributes:
+        skipped: number of steps skipped in a row.
     """
 
     def __init__(self, config: GuardConfig, state: dict[str, Any] | None = None):
@@ -30,16 +34,16 @@ class Guard:
         state = state or {"losses": [], "norms": [], "skipped": 0}
         self._losses = deque((float(value) for value in state["losses"]), maxlen=config.window)
         self._norms = deque((float(value) for value in state["norms"]), maxlen=config.window)
-        self.skipped = int(state["skipped"])  # in a row
+        self.skipped = int(state["skipped"])
 
     def state(self) -> dict[str, Any]:
-        """JSON that gives the same decisions after a restart; empty where none depends on the past."""
+        """Return JSON that leads to the same decisions after a restart; empty if none depends on the past."""
         if self._config.spike == "ignore" and not self.skipped:
             return {}
         return {"losses": list(self._losses), "norms": list(self._norms), "skipped": self.skipped}
 
     def judge(self, loss: float, grad_norm: float) -> tuple[str, str] | None:
-        """What to do about a bad step, ``skip`` or ``stop``, and why; None: it is good, and remembered."""
+        """Return (``skip`` or ``stop``, reason) for a bad step, or None and add it to the window."""
         action, why = self._look(loss, grad_norm)
         if why is None:
             self.skipped = 0

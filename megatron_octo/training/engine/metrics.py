@@ -1,42 +1,31 @@
-"""What a step reports: JSONL and TensorBoard for machines, one line with an ETA for people."""
+"""Sums of a step over all ranks: one all-reduce carries loss, counts, gradient norm and requests to stop."""
 
-import importlib.util
-import json
-import math
-import os
-import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
-import xxhash
 
-from megatron_octo.common.errors import OctoError
 from megatron_octo.model.platform.grid import Grid
-from megatron_octo.recipe.schema import Recipe
-from megatron_octo.runfiles.attempts import METRICS, VALIDATION
-from megatron_octo.runfiles.run_directory import RunDirectory
 from megatron_octo.runfiles.signals import REASONS
-from megatron_octo.sizing.flops import FORMULA, LORA_FORMULA, peak_flops, training_flops
 from megatron_octo.training.engine.batches import StepBatch
-
-_BOARD_SECONDS = 20  # a rank that is killed takes what TensorBoard has not written yet
 
 
 @dataclass(frozen=True)
 class SaveNews:
-    """What a rank tells of its saves, or all of them together (see saver.py)."""
+    """Progress of saves on a rank, or its sum over all ranks (see saver.py).
 
-    phases: int = 0  # that were gone through since the start
+    Attributes:
+        phases: completed since the start.
+        failed: whether a rank could not write.
+    """
+
+    phases: int = 0
     failed: bool = False
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all ranks of one step: one all-reduce carries them, the gradient norm, and the wish to stop."""
+    """Sums over all ranks of one step; one all-reduce carries them with the gradient norm and requests to stop."""
 
     loss: float
     grad_norm: float
@@ -55,12 +44,15 @@ def reduce_totals(
     saves: SaveNews = SaveNews(),
     grad_norm: float = 0.0,
 ) -> Totals:
-    """Collective over all ranks; every rank gets the same answer, so all decide alike about a step and about stopping.
+    """Sum a step's numbers over all ranks. Collective; all get the same answer, and decide alike.
 
     Args:
+        loss: this replica's part of the loss.
+        batch: this rank's share of the global batch.
+        grid: all ranks.
         stop: why this rank wants to stop, one of signals.REASONS.
-        saves: what this rank has done of its saves.
-        grad_norm: rank 0's counts, that no rank's rounding can differ.
+        saves: this rank's progress.
+        grad_norm: rank 0's is taken, so that ranks cannot differ by rounding.
     """
     mine = float(grid.counts_loss)  # tensor ranks hold the same loss: count a replica once
     counts = [batch.used, batch.squared_lengths, batch.targets]
@@ -84,13 +76,8 @@ def reduce_totals(
     return Totals(total_loss, norm, round(used), round(squared), round(targets), _first_wish(stops), news)
 
 
-def _finite(value: float) -> float | None:
-    # JSON has no other numbers.
-    return value if math.isfinite(value) else None
-
-
 def agree_to_stop(stop: str | None, grid: Grid) -> str | None:
-    """Whether any rank wants to stop, as in :func:`reduce_totals`; between steps. Collective."""
+    """Return why some rank wants to stop, between steps, or None. Collective."""
     wishes = torch.tensor([float(stop == reason) for reason in REASONS], device=grid.device)
     dist.all_reduce(wishes)
     return _first_wish(wishes.tolist())
@@ -98,188 +85,3 @@ def agree_to_stop(stop: str | None, grid: Grid) -> str | None:
 
 def _first_wish(wishes: list[float]) -> str | None:
     return next((reason for reason, wished in zip(REASONS, wishes, strict=True) if wished), None)
-
-
-class Reporter:
-    """Rank 0's voice; silent on the others."""
-
-    def __init__(self, recipe: Recipe, grid: Grid, run: RunDirectory):
-        self._recipe, self._grid, self._active = recipe, grid, grid.is_main
-        self._positions = recipe.batch.global_size * recipe.data.seq_length
-        self._peak = (
-            peak_flops(torch.cuda.get_device_name(grid.device)) if grid.device.type == "cuda" else None
-        )
-        self._attempt, self._path = run.attempt, run.path
-        self._started: float | None = None
-        self._first_step = 0
-        self._jsonl: IO[str] | None = None
-        self._log: IO[str] | None = None
-        self._board: Any = None
-        self._wandb: Any = None
-        self._bar: Any = None
-        if self._active:
-            self._open(run.path)
-
-    def _open(self, path: Path) -> None:
-        self._jsonl = open(path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - open for the life of the run
-        self._log = open(path / "logs" / f"attempt-{self._attempt:03d}.log", "a", encoding="utf-8")  # noqa: SIM115
-        if self._recipe.log.wandb_project and not importlib.util.find_spec("wandb"):
-            raise OctoError(
-                "wandb is not installed", where="log.wandb_project", hint="pip install -e .[wandb]"
-            )
-        if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-            self._bar = Progress(BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self._bar.add_task("", total=self._recipe.train.steps)
-            self._bar.start()
-
-    def open_boards(self, step: int) -> None:
-        """Open TensorBoard and Weights & Biases for a run that goes on after ``step``."""
-        if not self._active:
-            return
-        log = self._recipe.log
-        if log.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Steps that an earlier attempt did and did not save are hidden: they come again.
-            folder = str(self._path / "tensorboard")
-            self._board = SummaryWriter(folder, purge_step=step + 1, flush_secs=_BOARD_SECONDS)
-        if log.wandb_project:
-            import wandb
-
-            self._wandb = wandb.init(
-                project=log.wandb_project,
-                dir=str(self._path),
-                name=self._path.name,
-                # All attempts are one run there, too.
-                id=xxhash.xxh64_hexdigest(str(self._path.absolute()).encode()),
-                resume="allow",
-                config=self._recipe.model_dump(),
-                # Nodes often have no way out, and a run must not wait.
-                mode=cast(Any, os.environ.get("WANDB_MODE", "offline")),
-            )
-
-    def say(self, text: str) -> None:
-        """A line for people, on the terminal and in the attempt's log."""
-        if not self._active:
-            return
-        if self._bar:
-            self._bar.console.print(text)
-        else:
-            print(text, flush=True)
-        if self._log:
-            print(text, file=self._log, flush=True)
-
-    def say_formula(self) -> None:
-        self.say(f"{FORMULA}; {LORA_FORMULA}" if self._recipe.lora else FORMULA)
-        if self._peak:
-            self.say(
-                f"MFU = FLOPs / (step time * GPUs * {self._peak / 1e12:.0f} TFLOP/s), the GPU's dense bf16 peak"
-            )
-
-    def step(
-        self,
-        step: int,
-        totals: Totals,
-        lr: float,
-        seconds: float,
-        data_seconds: float,
-        row: Any,
-        skipped: str | None = None,
-    ) -> None:
-        """Record one training step.
-
-        Args:
-            skipped: why the step did not touch the weights.
-            seconds: wall time of the whole step; ``data_seconds`` of it waited for data.
-            row: data.stream.Position after the step.
-        """
-        if not self._active:
-            return
-        flops = training_flops(self._recipe.model, self._positions, totals.squared_lengths, self._recipe.lora)
-        per_gpu = flops / seconds / self._grid.world
-        record = {
-            "step": step,
-            "loss": _finite(totals.loss),
-            "grad_norm": _finite(totals.grad_norm),
-            "lr": lr,
-            "tokens_per_s": self._positions / seconds,
-            "tflops_per_gpu": per_gpu / 1e12,
-            "mfu": per_gpu / self._peak if self._peak else None,
-            "fill": totals.used / self._positions,
-            "targets": totals.targets,
-            "step_s": seconds,
-            "data_s": data_seconds,
-            "memory_gib": torch.cuda.max_memory_allocated() / 2**30
-            if self._grid.device.type == "cuda"
-            else None,
-            "epoch": row.epoch,
-            "row": row.row,
-            "attempt": self._attempt,
-            **({"skipped": skipped} if skipped else {}),
-        }
-        self._write(record)
-        if self._started is None:
-            # The first step of an attempt warms up; the ETA is counted from its end.
-            self._started, self._first_step = time.monotonic(), step
-        if skipped:
-            self.say(f"step {step}/{self._recipe.train.steps} | skipped, weights stay as they are: {skipped}")
-        elif step % self._recipe.log.interval == 0 or step == self._recipe.train.steps:
-            self._show(step, record)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        assert self._jsonl is not None
-        self._jsonl.write(json.dumps(record) + "\n")
-        self._jsonl.flush()
-        numbers = {
-            key: value
-            for key, value in record.items()
-            if key not in ("step", "skipped") and value is not None
-        }
-        if self._board:
-            for key, value in numbers.items():
-                self._board.add_scalar(f"train/{key}", value, record["step"])
-        if self._wandb:
-            self._wandb.log({f"train/{key}": value for key, value in numbers.items()}, step=record["step"])
-
-    def _show(self, step: int, record: dict[str, Any]) -> None:
-        steps = self._recipe.train.steps
-        done = step - self._first_step
-        eta = "?"
-        if done and self._started is not None:
-            left = int((time.monotonic() - self._started) / done * (steps - step))
-            eta = f"{left // 3600}:{left % 3600 // 60:02d}:{left % 60:02d}"
-        mfu = f" | MFU {record['mfu']:.1%}" if record["mfu"] is not None else ""
-        text = (
-            f"loss {record['loss']:.4f} | grad {record['grad_norm']:.3f} | lr {record['lr']:.2e} | "
-            f"{record['tokens_per_s']:,.0f} tokens/s | {record['tflops_per_gpu']:.3g} TFLOP/s/rank{mfu} | "
-            f"fill {record['fill']:.2%} | data {record['data_s'] / record['step_s']:.1%} | ETA {eta}"
-        )
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
-            if self._log:
-                print(f"step {step}/{steps} | {text}", file=self._log, flush=True)
-        else:
-            self.say(f"step {step}/{steps} | {text}")
-
-    def validation(self, step: int, name: str, loss: float) -> None:
-        self.say(f"step {step} | {name} loss {loss:.4f}")
-        if self._active:
-            with open(self._path / VALIDATION, "a", encoding="utf-8") as file:
-                file.write(
-                    json.dumps({"step": step, "name": name, "loss": loss, "attempt": self._attempt}) + "\n"
-                )
-            if self._board:
-                self._board.add_scalar(f"{name}/loss", loss, step)
-            if self._wandb:
-                self._wandb.log({f"{name}/loss": loss}, step=step)
-
-    def close(self) -> None:
-        for part in (self._jsonl, self._log, self._board):
-            if part:
-                part.close()
-        if self._wandb:
-            self._wandb.finish()
-        if self._bar:
-            self._bar.stop()

@@ -1,4 +1,4 @@
-"""The network with its optimizer: forward, backward, evaluate. Knows no files and no clock."""
+"""Network with its optimizer: forward, backward, evaluate. Reads no files and no clock."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,16 +28,16 @@ from megatron_octo.training.engine.loss import CrossEntropy, weighted_loss
 from megatron_octo.training.engine.optimizer import Optimizer, wrap_data_parallel
 from megatron_octo.training.engine.randomness import randomness_kept
 
-# What may be computed with other kernels on each machine: its name, its option in a recipe, values that need little.
+# Computations whose kernels may differ between machines: name, option in a recipe, values that need little.
 _ATTENTION = ("attention", "system.attention", "te or torch")
 _MLP = ("the MLP", "system.mlp", "plain")
 
 
 def _agree(taken: Backend | Arithmetic, what: str, option: str, modest: str) -> None:
-    """See that all ranks took the same: each has looked at its own machine, one alone speaks. Collective.
+    """Check that all ranks, each of which looked at its own machine, took the same kernels. Collective.
 
     Raises:
-        OctoError: they have not.
+        OctoError: they did not.
     """
     texts: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(texts, taken.description)
@@ -51,7 +51,12 @@ def _agree(taken: Backend | Arithmetic, what: str, option: str, modest: str) -> 
 
 
 class Network:
-    """The model with everything that one optimizer step needs."""
+    """Model with everything that one optimizer step needs.
+
+    Attributes:
+        core: the model without wrappers.
+        kernels: names of the chosen kernels by what they compute, for records; ``chosen``: the same in words.
+    """
 
     def __init__(self, recipe: Recipe, grid: Grid):
         self.recipe, self.grid = recipe, grid
@@ -64,7 +69,6 @@ class Network:
             if self.fused
             else build_model(*self.setup, grid, self.backend)
         )
-        # What was chosen, by what it computes: names for records, and words.
         self.kernels, self.chosen = {"attention": self.backend.name}, f"attention: {self.backend}"
         if isinstance(self.core, FusedGPT):
             arithmetic = self.core.arithmetic
@@ -72,30 +76,45 @@ class Network:
             self.kernels["mlp"] = arithmetic.name
             self.chosen += f"; MLP: {arithmetic}"
         self.cross_entropy = CrossEntropy(*self.setup, grid)
-        self.started = False
-        self.model: DistributedDataParallel
-        self.optimizer: Optimizer
         self._clear = False  # whether the gradients are zero
+        self._trained: tuple[DistributedDataParallel, Optimizer] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether :meth:`start_from` was called."""
+        return self._trained is not None
+
+    @property
+    def model(self) -> DistributedDataParallel:
+        """The model wrapped for training, once :meth:`start_from` was called."""
+        assert self._trained, "start_from comes first"
+        return self._trained[0]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, once :meth:`start_from` was called."""
+        assert self._trained, "start_from comes first"
+        return self._trained[1]
 
     def start_from(self, reader: Source | None, resumed: bool = False) -> None:
-        """Give the weights their start, from a checkpoint or fresh, and only then wrap them for training.
+        """Give the weights their initial values, from a checkpoint or fresh, and wrap them for training.
 
-        The optimizer copies its fp32 weights when it is built: weights come first.
+        The optimizer copies its fp32 weights when it is built, so the weights come first.
 
         Args:
-            resumed: leave what is trained without values; ``load_state`` gives it some.
+            reader: weights to load; None to draw all of them.
+            resumed: leave trained weights without values; ``load_state`` sets them.
         """
         if reader:
             load_weights(reader, self.core, *self.setup, self.grid)
         if not resumed and (self.recipe.lora or not reader):
             init_weights(self.core, *self.setup, self.grid, only_trained=reader is not None)
-        self.started = True
-        self.model = wrap_data_parallel(self.core, self.recipe, self.grid)
-        self.optimizer = Optimizer(self.model, self.recipe)
+        model = wrap_data_parallel(self.core, self.recipe, self.grid)
+        self._trained = model, Optimizer(model, self.recipe)
         self.core.config.finalize_model_grads_func = self._finalize_gradients
 
     def _finalize_gradients(self, model: Any, num_tokens: Any = None, **options: Any) -> None:
-        # Gradients are summed and already divided (loss.py): the token count that mcore hands over is not used.
+        # Gradients are summed and already divided (loss.py), so mcore's token count is not used.
         finalize_model_grads(model, **options)
         sum_shared_gradients(self.core, self.grid)
 
@@ -136,23 +155,23 @@ class Network:
         return torch.stack(parts).sum() if parts else torch.zeros((), device=self.grid.device)
 
     def clear_gradients(self) -> None:
-        """Zero the gradients, if nobody has since the last step: after its update the GPU has time for that."""
+        """Zero the gradients, unless they are zero; best right after an update, when the GPU has time."""
         if not self._clear:
             self.model.zero_grad_buffer()
         self._clear = True
 
     def gradients(self, batch: StepBatch) -> Tensor:
-        """Forward and backward of a step; gradients are left reduced. Returns this replica's part of the loss."""
+        """Run forward and backward of a step, reduce the gradients, return this replica's part of the loss."""
         self.clear_gradients()
         self._clear = False
         return self._run(batch, forward_only=False)
 
     @torch.no_grad()
     def evaluate(self, batch: StepBatch) -> Tensor:
-        """This replica's part of a batch's loss, without dropout and gradients. It leaves no trace.
+        """Return this replica's part of a batch's loss, without dropout and gradients; no state changes.
 
-        Transformer Engine's attention with dropout draws random numbers even where it drops nothing; a run that is
-        resumed from a checkpoint made before a validation would have other masks than one that went on.
+        Transformer Engine's attention with dropout draws random numbers even where it drops nothing. Without restoring
+        them a run resumed from before a validation would have other masks than one that went on.
         """
         self.model.eval()
         try:
@@ -163,7 +182,7 @@ class Network:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Inside, the weights are complete on every rank: overlapped gathering may still be under way otherwise."""
+        """Keep the weights complete on every rank inside; otherwise overlapped gathering may be under way."""
         overlap = self.model.ddp_config.overlap_param_gather
         if overlap:
             self.model.disable_forward_pre_hook(param_sync=True)

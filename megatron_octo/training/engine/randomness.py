@@ -1,4 +1,4 @@
-"""The random states of a rank: torch's on the CPU and on its GPU, and those that megatron-core keeps by name."""
+"""Random states of a rank: torch's on the CPU and on its GPU, and those that megatron-core keeps by name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _TRACKER = "random/tracker/"
 
 
 def random_states(grid: Grid) -> dict[str, Tensor]:
-    """All of them as they are now, uint8, by the names that they have in checkpoints."""
+    """Return all of them as they are now, uint8, by their names in checkpoints."""
     states = {"random/torch": torch.get_rng_state()}
     if grid.device.type == "cuda":
         states["random/cuda"] = torch.cuda.get_rng_state(grid.device)
@@ -23,7 +23,7 @@ def random_states(grid: Grid) -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor], grid: Grid) -> None:
-    """Go back to what :func:`random_states` gave."""
+    """Restore what :func:`random_states` returned."""
     torch.set_rng_state(states["random/torch"])
     if grid.device.type == "cuda":
         torch.cuda.set_rng_state(states["random/cuda"], grid.device)
@@ -33,7 +33,7 @@ def set_random_states(states: dict[str, Tensor], grid: Grid) -> None:
 
 @contextmanager
 def randomness_kept(grid: Grid) -> Iterator[None]:
-    """What is drawn inside is not missed afterwards."""
+    """Restore all random states on exit."""
     states = random_states(grid)
     try:
         yield

@@ -1,9 +1,9 @@
-"""Copies of a parameter have to stay equal, to the last bit: over the data-parallel replicas every parameter, over the
-tensor ranks those that are not cut (layer norms, biases after a sum, positions, the shared key and value), and the word
-embeddings of the first stage and those of the last, which is the output layer.
+"""Comparison of copies of parameters, which have to stay equal to the last bit.
 
-Nothing synchronises such copies during training. They stay equal because each rank adds the same gradient to the same
-weight; a missing reduction, a flipped bit or a miscomputing GPU lets them drift apart, at first without any sign.
+Every parameter has copies over the data-parallel replicas; those that are not cut (layer norms, biases after a sum,
+positions, the shared key and value) over the tensor ranks; the word embeddings of the first stage in the last one, as
+its output layer. Nothing synchronises copies during training. They stay equal because each rank adds the same gradient
+to the same weight; a missing reduction, a flipped bit or a miscomputing GPU lets them drift apart, at first unnoticed.
 """
 
 from collections import Counter
@@ -27,7 +27,11 @@ _NAMED = 5  # parameters in a message
 
 
 class ReplicaError(MachineError):
-    """Attributes: ranks, those that differ from a majority of their copies; all that differ if there is no majority."""
+    """Raised on all ranks when copies differ.
+
+    Attributes:
+        ranks: those that differ from a majority of their copies; all that differ if there is no majority.
+    """
 
     kind = REPLICAS
     ranks: tuple[int, ...] = ()
@@ -41,7 +45,7 @@ _STRIDE = _signed(GOLDEN)
 
 
 def _coefficients(count: int, device: torch.device) -> Tensor:
-    """int64 [count], as good as random: splitmix64 of 1, 2, 3, ..."""
+    """Return int64 [count], as good as random: splitmix64 of 1, 2, 3, ..."""
     mixed = torch.arange(1, count + 1, device=device) * _STRIDE
     for shift, factor in ROUNDS:
         mixed = (mixed ^ (mixed >> shift)) * _signed(factor)
@@ -49,9 +53,9 @@ def _coefficients(count: int, device: torch.device) -> Tensor:
 
 
 def digest(tensor: Tensor, coefficients: Tensor) -> Tensor:
-    """A linear hash of a tensor's bits modulo 2**64, int64 scalar on its device; equal bits, equal digest.
+    """Return a linear hash of a tensor's bits modulo 2**64: an int64 scalar on its device.
 
-    Every element has a coefficient of its own, so that errors that cancel in a sum do not cancel here.
+    Every element has its own coefficient, so that errors which cancel in a sum do not cancel here.
     """
     bits = tensor.detach().reshape(-1).view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
@@ -61,7 +65,7 @@ def digest(tensor: Tensor, coefficients: Tensor) -> Tensor:
 
 
 class ReplicaCheck:
-    """Compares the copies of all parameters: reads the weights once, sends eight bytes a parameter."""
+    """Compares the copies of all parameters: reads the weights once, sends eight bytes per parameter."""
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe, grid: Grid):
         self._grid = grid
@@ -82,13 +86,13 @@ class ReplicaCheck:
 
     @torch.no_grad()
     def digests(self) -> Tensor:
-        """int64 [P], of this rank's parameters in their order."""
+        """Return int64 [P], the digests of this rank's parameters in their order."""
         digests = [digest(held.values, self._coefficients) for held in self._held]
         return torch.stack(digests) if digests else torch.zeros(0, dtype=torch.int64)
 
     @torch.no_grad()
     def __call__(self, step: int) -> None:
-        """Collective; the weights have to be complete on every rank.
+        """Compare all copies after a step; collective, with weights that are complete on every rank.
 
         Raises:
             ReplicaError: on all ranks, with the names of parameters and ranks.
@@ -141,7 +145,7 @@ class ReplicaCheck:
 
 
 def _minority(by_rank: dict[int, int]) -> set[int]:
-    """The ranks that differ from more than half; none if nobody can tell."""
+    """Return the ranks that differ from more than half; none if there is no majority."""
     value, count = Counter(by_rank.values()).most_common(1)[0]
     return {rank for rank in by_rank if by_rank[rank] != value} if 2 * count > len(by_rank) else set()
 

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""Learning rate as a pure function of the step, so that there is no state to save."""
 
 import math
 
@@ -6,7 +6,7 @@ from megatron_octo.recipe.schema import Recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of optimizer step ``step`` (the first is 1), as Megatron-LM defines it.
+    """Return the learning rate of optimizer step ``step`` (the first is 1), as Megatron-LM defines it.
 
     Linear warm-up from 0, then cosine or linear decay from ``lr`` to ``min_lr`` at ``decay_steps``, constant after.
     """

@@ -1,8 +1,8 @@
-"""The optimizer step over lists of tensors that are made once.
+"""Optimizer steps over lists of tensors that are gathered once.
 
-Megatron-core and Transformer Engine ask every parameter in Python for its gradient, its shard and its state, several
-times a step, and just after the host has waited for the gradients' norm: the GPU has nothing to do meanwhile. None of
-these tensors moves between steps. So they are gathered once, and a step is a few calls over whole lists.
+Megatron-core and Transformer Engine look up every parameter's gradient, shard and state in Python several times per
+step, right after the host has waited for the gradient norm, while the GPU is idle. None of these tensors moves between
+steps. They are gathered once, and a step is a few calls over whole lists.
 """
 
 from dataclasses import dataclass, field
@@ -15,13 +15,11 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
 from megatron_octo.model.platform.mcore import using_transformer_engine
-
-_BLOCK = 2048 * 32  # elements that a block of Transformer Engine's kernels takes: its own choice
-_LONGEST = 1024  # tensors in one call of its Adam, as in its FusedAdam
+from megatron_octo.training.engine.adam import BLOCK, AdamW, state_is_hidden
 
 
 def fused_kernels() -> Any:
-    """Transformer Engine's kernels over lists, or None where megatron-core's optimizer is not its FusedAdam."""
+    """Return Transformer Engine's kernels over lists, or None where megatron-core's optimizer is torch's."""
     if not using_transformer_engine():
         return None
     import transformer_engine_torch
@@ -30,26 +28,28 @@ def fused_kernels() -> Any:
 
 
 def distributed_optimizers(inner: MegatronOptimizer) -> list[DistributedOptimizer]:
-    """The links of the chain; one that has nothing to train is a stub without state."""
+    """Return the optimizers of a chain; one without trained parameters is a stub without state."""
     chained = getattr(inner, "chained_optimizers", [inner])
     return [owner for owner in chained if isinstance(owner, DistributedOptimizer)]
 
 
 @dataclass
 class _Lists:
-    """Attributes:
+    """Tensors of the shards that this rank updates.
 
-    gradients: of all that this rank updates, flat parts of the buffer that data parallelism reduces.
-    counted: those of them that count for the norm; what tensor ranks hold alike counts once.
-    main, model: fp32 weights and the bf16 weights to copy them to, flat and in one order; without Transformer Engine.
-    adam: calls of Transformer Engine's Adam: a parameter group and the lists of some of its tensors.
+    Attributes:
+        gradients: flat parts of the buffer that data parallelism reduces.
+        counted: those that count for the norm; parameters that tensor ranks hold alike count once.
+        main: fp32 weights, flat; without Transformer Engine.
+        model: the bf16 weights that they are copied to, in the same order.
+        calls: of Transformer Engine's kernel: a parameter group and the lists of some of its tensors.
     """
 
     gradients: list[Tensor] = field(default_factory=list)
     counted: list[Tensor] = field(default_factory=list)
     main: list[Tensor] = field(default_factory=list)
     model: list[Tensor] = field(default_factory=list)
-    adam: list[tuple[dict[str, Any], list[list[Tensor]]]] = field(default_factory=list)
+    calls: list[tuple[dict[str, Any], list[list[Tensor]]]] = field(default_factory=list)
 
 
 class StepLists:
@@ -57,29 +57,32 @@ class StepLists:
 
     Args:
         inner: megatron-core's optimizer; its ``zero_grad`` must not be called, it would drop the gradients' views.
+        rule: the update rule.
         device: of the weights.
-        kernels: what :func:`fused_kernels` gives.
+        kernels: result of :func:`fused_kernels`.
     """
 
-    def __init__(self, inner: MegatronOptimizer, device: torch.device, kernels: Any):
-        self._inner, self._kernels = inner, kernels
+    def __init__(self, inner: MegatronOptimizer, rule: AdamW, device: torch.device, kernels: Any):
+        self._inner, self._rule, self._kernels = inner, rule, kernels
         self._owners = distributed_optimizers(inner)
-        self._go = torch.zeros(1, dtype=torch.int, device=device)  # a flag that Adam's kernel reads only
+        self._go = torch.zeros(
+            1, dtype=torch.int, device=device
+        )  # a flag that the update's kernel only reads
         self._made: _Lists | None = None
 
     def forget(self) -> None:
-        """Gather the tensors anew before the next step: some of the state was replaced."""
+        """Gather the tensors again before the next step, since some of the state was replaced."""
         self._made = None
 
     @torch.no_grad()
     def norm(self) -> float:
-        """The L2 norm of all gradients of the model. Collective; waits for the GPU."""
+        """Return the L2 norm of all gradients of the model. Collective; waits for the GPU."""
         squared = torch.zeros(1, device=self._go.device)
         if counted := self._ready().counted:
             if self._kernels:
-                # The flag is a fresh one each time: a norm that is not finite sets it, and a set one stops a kernel.
+                # A new flag each time: a norm that is not finite sets it, and a set flag stops a kernel.
                 flag = torch.zeros_like(self._go)
-                squared = self._kernels.multi_tensor_l2norm(_BLOCK, flag, [counted], False)[0] ** 2
+                squared = self._kernels.multi_tensor_l2norm(BLOCK, flag, [counted], False)[0] ** 2
             else:
                 norms = torch.stack(torch._foreach_norm(counted))
                 squared = torch.linalg.vector_norm(norms).view(1) ** 2
@@ -88,20 +91,20 @@ class StepLists:
 
     @torch.no_grad()
     def clip(self, largest: float, norm: float) -> None:
-        """Scale all gradients down to the norm ``largest`` if theirs is above it."""
+        """Scale all gradients so that their norm, now ``norm``, is at most ``largest``."""
         factor = largest / (norm + 1e-6)
         gradients = self._ready().gradients
         if not (factor < 1 and gradients):
             return
         if self._kernels:
             flag = torch.zeros_like(self._go)
-            self._kernels.multi_tensor_scale(_BLOCK, flag, [gradients, gradients], factor)
+            self._kernels.multi_tensor_scale(BLOCK, flag, [gradients, gradients], factor)
         else:
             torch._foreach_mul_(gradients, factor)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Update the weights that this rank owns, with the rates in the parameter groups, and gather. Collective."""
+        """Update the weights that this rank owns at the rates of the parameter groups, and gather. Collective."""
         lists = self._ready()
         for owner in self._owners:
             if state_is_hidden(owner):
@@ -111,19 +114,8 @@ class StepLists:
                     group["step"] = group.get("step", 0) + 1
             elif not owner.is_stub_optimizer:
                 owner.optimizer.step()
-        for group, tensors in lists.adam:
-            self._kernels.multi_tensor_adam(
-                _BLOCK,
-                self._go,
-                tensors,
-                group["lr"],
-                *group["betas"],
-                group["eps"],
-                group["step"],
-                1,  # AdamW
-                1,  # with correction of the bias
-                group["weight_decay"],
-            )
+        for group, tensors in lists.calls:
+            self._rule.call(self._kernels, self._go, group, tensors)
         if lists.model:
             torch._foreach_copy_(lists.model, lists.main)
         for owner in self._owners:
@@ -145,9 +137,9 @@ class StepLists:
         name = "decoupled_grad" if hidden else "grad"
         gradients = [getattr(parameter, name) for parameter in owner.get_parameters()]
         buffers = {buffer.grad_data.untyped_storage().data_ptr() for buffer in owner.buffers}
-        # A copy would be the first step's gradients for ever.
+        # A copy would hold the first step's gradients for ever.
         if any(gradient.untyped_storage().data_ptr() not in buffers for gradient in gradients):
-            raise RuntimeError("gradients of the optimizer are no parts of the buffer that is reduced")
+            raise RuntimeError("gradients of the optimizer lie outside the buffer that is reduced")
         lists.gradients += gradients
         lists.counted += owner.get_grads_for_grad_norm()
         if hidden:
@@ -160,27 +152,7 @@ class StepLists:
             return
         owner.init_state_fn(owner.optimizer, owner.config)  # moments, where there are none yet
         for group, half in zip(owner.optimizer.param_groups, halves, strict=True):
-            # First the weights that are fp32 throughout, then those with a bf16 copy, which Adam writes, too.
+            # First the weights that are fp32 throughout, then those with a bf16 copy, which the kernel writes, too.
             whole = len(group["params"]) - len(half)
-            for parameters, model in ((group["params"][:whole], []), (group["params"][whole:], half)):
-                for start in range(0, len(parameters), _LONGEST):
-                    some = parameters[start : start + _LONGEST]
-                    lists.adam.append((group, _adam_lists(owner, some, model[start : start + _LONGEST])))
-
-
-def _adam_lists(owner: DistributedOptimizer, main: list[Any], model: list[Tensor]) -> list[list[Tensor]]:
-    """As Transformer Engine's FusedAdam: gradient, weight, both moments; and main weight where the weight is bf16."""
-    state = owner.optimizer.state
-    weights = [weight.detach() for weight in main]
-    return [
-        [weight.grad for weight in main],
-        model or weights,
-        [state[weight]["exp_avg"] for weight in main],
-        [state[weight]["exp_avg_sq"] for weight in main],
-        *([weights] if model else []),
-    ]
-
-
-def state_is_hidden(owner: DistributedOptimizer) -> bool:
-    """Whether FusedAdam keeps main weights and moments in bf16 itself: its own step is needed to update them."""
-    return bool(owner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8)
+            for main, model in ((group["params"][:whole], []), (group["params"][whole:], half)):
+                lists.calls += [(group, each) for each in self._rule.kernel_calls(owner, main, model)]

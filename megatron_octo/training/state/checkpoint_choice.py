@@ -1,5 +1,6 @@
 """Chooses the checkpoint that a run starts from. Files are digested while they are loaded, and read once."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -11,12 +12,97 @@ import torch.distributed as dist
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.adapter_base import find_base
 from megatron_octo.checkpoint.directory import Manifest
+from megatron_octo.checkpoint.fit import check_adapters, check_fit
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.conversion.readers.open_weights import format_of, open_weights
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.attempts import read_attempts, read_state
+from megatron_octo.runfiles.samples import find_gaps, read_samples
+from megatron_octo.runfiles.steps import last_recorded_step
+from megatron_octo.training.state.state_parts import check_complete
+
+
+def check_match(recipe: Recipe, folder: Path, corpora: str, tokenizer: str | None) -> None:
+    """Compare the checkpoint that a run will start from with recipe, data and tokenizer, by its manifest alone.
+
+    Args:
+        recipe: of this start.
+        folder: the run's checkpoints.
+        corpora: digest of the data.
+        tokenizer: digest of the data's tokenizer.json.
+
+    Raises:
+        OctoError: it is of another shape, other adapters or data, or was trained with another tokenizer.
+    """
+    found, source = layout.candidates(folder), recipe.checkpoint.init_from
+    if not found and source:
+        with contextlib.suppress(OctoError, OSError):  # another format; the loader reports what is wrong
+            found = [layout.find_checkpoint(source)]
+    for path in found:
+        try:
+            manifest = layout.read_manifest(path)
+        except Exception:  # whatever is wrong with it, the one before it will be taken
+            continue
+        if path.parent == folder:
+            check_continues(manifest, path, recipe, corpora, tokenizer)
+        else:
+            check_fit(manifest, recipe.model, tokenizer, path)
+        return
+
+
+def check_continues(
+    manifest: Manifest, path: Path, recipe: Recipe, corpora: str, tokenizer: str | None
+) -> None:
+    """Check by its manifest that a checkpoint is of this very run.
+
+    Raises:
+        OctoError: it is of another shape, other adapters or data, was trained with another tokenizer, or holds weights
+            only.
+    """
+    check_fit(manifest, recipe.model, tokenizer, path)
+    check_adapters(recipe.lora, manifest.lora, path)
+    check_complete(manifest, path)
+    if manifest.state.get("corpora") != corpora:
+        raise OctoError(
+            "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
+            where="data.train",
+            hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
+        )
+
+
+def missing_records(run: Path, step: int) -> list[str]:
+    """Return lines about records and checkpoints that a run which goes on after a step should have."""
+    last = last_recorded_step(run)
+    if step == 0 and last is not None:
+        saved = max([read_state(run).saved or 0, *(each.saved_step or 0 for each in read_attempts(run))])
+        lost = (
+            f"WARNING: step {saved} was saved, but all checkpoints are gone"
+            if saved
+            else "nothing was saved yet"
+        )
+        return [f"{lost}: a run that recorded steps up to {last} begins again at step 1"]
+    try:
+        gaps = find_gaps(read_samples(run), step) if step else []
+    except OctoError as error:
+        gaps = [error.what]
+    if not gaps:
+        return []
+    more = f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""
+    text = "WARNING: samples.bin is not complete, so that not every step can be traced to its rows: "
+    return [f"{text}{'; '.join(gaps[:3])}{more}"]
+
+
+def finished_step(folder: Path, steps: int, grid: Grid) -> int | None:
+    """Return the step of the run's newest checkpoint if training to ``steps`` is done and it is whole. Collective."""
+    newest: list[Any] = [grid.is_main and next(iter(layout.candidates(folder)), None)]
+    dist.broadcast_object_list(newest, src=0)
+    reader = _open(newest[0], lambda manifest: set(manifest.files), grid)[0] if newest[0] else None
+    if reader is None or reader.manifest.step < steps or damage(reader, set(reader.manifest.files), grid):
+        return None
+    return reader.manifest.step
 
 
 def load_newest(
@@ -29,6 +115,9 @@ def load_newest(
     """Load the newest undamaged checkpoint of a run; damaged ones are reported and passed over. Collective.
 
     Args:
+        folder: the run's checkpoints.
+        grid: all ranks.
+        say: prints a line.
         check: raises if a checkpoint does not belong to the run; may be collective.
         load: reads this rank's part, not collectively; if that or the digests fail, the next checkpoint is tried.
 
@@ -38,7 +127,7 @@ def load_newest(
     Raises:
         OctoError: it has some and none is whole. Starting from nothing would bury weights that can be restored.
     """
-    # Rank 0 looks and tells: on a shared file system the others may see the directory a little later.
+    # Rank 0 lists them: on a shared file system the others may see the directory a little later.
     names: list[Any] = [[path.name for path in layout.candidates(folder)] if grid.is_main else None]
     dist.broadcast_object_list(names, src=0)
     for path in (folder / name for name in names[0]):
@@ -93,7 +182,7 @@ def _other_weights(source: str, recipe: Recipe, check: bool) -> Source:
     found = open_weights(source, vocab_size=recipe.model.vocab_size)
     if check:
         found.check()
-    # Rows of padding are no part of these formats: there are as many as the recipe wants.
+    # Padding rows are not part of these formats: there are as many as the recipe wants.
     model = found.manifest.model.model_copy(update={"vocab_multiple": recipe.model.vocab_multiple})
     found.manifest = dataclasses.replace(found.manifest, model=model)
     return found
@@ -122,7 +211,7 @@ def check_whole(weights: Source, grid: Grid) -> None:
 
 
 def damage(reader: CheckpointReader, files: set[str], grid: Grid) -> list[str]:
-    """Compare digests of files after they were read; returns the problems. Collective.
+    """Compare digests of files after they were read, and return the problems. Collective.
 
     The rank that has digested most of a file reads the rest of it.
     """
@@ -170,8 +259,9 @@ def _open(
     def look() -> None:
         try:
             reader = CheckpointReader(path)
-        except OctoError as error:
-            raise OctoError(f"{layout.MANIFEST}: {error.what}") from None
+        except Exception as error:  # a directory, nested too deeply, not readable: the one before may serve
+            what = error.what if isinstance(error, OctoError) else f"{type(error).__name__}: {error}"
+            raise OctoError(f"{layout.MANIFEST}: {what}") from None
         opened.append(reader)
         mine = sorted(files(reader.manifest))[grid.rank :: grid.world]
         if problems := layout.check_sizes(path, reader.manifest, mine):
@@ -188,6 +278,8 @@ def _gathered(work: Callable[[], None], grid: Grid) -> list[str]:
         work()
     except OctoError as error:
         mine = error.what
+    except OSError as error:
+        mine = f"{type(error).__name__}: {error}"
     gathered: list[Any] = [None] * grid.world
     dist.all_gather_object(gathered, mine)
     return sorted({problem for problem in gathered if problem})

@@ -1,4 +1,4 @@
-"""How much memory this machine, or the part of it that a job was given, has left."""
+"""Free memory of this machine, or of the part of it that a job may use."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | None:
-    """Bytes that can still be taken; None if the system does not say (not Linux).
+    """Return the bytes that can still be taken; None where that is not known (not Linux).
 
-    The least of what the kernel calls available and of what each control group above this process leaves (version 2 or
-    1; SLURM limits a job's memory so). File pages that a group has cached count as free: they go when memory is needed.
+    It is the least of what the kernel reports as available and of what each control group above this process leaves
+    (version 2 or 1; SLURM limits a job's memory so). A group's cached file pages count as free.
     """
     try:
         lines = (proc / "meminfo").read_text().splitlines()
@@ -33,7 +33,14 @@ def available_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | None:
 
 
 def _left_under(root: Path, own: str, free: int, names: tuple[str, str, str]) -> int:
-    """What a group and those above it leave. Names: of the files of limit and use, and before those of cached pages."""
+    """Return what a group and those above it leave.
+
+    Args:
+        root: of the hierarchy.
+        own: the group's path in it.
+        free: bytes without limits.
+        names: of the files of limit and use, and the prefix of the counts of cached pages.
+    """
     path = root / own.strip("/")
     while True:
         free = min(free, _left_in(path, free, *names))

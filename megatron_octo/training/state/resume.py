@@ -1,4 +1,4 @@
-"""Where a run begins: at its newest good checkpoint, at the weights of another run, or fresh."""
+"""Start of a run: from its newest good checkpoint, from the weights of another run, or fresh."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,28 +10,33 @@ from torch import Tensor
 
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.adapter_base import base_record
-from megatron_octo.checkpoint.fit import check_adapters, check_fit
+from megatron_octo.checkpoint.fit import check_fit
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.source import Source
-from megatron_octo.common.errors import OctoError
 from megatron_octo.data.row_stream import Position
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.datasets import Corpora
 from megatron_octo.training.engine.network import Network
 from megatron_octo.training.engine.randomness import set_random_states
-from megatron_octo.training.state.checkpoint_choice import base_of, check_whole, load_newest, weights_of
-from megatron_octo.training.state.state_parts import check_complete, load_state
+from megatron_octo.training.state.checkpoint_choice import (
+    base_of,
+    check_continues,
+    check_whole,
+    load_newest,
+    weights_of,
+)
+from megatron_octo.training.state.state_parts import load_state
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What is not in the network.
+    """Training state outside the network.
 
     Attributes:
-        step: steps that are done; ``position``: where the data stands after them.
+        step: number of steps done; ``position``: the next row of the data.
         base: the frozen weights beside which adapters are trained.
-        guard: state of the guard (training/engine/loss_guard.py).
+        guard: state of the loss guard (training/engine/loss_guard.py).
     """
 
     step: int = 0
@@ -40,27 +45,18 @@ class RunState:
     guard: dict[str, Any] | None = None
 
 
-def _check_continues(reader: CheckpointReader, recipe: Recipe, corpora: Corpora) -> None:
-    """Check by its manifest that a checkpoint is of this very run: shape, adapters, tokenizer and data."""
-    manifest, where = reader.manifest, reader.directory
-    check_fit(manifest, recipe.model, corpora.tokenizer, where)
-    check_adapters(recipe.lora, manifest.lora, where)
-    check_complete(manifest, where)
-    if manifest.state.get("corpora") != corpora.digest:
-        raise OctoError(
-            "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
-            where="data.train",
-            hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
-        )
-
-
 def resume(
     network: Network, recipe: Recipe, grid: Grid, corpora: Corpora, folder: Path, say: Callable[[str], None]
 ) -> RunState:
-    """Give the network its weights and, if the run has a checkpoint, all else that belongs to it. Collective.
+    """Give the network its weights and, if the run has a checkpoint, all other state that belongs to it. Collective.
 
     Args:
+        network: not started yet.
+        recipe: of this start.
+        grid: all ranks.
+        corpora: the run's data.
         folder: the run's checkpoints.
+        say: prints a line.
 
     Raises:
         OctoError: the checkpoint belongs to other data, another tokenizer, shape or adapters, or none is whole.
@@ -70,7 +66,7 @@ def resume(
 
     def check(reader: CheckpointReader) -> None:
         nonlocal base
-        _check_continues(reader, recipe, corpora)
+        check_continues(reader.manifest, reader.directory, recipe, corpora.digest, corpora.tokenizer)
         if not network.started:
             base = base_of(reader, recipe, grid) if recipe.lora else None
             network.start_from(base, resumed=True)
@@ -80,8 +76,6 @@ def resume(
         random = load_state(reader, network.core, network.optimizer, recipe, grid)
 
     reader = load_newest(folder, grid, say, check, load)
-    if grid.is_main:
-        layout.sweep(folder)  # what a kill left of a save
     if reader is None:
         source = recipe.checkpoint.init_from
         start = weights_of(source, recipe, grid) if source else None
@@ -107,9 +101,18 @@ def resume(
     how = "everything restored" if exact else "another parallel layout: dropout's random state starts anew"
     if not exact:
         grid.seed(recipe.train.seed + step)
-    if grid.is_main:
-        # What a kill kept the last save from removing. Where that fails the next save will say so.
-        with contextlib.suppress(OSError):
-            layout.prune(folder, recipe.checkpoint.keep, step, recipe.checkpoint.keep_every)
     say(f"resuming at step {step} (epoch {position.epoch}, row {position.row}): {how}")
     return RunState(step, position, base_record(base) if base else {}, state.get("guard"))
+
+
+def tidy(folder: Path, recipe: Recipe, step: int) -> None:
+    """Remove what a kill left of a save, and old checkpoints that it kept the last save from removing.
+
+    Args:
+        folder: the run's checkpoints; this process owns the run.
+        recipe: how many to keep.
+        step: at which the run goes on.
+    """
+    layout.sweep(folder)
+    with contextlib.suppress(OSError):  # the next save reports it
+        layout.prune(folder, recipe.checkpoint.keep, step, recipe.checkpoint.keep_every)

@@ -1,13 +1,13 @@
-"""Saving a run's state while it trains: copied at once, written to the disk meanwhile, committed when all are done.
+"""Saves a run's state while it trains: copied to host memory, written by a thread, committed when all ranks are done.
 
 A save goes through two phases, each over all ranks:
 
 1. writing: every rank's thread writes its files and a part file that lists them (checkpoint/rank_parts.py);
 2. committing: rank 0's thread makes the manifest of the parts, renames the directory, moves ``latest``, prunes.
 
-A thread must not take part in collectives: they would mix with those of training. So every rank brings its news into
-the sum that ends a step anyway (metrics.py); all see the same sum, and all enter the next phase after the same step.
-One save is in flight at most. What a kill leaves is never taken for a checkpoint (checkpoint.directory).
+A thread must not take part in collectives, which would mix with those of training. Every rank adds its news to the sum
+that ends a step anyway (metrics.py); all see the same sum, and all enter the next phase after the same step. At most
+one save is in flight. A directory that a kill left half written is never taken for a checkpoint (checkpoint.directory).
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,33 +33,8 @@ from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.metrics import SaveNews
 from megatron_octo.training.engine.network import Network
 from megatron_octo.training.state.host_copy import HostCopy, write_directly
-from megatron_octo.training.state.state_parts import Part, full_part, weights_part
-
-
-@dataclass(frozen=True)
-class _Target:
-    """One checkpoint of a save: the whole state, or weights alone."""
-
-    folder: Path
-    part: Part
-    precision: str
-    state: dict[str, Any]
-
-
-@dataclass
-class _Save:
-    """The save that is in flight."""
-
-    step: int
-    targets: list[_Target]
-    job: Future[None]  # of the phase that this rank is in
-    started: float
-    waited: float = 0.0  # seconds that training stood still
-    committing: bool = False
-
-    def paths(self, hidden: bool) -> list[Path]:
-        name = layout.step_name(self.step)
-        return [target.folder / (f".{name}.tmp" if hidden else name) for target in self.targets]
+from megatron_octo.training.state.save import Save, Target
+from megatron_octo.training.state.state_parts import full_part, weights_part
 
 
 class Saver:
@@ -70,10 +44,10 @@ class Saver:
         run: the run's directory; checkpoints and weights have folders in it.
         network: its weights and optimizer have their values (``Network.start_from``).
         tokenizer: digest of the data's tokenizer.json.
-        provenance: where the checkpoints come from.
-        saved: called on every rank with the step of a save that was committed, and its seconds.
-        still_ours: raises OctoError if another attempt has taken over the run; asked before anything in it is changed.
-        say: for people.
+        attempt: number of this attempt at the run.
+        saved: called on every rank with the step of a committed save, and its seconds.
+        owned: raises MachineError if another attempt has taken over the run; called on rank 0 before every change.
+        say: prints a line.
     """
 
     def __init__(
@@ -84,63 +58,70 @@ class Saver:
         grid: Grid,
         *,
         tokenizer: str | None,
-        provenance: dict[str, Any],
+        attempt: int,
         saved: Callable[[int, float], None],
-        still_ours: Callable[[], None] = lambda: None,
+        owned: Callable[[], None] = lambda: None,
         say: Callable[[str], None],
     ):
         self._run, self._network, self._recipe, self._grid = run, network, recipe, grid
-        self._tokenizer, self._provenance, self._saved, self._say = tokenizer, provenance, saved, say
-        self._still_ours = still_ours
+        self._tokenizer, self._attempt, self._saved, self._say = tokenizer, attempt, saved, say
+        self._owned = owned
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._cancelled = threading.Event()
         self._phases = 0  # that all ranks have been through since the start
-        self._save: _Save | None = None
+        self._save: Save | None = None
         self._copy: HostCopy | None = None
         checkpoint = recipe.checkpoint
         if checkpoint.asynchronous and (checkpoint.interval or checkpoint.weights_every):
             targets = self._targets({}, bool(checkpoint.interval), bool(checkpoint.weights_every))
             self._copy = HostCopy((target.part for target in targets), grid, self._worker, say)
 
-    def _targets(self, state: dict[str, Any], full: bool, weights: bool) -> list[_Target]:
+    def _targets(self, state: dict[str, Any], full: bool, weights: bool) -> list[Target]:
         recipe, grid, core = self._recipe, self._grid, self._network.core
         found = []
         if full:
             optimizer = self._network.optimizer
             part = full_part(core, optimizer, recipe, grid)
             complete = {**state, "optimizer_steps": optimizer.steps}
-            found.append(_Target(self._run / layout.CHECKPOINTS, part, recipe.train.precision, complete))
+            found.append(Target(self._run / layout.CHECKPOINTS, part, recipe.train.precision, complete))
         if weights:
             precision = recipe.checkpoint.weights_dtype or recipe.train.precision
             part = weights_part(core, recipe, grid, DTYPES[precision])
-            base = {
-                key: value for key, value in state.items() if key == "base"
-            }  # adapters are nothing without
-            found.append(_Target(self._run / layout.WEIGHTS, part, precision, base))
+            base = {key: value for key, value in state.items() if key == "base"}  # adapters need it
+            found.append(Target(self._run / layout.WEIGHTS, part, precision, base))
         return found
 
     def due(self, step: int, last: bool) -> tuple[bool, bool]:
-        """Whether the whole state and the weights alone are to be saved after a step; ``last``: none comes after it."""
+        """Return whether to save the whole state, and the weights alone, after a step.
+
+        Args:
+            step: number of steps done.
+            last: no step comes after it.
+        """
         checkpoint = self._recipe.checkpoint
         full = bool(checkpoint.interval) and (last or step % checkpoint.interval == 0)
-        # Those of a run that is only stopped, to go on, are nobody's interest; and they are never removed.
+        # Weights of a run that stops to go on later have no use, and they would never be removed.
         finished = step == self._recipe.train.steps
         every = checkpoint.weights_every
         return full, bool(every) and (finished or step % every == 0)
 
     def save(self, step: int, last: bool, state: dict[str, Any]) -> None:
-        """Save what is due after a step, or start to. A save that is still in flight is waited for.
+        """Save what is due after a step, or start to; wait for a save that is still in flight.
 
         Args:
-            state: where the data stands, and what else training resumes from (JSON).
+            step: number of steps done.
+            last: no step comes after this one.
+            state: position in the data and other state that training resumes from (JSON).
 
         Raises:
             OctoError: see :meth:`wait`.
         """
         started = time.perf_counter()
         self.wait()
-        save = self._save = _Save(step, self._targets(state, *self.due(step, last)), Future(), started)
-        self._grid.main_first(self._make_directories)  # nobody writes before they are there
+        save = self._save = Save(
+            step, self._attempt, self._targets(state, *self.due(step, last)), Future(), started
+        )
+        self._grid.main_first(self._make_directories)  # before any rank writes
         copy = self._copy if self._copy and self._copy.ready() else None
         with self._network.gathered():
             if copy:
@@ -153,24 +134,24 @@ class Saver:
                 except Exception as error:
                     save.job.set_exception(error)
         save.waited = time.perf_counter() - started
-        # What one rank lacks alone (memory to lock) is no reason: all ranks wait, or none does.
+        # All ranks wait, or none does, even if one of them alone has no memory to lock.
         if last or self._copy is None or not self._copy.possible:
             self.wait()
 
     def before_update(self) -> None:
-        """To be called before the weights change."""
+        """Let copies that are under way finish; called before the weights change."""
         if self._copy:
             self._copy.before_update()
 
     def news(self) -> SaveNews:
-        """What this rank has to tell the others at the end of a step."""
+        """Return this rank's progress, for the sum at the end of a step."""
         if self._save is None or not self._save.job.done():
             return SaveNews(self._phases)
         failed = self._save.job.exception() is not None
         return SaveNews(self._phases + (not failed), failed)
 
     def advance(self, total: SaveNews) -> None:
-        """After a step: go on as the sum of all ranks' news says.
+        """Go on after a step, as decided by the sum of all ranks' news.
 
         Raises:
             OctoError: see :meth:`wait`.
@@ -180,7 +161,7 @@ class Saver:
         if self._save and total.failed:
             self._cancelled.set()
             self.wait()
-        # A rank can be one phase ahead and no more: this sum says that all of them are.
+        # A rank can be one phase ahead at most; this sum means that all of them are.
         if self._save and total.phases == self._grid.world * (self._phases + 1):
             self._next_phase(self._save)
 
@@ -189,6 +170,7 @@ class Saver:
 
         Raises:
             OctoError: some rank could not write (a full disk, say). Nothing is committed, older checkpoints stay.
+            MachineError: another attempt has taken over the run.
         """
         started = time.perf_counter()
         while self._save:
@@ -215,12 +197,12 @@ class Saver:
     def _make_directories(self) -> None:
         assert self._save
         if self._grid.is_main:
-            self._still_ours()
+            self._owned()
             for path in self._save.paths(hidden=True):
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir(parents=True)
 
-    def _write(self, save: _Save, copy: HostCopy | None) -> None:
+    def _write(self, save: Save, copy: HostCopy | None) -> None:
         for target, directory in zip(save.targets, save.paths(hidden=True)):
             records = {}
             for name, stored in target.part.files.items():
@@ -230,7 +212,7 @@ class Saver:
                 )
             write_part(directory, self._grid.rank, records, target.part.tensors)
 
-    def _commit(self, save: _Save) -> None:
+    def _commit(self, save: Save) -> None:
         checkpoint = self._recipe.checkpoint
         for target, aside, final in zip(save.targets, save.paths(hidden=True), save.paths(hidden=False)):
             records, tensors = merge_parts(aside, self._grid.world)
@@ -244,21 +226,22 @@ class Saver:
                 layout=self._grid.layout.sizes(),
                 state=target.state,
                 lora=self._recipe.lora,
-                provenance=self._provenance,
+                provenance={"run": str(self._run.absolute()), "attempt": self._attempt},
             )
-            self._still_ours()  # a machine that slept since this save began may have lost the run
             layout.write_manifest(aside, manifest)
+            self._owned()  # a machine that slept since this save began may have lost the run
             if final.exists():  # damaged, or from before an operator rolled back
                 layout.discard(final)
             aside.rename(final)
             files.sync_directory(target.folder)
+            self._owned()
             if target.folder.name == layout.WEIGHTS:
                 layout.sweep(target.folder)
             else:
                 layout.set_latest(target.folder, final.name)
                 layout.prune(target.folder, checkpoint.keep, save.step, checkpoint.keep_every)
 
-    def _next_phase(self, save: _Save) -> None:
+    def _next_phase(self, save: Save) -> None:
         self._phases += 1
         if not save.committing:
             save.committing = True
@@ -272,19 +255,29 @@ class Saver:
         self._saved(save.step, seconds)
 
     def _give_up(self, problems: list[tuple[str, bool]], error: BaseException | None) -> NoReturn:
-        """``problems``: of the ranks, each with whether a restart may mend it."""
-        assert self._save
-        if self._grid.is_main:
-            with contextlib.suppress(OctoError, OSError):
-                self._still_ours()  # else they are another attempt's
-                for path in self._save.paths(hidden=True):
-                    shutil.rmtree(path, ignore_errors=True)
+        """Remove what was written, and raise on all ranks what went wrong.
+
+        Args:
+            problems: of the ranks, each with whether a restart may help.
+            error: this rank's.
+        """
+        save = self._save
+        assert save
+
+        def clear() -> None:
+            if self._grid.is_main:
+                with contextlib.suppress(OSError):
+                    self._owned()  # if the run was lost, the other attempt's removals may be this save's errors
+                    for path in save.paths(hidden=True):
+                        shutil.rmtree(path, ignore_errors=True)
+
+        self._grid.main_first(clear)
         if error and not isinstance(error, OSError | OctoError | CancelledSave):
             raise error  # a bug of ours keeps its traceback
         kind = MachineError if all(machines for _, machines in problems) else OctoError
         raise kind(
-            f"checkpoint of step {self._save.step} could not be written: "
+            f"checkpoint of step {save.step} could not be written: "
             + "; ".join(text for text, _ in problems),
-            where=self._save.paths(hidden=False)[0],
-            hint="older checkpoints are untouched; mend the cause and start again to resume from the last one",
+            where=save.paths(hidden=False)[0],
+            hint="older checkpoints are untouched; fix the cause and start again to resume from the last one",
         )

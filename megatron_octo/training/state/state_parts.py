@@ -1,7 +1,7 @@
-"""What a rank stores of a run's state, and how the state comes back (the format is in megatron_octo.checkpoint).
+"""State of a run by rank: what each stores, and how it is restored (the format is in megatron_octo.checkpoint).
 
-Every rank stores what it alone owns: data-parallel rank 0 its weights, every rank its shard of Adam's state. Loading
-asks for boxes of whole tensors, so any tensor, pipeline and data parallelism reads any other's checkpoint.
+Every rank stores what it alone owns: data-parallel rank 0 its weights, every rank its shard of the optimizer's state.
+Loading reads boxes of whole tensors, so any tensor, pipeline and data parallelism reads any other's checkpoint.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +19,11 @@ from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.tensor_writer import TensorSpec
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, DTYPES
+from megatron_octo.config.optimizer_state import state_kinds
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.model.weights import Held, held_parameters
 from megatron_octo.recipe.schema import Recipe
-from megatron_octo.training.engine.optimizer import MOMENTS, Optimizer, Shard
+from megatron_octo.training.engine.optimizer import Optimizer, Shard
 from megatron_octo.training.engine.randomness import random_states
 
 Owned = dict[torch.nn.Parameter, list[Held]]
@@ -30,32 +31,33 @@ Owned = dict[torch.nn.Parameter, list[Held]]
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a file: what it will be there, and how to get its present value."""
+    """One tensor of a file: its dtype and shape there, and a function that returns its present value."""
 
     spec: TensorSpec
     read: Callable[[], Tensor]
 
 
 @dataclass
-class Part:
-    """What one rank stores: its files, tensor by tensor in their order, and their place in the whole model."""
+class StatePart:
+    """Files that one rank stores, tensor by tensor in their order, and the tensors' places in the whole model."""
 
     files: dict[str, dict[str, Stored]] = field(default_factory=dict)
     tensors: Entries = field(default_factory=dict)
 
     def add(self, kind: str, spec: ParameterSpec, fragment: Fragment, stored: Stored) -> None:
+        """Store a tensor as a fragment of one kind of a parameter."""
         self.files.setdefault(fragment.file, {})[fragment.key] = stored
         self.refer(kind, spec, fragment, stored.spec[0])
 
     def refer(self, kind: str, spec: ParameterSpec, fragment: Fragment, dtype: torch.dtype) -> None:
-        """Say that a fragment, stored for another kind, is one of this kind, too, once it is rounded to ``dtype``."""
+        """List a fragment that is stored for another kind under this kind, too, rounded to ``dtype``."""
         entries = self.tensors.setdefault(kind, {})
         others = entries[spec.name].fragments if spec.name in entries else ()
         entries[spec.name] = TensorEntry(spec.shape, DTYPE_NAMES[dtype], (*others, fragment))
 
 
 def _owned(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> list[Held]:
-    """Parameters that this rank stores: no frozen ones, no copies that others store, too."""
+    """Return the parameters that this rank stores: trained ones, each on one rank of a replica."""
     found = []
     for held in held_parameters(model, recipe.model, recipe.compute, grid):
         tied_copy = held.spec.name == WORD_EMBEDDINGS and not grid.is_first_stage
@@ -66,9 +68,9 @@ def _owned(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> list[Held]:
 
 def weights_part(
     model: torch.nn.Module, recipe: Recipe, grid: Grid, dtype: torch.dtype | None = None
-) -> Part:
-    """The weights that this rank stores, rounded to ``dtype``; nothing unless it is data-parallel rank 0."""
-    part = Part()
+) -> StatePart:
+    """Return the weights that this rank stores, rounded to ``dtype``; none unless it is data-parallel rank 0."""
+    part = StatePart()
     file = f"weights-tp{grid.tensor_rank:02d}-pp{grid.pipeline_rank:02d}.safetensors"
     for held in _owned(model, recipe, grid) if grid.data_rank == 0 else []:
         stored = Stored((dtype or held.parameter.dtype, held.shape), partial(getattr, held, "values"))
@@ -76,18 +78,18 @@ def weights_part(
     return part
 
 
-def full_part(model: torch.nn.Module, optimizer: Optimizer, recipe: Recipe, grid: Grid) -> Part:
-    """All that this rank stores to resume from: weights, shards of the optimizer, random states.
+def full_part(model: torch.nn.Module, optimizer: Optimizer, recipe: Recipe, grid: Grid) -> StatePart:
+    """Return all that this rank stores to resume from: weights, shards of the optimizer, random states.
 
-    The weights of a bf16 run are its fp32 weights, rounded: these alone are stored.
+    The weights of a bf16 run are its fp32 weights, rounded: only the latter are stored.
     """
     whole = recipe.train.precision == "fp32"
-    part = weights_part(model, recipe, grid) if whole else Part()
+    part = weights_part(model, recipe, grid) if whole else StatePart()
     file = f"optimizer-{grid.rank:05d}.safetensors"
     owned = _by_parameter(_owned(model, recipe, grid))
-    kinds = dict.fromkeys(MOMENTS, (file, DTYPES[recipe.optimizer.state_dtype]))
+    kinds = {kind.name: (file, DTYPES[kind.dtype]) for kind in state_kinds(recipe.optimizer.state_dtype)}
     if not whole:
-        # In a file of its own: whoever wants weights alone reads no more.
+        # In a file of its own, for readers that need weights alone.
         kinds["main"] = (f"main-{grid.rank:05d}.safetensors", torch.float32)
     for shard in optimizer.shards():
         for held, low, high in _pieces(shard, owned):
@@ -133,7 +135,7 @@ def check_complete(manifest: Manifest, where: Path) -> None:
     Raises:
         OctoError: it holds weights only.
     """
-    if not manifest.tensors.get(MOMENTS[0]):
+    if not any(manifest.tensors.get(kind) for kind in manifest.tensors if kind not in ("weights", "main")):
         raise OctoError(
             "this checkpoint holds weights only, there is nothing to resume",
             where=where,
@@ -158,14 +160,13 @@ def load_state(
     owned = _by_parameter(held_parameters(model, recipe.model, recipe.compute, grid))
     main = "main" if "main" in manifest.tensors else "weights"  # an fp32 run's weights are its fp32 weights
     steps = int(manifest.state["optimizer_steps"])
-    sources = {"main": main, **{name: name for name in MOMENTS}}
+    sources = {"main": main, **{kind.name: kind.name for kind in state_kinds(recipe.optimizer.state_dtype)}}
     for shard in optimizer.shards():
         found: dict[str, list[Tensor]] = {target: [] for target in sources}
         for held, low, high in _pieces(shard, owned):
             place = (held.offset, held.shape, low - held.start, high - held.start)
             for target, kind in sources.items():
                 found[target].append(reader.read_flat(held.spec.name, kind, *place))
-        # One piece may be the mapped file itself: it is not copied here.
         shard.write(
             {
                 target: pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -176,7 +177,7 @@ def load_state(
     if manifest.layout != grid.layout.sizes():
         return None
     file = f"optimizer-{grid.rank:05d}.safetensors"
-    # In this order the next checkpoint has them: its bytes do not depend on restarts.
+    # The next checkpoint has them in this order, so that its bytes do not depend on restarts.
     keys = list(random_states(grid))
     if set(keys) != set(reader.keys(file, "random/")):  # another device
         return None

@@ -1,7 +1,7 @@
-"""Rank 0's ear: every rank keeps a connection to it and says where it stands; it decides when the run has to end.
+"""Status server on rank 0. Each rank reports its step and phase; the server decides when the run must end.
 
-Messages are lines of JSON. A process that dies closes its connection at once, whatever its GPU or its collectives do;
-a machine that loses its power falls silent; a rank that hangs goes on talking and says so itself.
+Messages are lines of JSON. A process that dies closes its connection at once, whatever its GPU or its collectives do; a
+machine that loses its power stops sending; a rank that hangs still sends, and its reports show it.
 """
 
 import contextlib
@@ -18,19 +18,19 @@ from megatron_octo.common.errors import FAULT
 from megatron_octo.runfiles.attempts import HANG, LOST_RANK
 from megatron_octo.training.supervision.diagnosis import Status, find_behind
 
-_LEAVING_SECONDS = 20.0  # for writing stacks to a slow file system
-_GATHER_SECONDS = 0.3  # ranks of one machine do not die in the same instant
+_LEAVING_SECONDS = 20.0  # to write stacks to a slow file system
+_GATHER_SECONDS = 0.3  # between deaths of ranks that have one cause
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a run ends.
+    """Reason for the end of a run.
 
     Attributes:
-        kind: one of records' reasons.
-        culprits: the ranks it is laid to.
-        what: one line for the records; ``text`` is what the user reads ("": made from ``what``).
-        code: the exit code of all ranks.
+        kind: one of the reasons in runfiles/attempts.py.
+        culprits: the ranks that caused it.
+        what: one line for the records; ``text`` is printed ("": made from ``what``).
+        code: exit code of all ranks.
     """
 
     kind: str
@@ -40,10 +40,12 @@ class Verdict:
     text: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        """Return this as a JSON value."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
+        """Return what :meth:`to_json` made a value of."""
         return cls(**{**value, "culprits": tuple(value["culprits"])})
 
 
@@ -55,26 +57,30 @@ def _listen(backlog: int) -> socket.socket:
 
 
 def sleep_between(before: float, now: float, silence: float) -> float:
-    """Seconds that this process did not run at all (a scheduler suspended the job, say), 0 if it did.
+    """Return the seconds that this process did not run at all (suspended by a scheduler, say), 0 if it did.
 
-    Nobody is to blame for what was not heard or done meanwhile.
+    No rank is late for what was not received or done meanwhile.
     """
     return now - before if now - before > silence / 2 else 0.0
 
 
 class Lines:
-    """A connection that carries JSON values, one a line."""
+    """Connection that carries JSON values, one per line."""
 
     def __init__(self, connection: socket.socket):
         self.socket = connection
         self._buffer = b""
 
     def send(self, **message: Any) -> None:
-        """Raises: OSError: the other side is gone."""
+        """Send a message.
+
+        Raises:
+            OSError: the other side is gone.
+        """
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """What has come; None once the other side has closed. Call it when there is something to read."""
+        """Return received messages, None once the other side has closed; call it when there is something to read."""
         try:
             data = self.socket.recv(1 << 16)
         except TimeoutError:
@@ -87,7 +93,7 @@ class Lines:
         try:
             messages = [json.loads(line) for line in lines]
         except ValueError:
-            return None  # a stranger who speaks something else
+            return None  # not one of our ranks
         return messages if all(isinstance(message, dict) for message in messages) else None
 
 
@@ -102,11 +108,14 @@ class _Peer:
 
 
 class Hub:
-    """Listens, and decides. Runs in a thread of rank 0.
+    """Receives the ranks' reports and decides; runs in a thread of rank 0.
 
     Args:
+        world: number of ranks.
+        token: that connections of this run begin with.
         limits: seconds without progress by phase, after which a rank hangs.
-        silence: seconds without a word, after which a rank is lost.
+        silence: seconds without a message, after which a rank is lost.
+        beat: seconds between messages.
     """
 
     def __init__(self, world: int, token: str, limits: Mapping[str, float], silence: float, beat: float):
@@ -122,7 +131,7 @@ class Hub:
         self._closing = False
         self._failures: dict[int, Verdict] = {}
         self._failed_since = 0.0
-        # A forked child would keep the connections open when this process is gone.
+        # A forked child would keep the connections open after this process.
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
@@ -130,7 +139,7 @@ class Hub:
             connection.close()
 
     def run(self) -> None:
-        """Serve until all ranks have said goodbye, or until a verdict has reached them."""
+        """Serve until all ranks are done, or until a verdict has reached them."""
         last_beat, now = 0.0, time.monotonic()
         while True:
             self._listen(self._beat / 2)
@@ -179,7 +188,7 @@ class Hub:
     def _hear(self, peer: _Peer, message: dict[str, Any]) -> None:
         peer.heard = time.monotonic()
         if peer.rank is None:
-            if message.get("token") != self._token:  # not one of ours: it is never counted
+            if message.get("token") != self._token:  # not a rank of this run
                 return
             peer.rank, peer.host = int(message["rank"]), str(message["host"])
         elif "status" in message:
@@ -192,7 +201,7 @@ class Hub:
             peer.left = self._closing = True
 
     def _judge_failures(self, now: float) -> Verdict | None:
-        """The lowest rank speaks: many mistakes are met by all ranks at once, in the same words."""
+        """Return the lowest rank's verdict: many mistakes occur on all ranks at once, with the same text."""
         missing = self._world - len(self._failures)
         if not self._failures or (missing and now - self._failed_since < _GATHER_SECONDS):
             return None
@@ -204,7 +213,7 @@ class Hub:
         present = [peer for peer in self._peers.values() if peer.rank is not None and not peer.left]
         silent = [peer for peer in present if now - peer.heard > self._silence]
         if silent and not self._lost:
-            return self._lost_verdict(silent, f"no word from it for {self._silence:.0f} s")
+            return self._lost_verdict(silent, f"no message from it for {self._silence:.0f} s")
         if self._lost and now - self._lost_since > _GATHER_SECONDS:
             return self._lost_verdict(self._lost, "its process has ended")
         statuses = [peer.status for peer in present if peer.status]
@@ -224,21 +233,21 @@ class Hub:
         ranks = tuple(peer.rank for peer in told if peer.rank is not None)
         last = "; ".join(
             f"rank {peer.rank} ({peer.host})"
-            + (f", last heard of in step {peer.status.step}, {peer.status.phase}" if peer.status else "")
+            + (f", last report from step {peer.status.step}, {peer.status.phase}" if peer.status else "")
             for peer in told
         )
         return Verdict(LOST_RANK, ranks, f"{last}; {why}")
 
     def _tell(self, **message: Any) -> None:
         for peer in self._peers.values():
-            with contextlib.suppress(OSError):  # its end is heard when it is read from
+            with contextlib.suppress(OSError):  # its end is noticed when it is read from
                 peer.lines.send(**message)
 
     def _announce(self, verdict: Verdict) -> None:
-        """Tell all, then wait until they are gone: leaving first would look like one more loss."""
+        """Send the verdict to all, and wait until they are gone: leaving first would look like one more loss."""
         self._tell(verdict=verdict.to_json())
         now = time.monotonic()
-        # The connection of rank 0 itself stays, and who is silent cannot leave.
+        # The connection of rank 0 itself stays, and a silent rank cannot leave.
         leaving = {peer.rank for peer in self._peers.values() if now - peer.heard < self._silence} - {0, None}
         while (
             leaving & {peer.rank for peer in self._peers.values()}

@@ -1,4 +1,4 @@
-"""Where the ranks of a run stand, and which of them keeps the others waiting."""
+"""Status of ranks: step, phase, operation they wait in; and which of them the others wait for."""
 
 import contextlib
 import json
@@ -12,21 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-# What a rank does, in the order of a step; docs/faults.md describes them.
+# Phases in the order of a step; docs/faults.md describes them.
 Phase = Literal["start", "data", "gradients", "totals", "update", "replicas", "saving", "validation", "end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a rank says of itself.
+    """Report of a rank.
 
     Attributes:
         age: seconds since it came to this phase of this step.
         collective: the oldest operation between ranks that it waits in, such as ``all_reduce of DATA_PARALLEL_GROUP``.
-        waits: seconds since it began.
-        started: whether the GPU has begun it, so that all that comes before is done; None: not known.
-        frame: the innermost line of the main thread.
+        waits: seconds since that began.
+        started: whether the GPU has begun it, so that all earlier work is done; None: not known.
+        frame: innermost line of the main thread.
     """
 
     rank: int
@@ -41,6 +41,7 @@ class Status:
 
     @property
     def place(self) -> tuple[int, int]:
+        """Step and number of the phase, for comparison."""
         return self.step, PHASES.index(self.phase)
 
     def __str__(self) -> str:
@@ -49,18 +50,20 @@ class Status:
         return text + (f", at {self.frame}" if self.frame else "")
 
     def to_json(self) -> dict[str, Any]:
+        """Return this as a JSON value."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` made a value of."""
         return cls(**value)
 
 
 def find_behind(statuses: list[Status]) -> list[Status]:
-    """The ranks for which the others wait.
+    """Return the ranks for which the others wait.
 
-    Of those that have come least far: who waits for nobody; else whose GPU has not begun the operation that the
-    others' have; else who has waited the longest, since the others came after.
+    Of those that are least far: the ones that wait in no operation; else those whose GPU has not begun the operation
+    that the others' have; else the one that has waited longest, since the others came later.
     """
     first = min(status.place for status in statuses)
     behind = [status for status in statuses if status.place == first]
@@ -76,7 +79,7 @@ def find_behind(statuses: list[Status]) -> list[Status]:
 
 
 def current_frame() -> str | None:
-    """File, line and function of the main thread; frames of the standard library and of torch are passed over."""
+    """Return file, line and function of the main thread; frames of the standard library and torch are passed over."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     innermost = frame
     while frame is not None:
@@ -92,7 +95,7 @@ def current_frame() -> str | None:
 
 
 def stacks() -> str:
-    """The stacks of all threads of this process, innermost call last; the main thread is the last of them."""
+    """Return the stacks of all threads of this process, innermost call last; the main thread is last."""
     frames = sys._current_frames()
     main = threading.main_thread()
     others = [thread for thread in threading.enumerate() if thread is not main]
@@ -109,14 +112,14 @@ def _line(file: str, number: int, function: str) -> str:
 
 
 def waiting_in() -> tuple[str | None, float, bool | None]:
-    """The oldest operation between ranks that is not done, by torch's flight recorder: its name, age and state.
+    """Return name, age and state of the oldest unfinished operation between ranks, by torch's flight recorder.
 
     The recorder keeps the last ``TORCH_FR_BUFFER_SIZE`` operations of each rank, for NCCL and for gloo.
     """
     import torch._C._distributed_c10d as c10d
 
     for dump in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):
-        # A build without NCCL, or another version of torch: the record is nobody's promise, and the watch has to go on.
+        # A build without NCCL, or another version of torch: the record has no fixed format, and the watch must go on.
         with contextlib.suppress(AttributeError, RuntimeError, ValueError, LookupError, TypeError):
             if found := _oldest_open(json.loads(getattr(c10d, dump)())["entries"]):
                 return found
@@ -124,7 +127,7 @@ def waiting_in() -> tuple[str | None, float, bool | None]:
 
 
 def _oldest_open(entries: list[dict[str, Any]]) -> tuple[str, float, bool | None] | None:
-    """What :func:`waiting_in` says, from the recorder's entries; None: nothing is open."""
+    """Return the answer of :func:`waiting_in` from the recorder's entries; None if no operation is open."""
     still_open = [entry for entry in entries if not entry.get("retired") and entry["state"] != "completed"]
     if not still_open:
         return None

@@ -1,4 +1,4 @@
-"""What becomes of an error in one rank: a message or a traceback once, a record, and one exit code for all ranks."""
+"""Handling of an error in one rank: one message or traceback, a record, and one exit code for all ranks."""
 
 import contextlib
 import traceback
@@ -15,7 +15,7 @@ from megatron_octo.training.supervision.coordinator import Verdict
 from megatron_octo.training.supervision.rank_agent import Watch
 
 _BUG = 1  # as Python exits after a traceback
-# The machine's failures, by what torch and its libraries write.
+# Failures of machines, by the words of torch and its libraries.
 _LOST = (
     "gloo",
     "Connection closed by peer",
@@ -25,18 +25,19 @@ _LOST = (
     "c10d",
     "TCPStore",
 )
+_NO_MEMORY = "can't allocate memory"  # torch's allocator on the CPU
 _DEVICE = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "cuDNN error", "uncorrectable ECC", "NVML")
 
 
 def lost_contact(error: BaseException) -> bool:
-    """Whether an operation between ranks failed, most likely since another rank is gone."""
+    """Return whether an operation between ranks failed, most likely since another rank is gone."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
     )
 
 
 def explain(error: BaseException) -> OctoError | None:
-    """What can be said without a traceback; None: a bug."""
+    """Return an error that needs no traceback; None for a bug."""
     if isinstance(error, OctoError):
         return error
     if isinstance(error, OSError):
@@ -46,6 +47,13 @@ def explain(error: BaseException) -> OctoError | None:
             f"out of GPU memory: {str(error).splitlines()[0]}",
             where="batch.micro_size, train.recompute, parallel",
             hint="smaller micro-batches, recompute: mlp or full, or more tensor or pipeline ranks",
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
+        first = (str(error).strip() or "an allocation failed").splitlines()[0]
+        return OctoError(
+            f"out of memory on the CPU: {first}",
+            where="batch.micro_size, model, or other programs on this machine",
+            hint="take smaller micro-batches, a smaller model or fewer ranks per machine, or raise the memory limit",
         )
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _DEVICE):
         return MachineError(
@@ -57,7 +65,7 @@ def explain(error: BaseException) -> OctoError | None:
 
 @contextlib.contextmanager
 def supervised(watch: Watch) -> Iterator[None]:
-    """Inside, an error of this rank ends all ranks with one exit code; it never leaves this block alive."""
+    """End all ranks with one exit code after an error inside; the error does not leave this block."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
@@ -70,7 +78,7 @@ def _end(error: BaseException, watch: Watch) -> NoReturn:
     trace = "".join(traceback.format_exception(error))
     known = explain(error)
     if known is None and lost_contact(error):
-        watch.wait_for_verdict()  # most of the time it ends the process
+        watch.wait_for_verdict()  # mostly it ends the process
         text = str(error).strip().splitlines() or [type(error).__name__]
         known = MachineError(f"an operation between ranks failed, and no rank is missing: {text[0]}")
         known.kind = records.LOST_RANK

@@ -1,4 +1,4 @@
-"""Faults on purpose: ``OCTO_FAULT="rank=1,step=7,kind=hang"`` (docs/faults.md). Off unless that variable is set."""
+"""Fault injection: ``OCTO_FAULT="rank=1,step=7,kind=hang"`` (docs/faults.md). Off unless that variable is set."""
 
 import errno
 import os
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from megatron_octo.training.engine.network import Network
 
 VARIABLE = "OCTO_FAULT"
-# What happens where a phase begins.
+# Faults at the beginning of a phase.
 _AT = ("exit", "kill", "crash", "stop", "hang", "wait", "exception", "mistake", "full", "slow")
-# What is done to numbers: a NaN, gradients and loss a thousand times as large, weights that differ on this rank.
+# Faults of numbers: a NaN, gradients and loss a thousand times as large, weights that differ on this rank.
 _NUMBERS = ("nan", "spike", "drift")
 KINDS = (*_AT, *_NUMBERS)
 _KEYS = ("kind", "rank", "step", "phase", "attempt", "seconds")
@@ -25,7 +25,12 @@ _KEYS = ("kind", "rank", "step", "phase", "attempt", "seconds")
 
 @dataclass(frozen=True)
 class Fault:
-    """Attributes: attempt (None: every one), seconds (of ``slow``, which lasts from its step on)."""
+    """One fault.
+
+    Attributes:
+        attempt: in which it occurs; None: in every one.
+        seconds: of ``slow``, which lasts from its step on.
+    """
 
     kind: str
     rank: int
@@ -70,7 +75,11 @@ def _read_fault(text: str) -> Fault:
 
 
 class Faults:
-    """The faults of one rank. The number of the attempt is set once it is known."""
+    """Faults of one rank.
+
+    Attributes:
+        attempt: number of this attempt, to be set once it is known.
+    """
 
     def __init__(self, rank: int, environment: Mapping[str, str] = os.environ):
         self._mine = [fault for fault in read_faults(environment.get(VARIABLE, "")) if fault.rank == rank]
@@ -86,13 +95,13 @@ class Faults:
         ]
 
     def at(self, step: int, phase: Phase) -> None:
-        """Do what is due where a phase begins."""
+        """Do what is due at the beginning of a phase."""
         for fault in self._due(step, _AT) if self._mine else ():
             if fault.phase == phase:
                 _do(fault)
 
     def change_gradients(self, step: int, loss: Any, network: "Network") -> Any:
-        """The loss, and with it the gradients, of a step; NaN or much too large if that is due."""
+        """Return the loss of a step, and change its gradients alike: NaN or much too large if that is due."""
         for fault in self._due(step, ("nan", "spike")) if self._mine else ():
             factor = float("nan") if fault.kind == "nan" else 1000.0
             loss = loss * factor
@@ -101,7 +110,7 @@ class Faults:
         return loss
 
     def change_weights(self, step: int, network: "Network") -> None:
-        """Let one element of every weight of this rank drift away from its replicas."""
+        """Change one element of every weight of this rank, if that is due."""
         for _ in self._due(step, ("drift",)) if self._mine else ():
             for parameter in network.core.parameters():
                 first = parameter.data.view(-1)[:1]
@@ -123,7 +132,7 @@ def _do(fault: Fault) -> None:
             while True:
                 time.sleep(3600)
         case "wait":
-            _wait_for_nobody()
+            _wait_alone()
         case "exception":
             raise RuntimeError(f"a fault on purpose, step {fault.step}")
         case "mistake":
@@ -134,8 +143,8 @@ def _do(fault: Fault) -> None:
             time.sleep(fault.seconds)
 
 
-def _wait_for_nobody() -> None:
-    """Wait in an operation between ranks that no other rank takes part in."""
+def _wait_alone() -> None:
+    """Wait in an operation between ranks without the other rank."""
     import torch
     import torch.distributed as dist
 

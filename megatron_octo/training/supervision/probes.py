@@ -1,4 +1,4 @@
-"""What one rank can find out about its machine in a few seconds: speed of a matmul, of its links, of the disk."""
+"""Measurements of a rank's machine in a few seconds: speed of a matmul, of its links, of the disk."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from megatron_octo.common.files import beside
 
-# Sizes for a GPU, and for a CPU, where a start must not become slower by more than a moment.
+# Sizes for a GPU, and for a CPU, where they must not slow a start down.
 _MATMUL = {"cuda": (8192, torch.bfloat16, 0.4), "cpu": (384, torch.float32, 0.05)}  # n, dtype, seconds
 _MESSAGE = {"cuda": 64 << 20, "cpu": 1 << 20}  # bytes
 _REDUCE = {"cuda": 256 << 20, "cpu": 1 << 20}
@@ -24,16 +24,16 @@ _REPEATS = 5
 
 @dataclass(frozen=True)
 class Facts:
-    """What a rank found. Speeds are per second; None: not measured by this rank.
+    """Findings of a rank. Speeds are per second; None: not measured by this rank.
 
     Attributes:
-        device: name of the GPU, or ``CPU``; devices: how many GPUs the process sees; identity: the GPU's own.
+        device: name of the GPU, or ``CPU``; devices: number of GPUs that the process sees; identity: of the GPU.
         memory_free, memory_total: bytes, of the GPU or of the machine.
         matmul: FLOP/s over some tenths of a second, all ranks at once.
         link: bytes/s to and from its best neighbour.
         disk_free, disk_write: bytes, bytes/s, in the run directory; by the first rank of a host.
-        sees_run: whether the host sees what rank 0 wrote there.
-        problem: why it could not measure on.
+        sees_run: whether the host sees a file that rank 0 wrote there.
+        problem: why it could not measure.
     """
 
     rank: int
@@ -57,14 +57,14 @@ class Facts:
 
 
 def hosts_of_ranks() -> list[str]:
-    """The host of every rank. Collective."""
+    """Return the host of every rank. Collective."""
     hosts: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname())
     return hosts
 
 
 def look_around(hosts: list[str], device: torch.device) -> Facts:
-    """What is known without measuring."""
+    """Return what is known without measuring."""
     rank = dist.get_rank()
     mine = [other for other, host in enumerate(hosts) if host == hosts[rank]]
     if device.type == "cuda":
@@ -84,12 +84,12 @@ def _wait_for(device: torch.device) -> None:
 
 
 def matmul_speed(device: torch.device) -> float:
-    """FLOP/s of square matrix products: sustained on a GPU, so that one that throttles shows it.
+    """Return FLOP/s of square matrix products: sustained on a GPU, so that throttling shows.
 
-    On a CPU, which others use, too, it is the best one of some: it says how fast the cores are, not how busy.
+    On a CPU, which other programs use, too, the best of some products counts: the speed of the cores, not their load.
     """
     size, dtype, seconds = _MATMUL[device.type]
-    generator = torch.Generator(device).manual_seed(0)  # the run's own random states stay as they are
+    generator = torch.Generator(device).manual_seed(0)  # the run's random states stay as they are
     a, b = (torch.randn(size, size, dtype=dtype, device=device, generator=generator) for _ in range(2))
     for _ in range(3):
         torch.mm(a, b)
@@ -145,7 +145,7 @@ def link_speed(hosts: list[str], device: torch.device) -> float | None:
 
 
 def reduce_speed(device: torch.device) -> float | None:
-    """Bus bandwidth of an all-reduce over all ranks, bytes/s: 2 (n - 1) / n of the buffer goes over every link."""
+    """Return the bus bandwidth of an all-reduce in bytes/s: 2 (n - 1) / n of the buffer goes over every link."""
     world = dist.get_world_size()
     if world == 1:
         return None
@@ -160,12 +160,12 @@ def reduce_speed(device: torch.device) -> float | None:
 
 
 def write_speed(folder: Path, device: torch.device) -> float:
-    """Bytes/s of writing a file into ``folder``, with fsync; the file is removed.
+    """Return bytes/s of writing a file into ``folder``, with fsync; the file is removed.
 
     Raises:
         OSError: it cannot be written.
     """
-    # A nearly full disk keeps the room that it has; bytes that no file system can compress.
+    # At most a sixteenth of the free space, and bytes that no file system can compress.
     size = max(1 << 12, min(_FILE[device.type], free_space(folder) // 16))
     block = os.urandom(min(size, 1 << 20))
     path = beside(folder / "preflight")
@@ -181,7 +181,7 @@ def write_speed(folder: Path, device: torch.device) -> float:
 
 
 def sees(path: Path, seconds: float = 5.0) -> bool:
-    """Whether a file that another host wrote is here; network file systems may need a moment."""
+    """Return whether a file that another host wrote is visible; network file systems may need a moment."""
     deadline = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > deadline:
@@ -191,4 +191,5 @@ def sees(path: Path, seconds: float = 5.0) -> bool:
 
 
 def free_space(folder: Path) -> int:
+    """Return the free bytes of the file system of a folder."""
     return shutil.disk_usage(folder).free

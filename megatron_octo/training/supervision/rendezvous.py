@@ -1,4 +1,4 @@
-"""How the ranks of a run find each other, and who is missing if they do not."""
+"""Meeting of the ranks of a run, which names the ranks that do not come."""
 
 import os
 import socket
@@ -14,16 +14,16 @@ _NAMED = 8  # missing ranks in a message
 
 
 class NoMainRankError(MachineError):
-    """Rank 0 cannot be reached, so nobody else can tell."""
+    """Raised when rank 0 cannot be reached, so that every rank reports it itself."""
 
     lone = True
 
 
 def meet(timeout: timedelta) -> dist.Store:
-    """The store through which all ranks have met; torch's environment variables are set.
+    """Return the store through which all ranks have met; torch's environment variables are set.
 
     Raises:
-        MachineError: on every rank that came, with the ranks that did not.
+        MachineError: on every rank that came, with the ranks that are missing.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = _open_store(rank, timeout)
@@ -44,14 +44,14 @@ def meet(timeout: timedelta) -> dist.Store:
             f"rank {', '.join(ranks[:_NAMED])}{more} of {world} did not come within {timeout.total_seconds():.0f} s",
             where=_address(),
             hint="look at their logs: a process that ended, a host that cannot reach this address, fewer tasks "
-            "than WORLD_SIZE says",
+            "than WORLD_SIZE",
         )
     return store
 
 
 def _open_store(rank: int, timeout: timedelta) -> dist.Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # torchrun's agent has one already, and starts workers again in the same one.
+    # torchrun's agent has one already, and restarts workers in the same one.
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(

@@ -176,5 +176,5 @@ def test_calls_and_states_change_nothing(tmp_path: Path) -> None:
     for call in calls:
         file = pickled(b"\x80\x02" + call + b".", tmp_path / "x.pt")
         assert isinstance(file.tree, Inert)
-    with pytest.raises(OctoError, match="is no tensor"):
+    with pytest.raises(OctoError, match="is not a tensor"):
         file.place("x", file.tree)

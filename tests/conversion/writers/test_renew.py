@@ -77,6 +77,6 @@ def test_kills_on_the_way(run: Path) -> None:
 def test_what_is_no_export_is_not_replaced(run: Path) -> None:
     (run / "hf").mkdir()
     (run / "hf/thesis.tex").touch()
-    with pytest.raises(OctoError, match="no export that could be replaced"):
+    with pytest.raises(OctoError, match="not an export that could be replaced"):
         renew(run, run / "hf", Exporter(), {})
     assert (run / "hf/thesis.tex").exists()

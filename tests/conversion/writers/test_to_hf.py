@@ -33,10 +33,11 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
     from megatron_octo.model.attention.packed import packed_params
     from megatron_octo.model.fused.core_attention import Documents
     from megatron_octo.model.platform.grid import Grid
-    from megatron_octo.training.loop import Run
+    from megatron_octo.training.loop import Training
+    from megatron_octo.training.run import Run
 
     grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
-    run = Run(recipe, grid)
+    run = Training(Run(recipe, grid))
     assert run.train() == 0
     network = run.network.model.eval()
     boundaries = torch.tensor([0, SEQ_LENGTH], dtype=torch.int32)
@@ -80,7 +81,6 @@ STARCODER2 = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "parallel", "model"),
     [

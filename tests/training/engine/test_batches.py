@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,3 +63,44 @@ def test_micro_batches_bound_their_documents(
         assert not whole
         bounds.add(bound)
     assert 512 in bounds
+
+
+def batches_of_an_epoch(recipe: Recipe) -> tuple[int, int, bool]:
+    """Rows of an epoch, plans on disk after a loader gave all of them, and whether it gives more."""
+    from megatron_octo.data.row_stream import Position
+    from megatron_octo.model.platform.grid import Grid
+    from megatron_octo.runfiles.run_directory import RunDirectory
+    from megatron_octo.training.engine.batches import Loader
+    from megatron_octo.training.engine.datasets import open_corpora
+
+    grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
+    train = open_corpora(recipe, RunDirectory(recipe, grid.is_main), grid).train
+    rows = train.rows(0)
+    loader = Loader(train, recipe, grid, Position(), rows)
+    for _ in range(rows):
+        loader.next()
+    with pytest.raises(IndexError):
+        loader.next()
+    loader.close()
+    plans = len(list((Path(recipe.run_dir) / "plans").iterdir()))
+    for epoch in (1, 2, 3):
+        train.rows(epoch)
+    train.forget(3)
+    left = len(list((Path(recipe.run_dir) / "plans").iterdir()))
+    return plans, left, train.rows(1) == rows
+
+
+def test_a_run_that_ends_with_its_epoch_plans_no_other(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe(batch={"global_size": 1, "micro_size": 1})
+    assert run_ranks(1, batches_of_an_epoch, recipe) == [(1, 2, True)]  # forgotten plans are made again
+
+
+def test_plans_of_past_epochs_are_removed(tmp_path: Path, corpus: Path) -> None:
+    from tests.training.runs import TestRun, small_corpus
+
+    run = TestRun(tmp_path, small_corpus(tmp_path), checkpoint={"interval": 5})
+    run.train(2, "train.steps=15")
+    assert run.curve()[-1][3] >= 5  # epochs
+    assert (
+        len(list((run.path / "plans").iterdir())) == 3
+    )  # the first, which starts describe, and the last two

@@ -1,6 +1,8 @@
 """TensorBoard and Weights & Biases: real event files, over a restart that computes steps again."""
 
 import importlib.util
+import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -48,6 +50,46 @@ def test_wandb_is_offline_and_one_run(tmp_path: Path, corpus: Path, monkeypatch:
     assert len(records) == 2
     assert len({path.name for path in records}) == 1, "the second start goes on with the run of the first"
     assert all(b"train/loss" in path.read_bytes() for path in records)
+
+
+def history(path: Path) -> list[dict[str, float]]:
+    """The logged values of an offline file: records of protobuf in the blocks of a LevelDB log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole, found = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        if 0x8000 - place % 0x8000 < 7:  # the rest of a block is empty
+            place += 0x8000 - place % 0x8000
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            items = Record.FromString(whole).history.item
+            found += [{(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items}] * bool(
+                items
+            )
+            whole = b""
+    return found
+
+
+@pytest.mark.slow
+def test_wandb_takes_steps_that_are_computed_again(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    run = TestRun(tmp_path, corpus, log={"wandb_project": "tests"}, checkpoint={"interval": 2})
+    run.train(1, "train.steps=4")
+    shutil.rmtree(run.step(4))  # as if a kill had come before it was complete
+    run.train(1)
+    files = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
+    records = [record for file in files for record in history(file)]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 3, 4, 5, 6]
+    counts = [record["_step"] for record in records]
+    assert counts == sorted(set(counts)), "what is not above the last one is dropped"
 
 
 def test_wandb_that_is_not_installed(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

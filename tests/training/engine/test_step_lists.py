@@ -195,7 +195,7 @@ def drawn_steps(recipe: Recipe, mixed: bool, kernels: Kernels | None) -> dict[st
     network = make_network(recipe, half_fp32 if mixed else None)
     optimizer = network.optimizer
     if kernels:
-        optimizer._lists = StepLists(optimizer._inner, torch.device("cpu"), kernels)
+        optimizer._lists = StepLists(optimizer._inner, optimizer._rule, torch.device("cpu"), kernels)
     norms, kept = [], {}
     for number in range(1, STEPS + 1):
         for buffer in network.model.buffers:
@@ -248,7 +248,7 @@ def drawn_both(recipe: Recipe, mixed: bool) -> tuple[dict[str, Any], dict[str, A
 def test_lists_for_transformer_engine(
     precision: str, longest: int, make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_octo.training.engine.step_lists._LONGEST", longest)
+    monkeypatch.setattr("megatron_octo.training.engine.adam._LONGEST", longest)
     mixed = precision == "mixed"
     train = {"precision": "bf16" if mixed else precision}
     recipe = make_recipe(train=train, optimizer={"weight_decay": 0.1})

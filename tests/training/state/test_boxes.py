@@ -85,12 +85,13 @@ def loaded(recipe: Recipe, checkpoint: Path) -> dict[str, int]:
     from megatron_octo.architectures.parameters import canonical_name
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.network import Network
-    from megatron_octo.training.state.state_parts import full_part, load_checkpoint
+    from megatron_octo.training.state.state_parts import full_part, load_state
 
     grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), recipe.train.seed)
     network, reader = Network(recipe, grid), CheckpointReader(checkpoint)
     network.start_from(None, resumed=True)
-    load_checkpoint(reader, network.core, network.optimizer, recipe, grid)
+    load_state(reader, network.core, network.optimizer, recipe, grid)
+    network.optimizer.restored(int(reader.manifest.state["optimizer_steps"]))
     for local, parameter in network.core.named_parameters():
         name = canonical_name(local, 0)
         expected = cut(reader.read(name), name, grid.tensor_rank, grid.layout.tensor)

@@ -146,9 +146,9 @@ def save_and_lose_the_run(tree: dict[str, Any], error: Exception) -> tuple[int, 
         recipe,
         grid,
         tokenizer=None,
-        provenance={},
+        attempt=1,
         saved=lambda step, seconds: None,
-        still_ours=still_ours,
+        owned=still_ours,
         say=lambda text: None,
     )
     saver.save(1, False, {})
@@ -169,7 +169,7 @@ def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path, error: 
     ((code, said, names),) = run_ranks(1, save_and_lose_the_run, tree, error)
     assert str(error) in said
     assert code == (2 if type(error) is OctoError else 76), "what a restart may mend asks for one"
-    assert names == [".step-00000001.tmp"], "not committed; and what lies there may be the other's by now"
+    assert names == [".step-00000001.1.tmp"], "not committed; and what lies there may be the other's by now"
 
 
 def lack_on_this_rank(sizes: list[int]) -> str | None:

@@ -124,7 +124,7 @@ def test_a_rank_falls_silent(tmp_path: Path, corpus: Path, monkeypatch: pytest.M
     assert exit_codes(processes[:1]) == [76]
     assert processes[1].is_alive()
     processes[1].kill()
-    assert "no word from it for 6 s" in run.log.read_text()
+    assert "no message from it for 6 s" in run.log.read_text()
     assert last_attempt(run).culprits == (1,)
 
 

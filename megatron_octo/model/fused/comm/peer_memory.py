@@ -15,13 +15,7 @@ from torch import Tensor
 
 
 class PeerMemory:
-    """A ring of buffers on every tensor rank.
-
-    Args:
-        group: Of the tensor ranks.
-        shape: Rows and columns of the largest piece.
-        dtype: Of all pieces.
-        device: This rank's GPU.
+    """A ring of buffers on every tensor rank, for pieces of at most ``shape`` rows and columns.
 
     Raises:
         RuntimeError: Too little GPU memory is free.

@@ -70,14 +70,7 @@ def linear_gelu(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor, exact: bool) ->
 
 
 def gelu_gradient(d_MK: Tensor, weight_KN: Tensor, before_MN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """Return the gradient before gelu, [M, N], and its sum over M, fp32 [N].
-
-    Args:
-        d_MK: Gradient of the output of the linear layer after gelu.
-        weight_KN: That layer's weight.
-        before_MN: Gelu's input.
-        exact: Exact gelu, or its tanh approximation.
-    """
+    """Return the gradient before gelu, [M, N], and its sum over M, fp32 [N]; ``d``, weight: of the layer after gelu."""
     kernel: Any = _exact_backward if exact else _tanh_backward
     out = kernel(d_MK, weight_KN, before_MN, tuned=False)
     return out["D"], out["total"]

@@ -32,18 +32,9 @@ def add_norm_forward(
     seed: int,
     measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute ``summed = residual + dropout(delta + bias)`` and its layer norm.
+    """Compute ``summed = residual + dropout(delta + bias)``, without a delta the residual, and its layer norm.
 
-    Args:
-        residual_TH: fp32 or bf16.
-        delta_TH: Of the same dtype; None leaves ``summed`` the residual.
-        bias_H: Given with a delta.
-        weight_H: The norm's weight.
-        shift_H: The norm's bias.
-        eps: Added to the variance.
-        p: Rate of dropout.
-        seed: Of dropout's mask.
-        measure: Note the norm's largest number (:mod:`.amax`).
+    Dropout has rate ``p``. With ``measure``, the norm's largest number is noted (:mod:`.amax`).
 
     Returns:
         summed, normed [T, H] in residual's dtype; mean and reciprocal standard deviation, fp32 [T].
