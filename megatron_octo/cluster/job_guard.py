@@ -253,7 +253,5 @@ def _is_active(job: str | None) -> bool:
         return False
 
 
-
-
 if __name__ == "__main__":
     run_command(lambda: main(sys.argv[1:]))
