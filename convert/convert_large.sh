@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# OctoPack's conversion of its 15.5B model, in one command: a checkpoint of BigCode's Megatron-LM, or whatever else
-# holds weights, to a Hugging Face model, verified layer by layer.
+# OctoPack's conversion of its 15.5B model in one command: any weights, for instance a checkpoint of BigCode's
+# Megatron-LM, to a Hugging Face model, verified layer by layer.
 #
 #   convert/convert_large.sh models/starcoderbase-megatron models/starcoderbase-hf
 #   PUSH=me/octocoder TOKENIZER=data/tokenizer.json convert/convert_large.sh runs/starcoderbase_finetune models/octocoder
 #
-# It takes 3 GiB of memory for any model, and disk space for the result. Killed, it goes on when it is started again; so
-# does an upload that failed. PUSH tries the login before the work, uploads what was verified, and makes a private
-# repository (PUBLIC=1: a public one). Rounded weights give other logits: TOLERANCE says how much you accept.
+# It takes 3 GiB of memory for any model, and disk space for the result. After a kill or a failed upload, the same command
+# continues. PUSH checks the login first and uploads the verified model to a private repository (PUBLIC=1: a public one).
+# Rounded weights change the logits: TOLERANCE is the difference to accept.
 set -euo pipefail
 
 (($# == 2)) || { echo "usage: [DTYPE=bf16] [TOKENIZER=FILE] [VOCAB_SIZE=N] [TOLERANCE=T] [PUSH=REPO [PUBLIC=1]] $0 WEIGHTS OUT" >&2; exit 2; }

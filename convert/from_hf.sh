@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Hugging Face model to weights that a recipe's checkpoint.init_from takes: convert/from_hf.sh DIR OUT [OPTION ...]
+# Convert a Hugging Face model for a recipe's checkpoint.init_from: convert/from_hf.sh DIR OUT [OPTION ...]
 set -euo pipefail
 (($# >= 2)) || { echo "usage: $0 DIR OUT [--tensor N] [--pipeline N] [--dtype D]" >&2; exit 2; }
 "${PYTHON:-python}" -m megatron_octo.convert from-hf "$@"

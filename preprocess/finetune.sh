@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pairs of inputs and outputs (jsonl or jsonl.gz) to an indexed dataset with the loss on the outputs:
+# Turn pairs of inputs and outputs (jsonl or jsonl.gz) into an indexed data set with the loss on the outputs:
 # preprocess/finetune.sh OUTPUT_PREFIX TOKENIZER FILE...
 set -euo pipefail
 (($# >= 3)) || { echo "usage: $0 OUTPUT_PREFIX TOKENIZER.json FILE.jsonl..." >&2; exit 2; }

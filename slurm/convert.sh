@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Convert a run to Hugging Face, and prove that both compute the same logits. One task, no GPU.
+# Convert a run to Hugging Face, and check that both compute the same logits. One task, no GPU.
 #
 #   sbatch slurm/convert.sh                                            # SantaCoderPack
 #   RUN=runs/starcoderbase_finetune sbatch slurm/convert.sh
@@ -16,7 +16,7 @@
 
 set -euo pipefail
 
-# sbatch runs a copy of this file, so paths are relative to where it was submitted.
+# sbatch runs a copy of this file, so paths are relative to the directory of the submission.
 cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 
 : "${RUN:=runs/santacoderpack}"
@@ -30,6 +30,6 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since SLURM 22.05 srun no
 export PYTHONUNBUFFERED=1
 
 echo "job $SLURM_JOB_ID, $(date +%FT%T): $RUN to $OUT"
-# Queued again, it does not convert a second time what is there; after more training it does (renew).
+# --renew converts only if the run has trained further than the existing result.
 srun --ntasks=1 "$PYTHON" -m megatron_octo.convert to-hf "$RUN" "$OUT" --renew
 srun --ntasks=1 "$PYTHON" -m megatron_octo.convert verify "$RUN" "$OUT" "$@"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Fine-tune StarCoderBase: 15.5B, TP 4 x PP 4, so 16 GPUs a replica and 4 replicas.
+# Fine-tune StarCoderBase: 15.5B, TP 4 x PP 4, so 16 GPUs per replica and 4 replicas.
 #
 #   sbatch slurm/finetune_starcoderbase.sh                                    # from the project's root
 #   sbatch slurm/finetune_starcoderbase.sh run_dir=runs/b train.seed=2        # with overrides of the recipe
-#   sbatch --nodes=2 slurm/finetune_starcoderbase.sh                          # with another number of nodes
+#   sbatch --nodes=2 slurm/finetune_starcoderbase.sh                          # on another number of nodes
 #   RECIPE=my.yaml sbatch slurm/finetune_starcoderbase.sh
 #
-# The job resumes by itself, until the training is finished: before the time limit or a preemption it saves and is queued
-# again, after a fault it is queued again without the node that failed twice, after a node's death SLURM does it.
-# Submitting again goes on, too: the state is in the run's directory. `python -m megatron_octo.submit status RUN` shows it.
+# The job is queued again until the training is finished: before the time limit or a preemption it saves first; after a
+# fault, nodes that failed twice are excluded; after a node failure SLURM queues it. Submitting again also continues the
+# run, whose state is in its directory: `python -m megatron_octo.submit status RUN` shows it.
 
 #SBATCH --job-name=starcoderbase
 #SBATCH --nodes=8
@@ -25,7 +25,7 @@
 
 set -euo pipefail
 
-# sbatch runs a copy of this file, so paths are relative to where it was submitted.
+# sbatch runs a copy of this file, so paths are relative to the directory of the submission.
 cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 
 : "${RECIPE:=recipes/starcoderbase_finetune.yaml}"
@@ -33,6 +33,6 @@ if [ -z "${PYTHON:-}" ]; then
   PYTHON=python
   [ ! -x .venv/bin/python ] || PYTHON=$PWD/.venv/bin/python
 fi
-# What follows is the same for every training. It reads OVERRIDES, MAX_RESTARTS and SRUN_ARGS.
+# The rest is the same for every training; it reads OVERRIDES, MAX_RESTARTS and SRUN_ARGS.
 training=$("$PYTHON" -m megatron_octo.cluster.script)
 eval "$training"

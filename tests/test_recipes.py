@@ -1,5 +1,6 @@
 """Every recipe loads, and OctoPack's runs have OctoPack's numbers."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from megatron_octo.architectures import adapted_modules
 from megatron_octo.architectures.adapters import count_adapter_parameters
 from megatron_octo.architectures.parameters import count_parameters
 from megatron_octo.config.model import LoraConfig, ModelConfig
+from megatron_octo.data.dataset.indexed import open_corpus
+from megatron_octo.preprocess import main as preprocess
 from megatron_octo.recipe.loading import dump_recipe, load_recipe
 from megatron_octo.recipe.schema import Recipe
+from tests.data.conftest import CONTROL, train_tokenizer
 from tests.places import RECIPES
 
 
@@ -69,6 +73,36 @@ def test_santacoderpack() -> None:
     # The recipe's comment names the learning rate at the end: cosine, 238,000 of 588,000 decaying steps done.
     end = 2e-4 * 0.5 * (1 + math.cos(math.pi * 238_000 / 588_000))
     assert f"{end:.1e}" == "1.3e-04"
+
+
+def test_santacoderpack_data(tmp_path: Path) -> None:
+    """OctoPack's texts, as README preprocesses them, and CommitPack's rows become the same tokens."""
+    rows = [
+        {"old_contents": old, "subject": subject, "new_contents": new}
+        for old, subject, new in (("a = 1\n", "Set a", "a = 2\n"), ("", "Add b", "def b():\n    pass\n"))
+    ]
+    texts = [
+        f"<commit_before>{row['old_contents']}<commit_msg>{row['subject']}<commit_after>{row['new_contents']}"
+        for row in rows
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "empty.jsonl").touch()  # the published data set has empty files
+    tokenizer = train_tokenizer(tmp_path / "tokenizer.json", CONTROL)
+    found = []
+    for name, options in (
+        ("rows", ["--format", "commits"]),
+        ("texts", ["--format", "text", "--allow-special"]),
+    ):
+        inputs = [str(tmp_path / f"{each}.jsonl") for each in (name, "empty")]
+        prefix = tmp_path / name
+        arguments = ["--input", *inputs, "--output-prefix", str(prefix), "--tokenizer", str(tokenizer)]
+        assert preprocess([*arguments, *options]) == 0
+        corpus = open_corpus(prefix)
+        found.append([corpus.document(number)[0].tolist() for number in range(len(rows))])
+    assert found[0] == found[1] and all(
+        document[0] == CONTROL.index("<commit_before>") for document in found[0]
+    )
 
 
 def test_starcoderbase_finetune() -> None:
