@@ -63,7 +63,7 @@ def test_without_any_library(make_recipe: Callable[..., Recipe], monkeypatch: py
     """Torch's variable-length flash attention is the fallback; a torch without it ends the run."""
     load_mcore()
     from megatron_octo.model.attention import backend
-    from megatron_octo.model.attention.packed import FlashAttention
+    from megatron_octo.model.attention.packed_attention import FlashAttention
 
     recipe = make_recipe(train={"precision": "bf16"}, system={"attention": "torch"})
     monkeypatch.setattr(backend, "flash_available", lambda: True)
@@ -78,7 +78,7 @@ def test_without_any_library(make_recipe: Callable[..., Recipe], monkeypatch: py
 def test_what_a_cpu_takes(make_recipe: Callable[..., Recipe]) -> None:
     load_mcore()
     from megatron_octo.model.attention.backend import choose_backend
-    from megatron_octo.model.attention.packed import DocumentAttention
+    from megatron_octo.model.attention.packed_attention import DocumentAttention
 
     backend = choose_backend(*given(make_recipe(model=WINDOW)), torch.device("cpu"))
     assert backend.core_attention is DocumentAttention and not backend.transformer_engine
