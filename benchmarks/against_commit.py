@@ -53,14 +53,8 @@ class Bench:
         commits, tokenizer = self.folder / "commits.jsonl.gz", self.folder / "tokenizer.json"
         if not tokenizer.exists():
             self._write_inputs(commits, tokenizer)
-        words: list[str | Path] = [
-            "--commits",
-            commits,
-            "--tokenizer",
-            tokenizer,
-            "--megabytes",
-            str(self.args.megabytes),
-        ]
+        words: list[str | Path] = ["--commits", commits, "--tokenizer", tokenizer]
+        words += ["--megabytes", str(self.args.megabytes)]
         found = json.loads(self._output(tree, "benchmarks.preprocess", *words))["ours"]
         return {"preprocess, tokens/s of CPU": found["tokens_per_cpu_s"]}
 

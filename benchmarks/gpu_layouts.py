@@ -140,6 +140,7 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
 
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.batches import Loader
+    from megatron_octo.training.loop import Training
     from megatron_octo.training.run import Run
 
     torch.use_deterministic_algorithms(recipe.system.deterministic)
@@ -153,7 +154,7 @@ def run(recipe: Recipe, processes: Processes, ranks: int, attempt: int, rows: st
     dist.barrier()
     take = Loader.next
     with mock.patch.object(Loader, "next", lambda loader: rearranged(take(loader), rows, recipe)):
-        if Run(recipe, grid).train():
+        if Run(recipe, grid).train(lambda run: Training(run).train()):
             raise RuntimeError("the run did not finish")
     dist.barrier()
     mpu.destroy_model_parallel()

@@ -12,8 +12,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpus import overrides_on
-from benchmarks.training import corpus_for
+from benchmarks.support.corpus import overrides_on
+from benchmarks.support.training import corpus_for
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.training.supervision import launch
 

@@ -29,7 +29,7 @@ _CALLS, _ROUNDS = 30, 7
 
 def microseconds(function: Callable[[], Any]) -> float:
     """Return the mean time of a call on the GPU."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(_CALLS):
         function()

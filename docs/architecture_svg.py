@@ -36,7 +36,8 @@ PURPOSE = {
 }
 _STYLE = """
   text { font: 14px system-ui, 'Segoe UI', Helvetica, Arial, sans-serif; }
-  .head { font-weight: 600; font-size: 15px; } .name { font-weight: 600; } .soft { font-size: 12px; } .way { font-size: 13px; }
+  .head { font-weight: 600; font-size: 15px; } .name { font-weight: 600; }
+  .soft { font-size: 12px; } .way { font-size: 13px; }
 """
 # Background, boxes, their edges, text, secondary text, arrows.
 _LIGHT = ("#ffffff", "#eef3fb", "#6b87b3", "#14233b", "#52627c", "#b3653a")

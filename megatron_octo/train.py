@@ -75,6 +75,7 @@ def run(recipe: Recipe) -> int:
     device = own_device(recipe.system.device)
     load_mcore()
     from megatron_octo.model.platform.grid import Grid
+    from megatron_octo.training.loop import Training
     from megatron_octo.training.run import Run
     from megatron_octo.training.supervision.error_policy import supervised
     from megatron_octo.training.supervision.rank_agent import Watch, longest_wait
@@ -104,7 +105,7 @@ def run(recipe: Recipe) -> int:
         if watch.rank == 0:
             print("\n".join(summary(recipe, watch.world)), flush=True)
         grid = Grid.build(recipe.parallel.layout, device, recipe.train.seed, wait)
-        code = Run(recipe, grid, stop, watch).train()
+        code = Run(recipe, grid, stop, watch).train(lambda run: Training(run).train())
         dist.barrier()
         watch.close()
     dist.destroy_process_group()

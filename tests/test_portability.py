@@ -62,6 +62,7 @@ def test_plan() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_convert(tmp_path: Path) -> None:
     write_hf(tmp_path / "hf", small_model())
     for command, source, target in (("from-hf", "hf", "ours"), ("to-hf", "ours", "back")):

@@ -44,6 +44,7 @@ def preprocess(rows: Path | str, prefix: Path, tokenizer: Path, *options: str) -
     return [Path(f"{prefix}.{suffix}").read_bytes() for suffix in ("bin", "idx")]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     options = ["--workers", "2", "--dedup", "--shuffle", "3"]
     assert campaign(tmp_path, kills=2, seed=1, megabytes=4, options=options) >= 2
@@ -110,6 +111,7 @@ def texts(prefix: Path, tokenizer_file: Path) -> list[str]:
     return [tokenizer.decode(tokens).removesuffix("<|endoftext|>") for tokens in documents]
 
 
+@pytest.mark.slow
 def test_dedup_keeps_the_first_and_shuffle_loses_nothing(
     tmp_path: Path, tokenizer_file: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ def test_every_kind_of_input_gives_the_same_bytes(
         preprocess(tmp_path / "cut.parquet", tmp_path / "q", tokenizer_file)
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_output_do_not_mix(tmp_path: Path, tokenizer_file: Path) -> None:
     rows = make_rows(tmp_path / "rows.jsonl", 12)
     arguments = command(rows, tmp_path / "p", tokenizer_file, "--workers", "1")

@@ -93,7 +93,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_layouts_that_do_not_fit(desk: Path) -> None:
     said = refused(str(RECIPE), "--nodes", "1")
-    assert "1 node x 8 GPUs = 8 ranks: 8 processes cannot hold tensor 4 x pipeline 4 = 16 ranks per model" in said
+    assert (
+        "1 node x 8 GPUs = 8 ranks: 8 processes cannot hold tensor 4 x pipeline 4 = 16 ranks per model"
+        in said
+    )
     assert "a multiple of that many" in said
     said = refused(str(RECIPE), "--nodes", "6")
     assert "= 48 ranks: batch.global_size 128 is no multiple of" in said

@@ -110,6 +110,7 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.name.endswith(".tmp") or ".tmp" in path.name]
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_run_directory(run: TestRun) -> None:
     lock = RunLock.acquire(run.path, 7)
     text = run.fails(2)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,29 @@ class Verdict:
 
 def records(run: Path) -> dict[int, dict[str, Any]]:
     """Return the last record of every step, without times."""
-    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
-    return {
-        line["step"]: {k: v for k, v in line.items() if k not in _TIMES} for line in lines if "step" in line
-    }
+    lines = list(_objects(run / "metrics.jsonl"))
+    return {line["step"]: {k: v for k, v in line.items() if k not in _TIMES} for line in lines}
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of JSON lines; other lines are passed over."""
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                yield value
 
 
 def tensors(run: Path, step: int) -> dict[str, str]:
     """Return the digest of every tensor of a checkpoint, by file and name."""
-    folder = run / layout.CHECKPOINTS / layout.step_name(step)
-    paths = sorted(folder.glob("*.safetensors"))
-    return {f"{path.name}/{name}": value for path in paths for name, value in tensor_digests(path).items()}
+    return tensors_of(run / layout.CHECKPOINTS / layout.step_name(step))
+
+
+def tensors_of(folder: Path) -> dict[str, str]:
+    """Return the digest of every tensor in the safetensors files below a directory, and of every other weights file."""
+    paths = sorted(folder.rglob("*.safetensors"))
+    found = {f"{path.name}/{name}": value for path in paths for name, value in tensor_digests(path).items()}
+    return {**found, **digests(sorted(folder.rglob("*.pt")), folder)}
 
 
 def run_differences(one: Path, other: Path, last: int) -> str:

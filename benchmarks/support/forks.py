@@ -1,5 +1,6 @@
 """Commands of the product in forked processes: real processes, files and exit codes without the seconds of import."""
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -166,10 +167,8 @@ def _wait(pid: int, limit: float) -> int | None:
             found = os.waitstatus_to_exitcode(status)
             break
         time.sleep(0.01)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # with everything that it left behind
-    except ProcessLookupError:
-        pass
     if found is None:
         os.waitpid(pid, 0)
     return found

@@ -20,20 +20,14 @@ class Tree:
         """Return the command line of a module of the tree."""
         return [sys.executable, "-m", module, *map(str, words)]
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, gpu: bool) -> dict[str, str]:
         """Return the environment in which the tree's packages come before the installed ones."""
-        return {
-            **os.environ,
-            "PYTHONPATH": str(self.path),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
+        hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
+        return {**os.environ, "PYTHONPATH": str(self.path), "OMP_NUM_THREADS": "1", **hidden}
 
     def run(self, command: Sequence[str], gpu: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run a command line in the tree to its end, with its output captured; ``gpu``: CUDA devices stay visible."""
-        environment = self.environment()
-        if gpu:
-            environment.pop("CUDA_VISIBLE_DEVICES")
+        """Run a command line in the tree to its end, with its output captured; ``gpu``: GPUs stay visible."""
+        environment = self.environment(gpu)
         return subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True)
 
     def call(self, module: str, *words: str | Path) -> str:

@@ -28,7 +28,7 @@ def page_locked(size: int) -> Tensor:
     with contextlib.suppress(OSError):  # a kernel that has none
         memory.madvise(mmap.MADV_HUGEPAGE)  # 512 times fewer pages to take and to lock
     locked = torch.frombuffer(memory, dtype=torch.uint8).zero_()
-    cuda: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    cuda: Any = torch.cuda.cudart()
     torch.cuda.check_error(cuda.cudaHostRegister(locked.data_ptr(), size, 0))
     unlock = weakref.finalize(locked, cuda.cudaHostUnregister, locked.data_ptr())
     unlock.atexit = False  # the process's end unlocks, and CUDA may be gone by then

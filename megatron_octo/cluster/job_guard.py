@@ -20,7 +20,7 @@ from megatron_octo.cluster.job_starts import Start
 from megatron_octo.cluster.script import LOGS
 from megatron_octo.common.errors import FAULT, REQUEUE, USER_ERROR, OctoError, run_command
 from megatron_octo.common.ports import free_port_of_job
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.run_lock import owner_of
@@ -251,8 +251,6 @@ def _is_active(job: str | None) -> bool:
         return job in slurm.active()
     except OctoError:  # the lock of the run knows, too, when the training starts
         return False
-
-
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ FOLDER = Path("clusters")
 # sbatch --time: minutes, minutes:seconds, hours:minutes:seconds, or with days before.
 TIME = r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$"
 _TIME = Annotated[str, Field(pattern=TIME)]
+# In double quotes, so that $USER and $SLURM_JOB_ID become what they are in the job.
+_FOLDER = Annotated[
+    str, Field(pattern=r"""^([^"`\\$!]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\})+$""")
+]
 _VARIABLE = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _OPTION = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 _STAGE = Literal["preprocess", "merge", "train", "convert", "verify"]  # of stages.py; a test compares
@@ -41,6 +45,8 @@ class Resources(Section):
 class Profile(Section):
     """Options of a cluster for sbatch and the tasks. docs/slurm.md describes the keys."""
 
+    multiline = frozenset({"setup"})
+
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -58,7 +64,7 @@ class Profile(Section):
     modules: list[str] = Field(default_factory=list)
     container: Container | None = None
     environment: dict[_VARIABLE, str] = Field(default_factory=dict)
-    scratch: str | None = None  # made on the job's nodes, for temporary files and compilers' caches
+    scratch: _FOLDER | None = None  # made on the job's nodes, for temporary files and compilers' caches
     setup: list[str] = Field(default_factory=list)  # lines of shell before everything else
     python: str | None = None  # of the tasks; default: the one that submits
     srun: list[str] = Field(default_factory=list)

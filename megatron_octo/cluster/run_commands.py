@@ -12,7 +12,7 @@ from megatron_octo.cluster.script import Job, script_name
 from megatron_octo.cluster.stages import STAGES, links
 from megatron_octo.cluster.status import Status, find_runs, newest_log, problem_lines, render, status_of
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 
 _OVER = ("COMPLETED",)
 _POLL = 0.5  # seconds between looks at a log

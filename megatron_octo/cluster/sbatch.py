@@ -69,7 +69,7 @@ def _outside_of_jobs() -> Iterator[None]:
 def _executor(folder: Path, job: Job, options: list[str]) -> Any:
     from submitit import SlurmExecutor
 
-    class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
+    class ScriptExecutor(SlurmExecutor):
         """submitit's SLURM executor for a script that is there already."""
 
         def _make_submission_file_text(self, command: str, uid: str) -> str:

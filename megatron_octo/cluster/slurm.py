@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 
 _SECONDS = 60.0
 

@@ -29,13 +29,14 @@ from megatron_octo.cluster.stages import Order
 from megatron_octo.common import jsonl
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import atomic_write, write_json
+from megatron_octo.common.quoting import masked_value, masked_words
 from megatron_octo.common.records import JobId, Report, Words, ignore, read_record
 from megatron_octo.recipe.loading import dump_recipe, load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.attempts import RECIPE
 
 JOBS = "submit/jobs.jsonl"
-# Settings, never secrets: no name here holds a token.
+# Names of settings; what looks like a secret among their values is masked.
 _VARIABLES = (
     "CUDA_HOME",
     "CUDA_VISIBLE_DEVICES",
@@ -133,13 +134,15 @@ def environment() -> dict[str, Any]:
     """Return interpreter, versions of all packages, and the variables that change results or places."""
     packages = {dist.name: dist.version for dist in importlib.metadata.distributions()}
     variables = {
-        name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_PREFIXES)
+        name: masked_value(name, value)
+        for name, value in os.environ.items()
+        if name in _VARIABLES or name.startswith(_PREFIXES)
     }
     return {
         "python": sys.executable,
         "version": platform.python_version(),
         "host": socket.gethostname(),
-        "command": sys.argv,
+        "command": masked_words(sys.argv),
         "packages": dict(sorted(packages.items())),
         "variables": dict(sorted(variables.items())),
     }

@@ -15,7 +15,7 @@ from megatron_octo.cluster.script import LOGS
 from megatron_octo.common import jsonl
 from megatron_octo.common.durations import duration
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runfiles.run_lock import sign_of_life

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from megatron_octo.common.terminal import printable
+
 USER_ERROR = 2  # the user's mistake: bad input, bad recipe, no disk space
 REQUEUE = 75  # EX_TEMPFAIL: state is saved, start the same command again
 FAULT = 76  # a rank died or hung: start the same command again, it resumes from the last checkpoint
@@ -109,7 +111,8 @@ def _fail(error: OctoError) -> NoReturn:
     talking = distributed is not None and distributed.is_available() and distributed.is_initialized()
     if rank == "0" or talking or error.lone:
         prefix = f"[rank {rank}] " if rank.isdecimal() and rank != "0" else ""
-        print(f"{prefix}error: {error}", file=sys.stderr, flush=True)
+        text = printable(error, keep="\n\t")  # a name in it may be anything
+        print(f"{prefix}error: {text}", file=sys.stderr, flush=True)
     raise SystemExit(error.code)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 
 Report = Callable[[str], None]  # takes one line about a record that is passed over
 

@@ -1,8 +1,11 @@
 """Recipe sections for the model's shape and for adapters."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from megatron_octo.common.terminal import is_plain, printable
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -15,6 +18,28 @@ class Section(BaseModel):
     """Part of a recipe: frozen and strict. The docstring under each field is its description for users."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    multiline: ClassVar[frozenset[str]] = frozenset()  # fields whose texts may have several lines
+
+    @field_validator("*")
+    @classmethod
+    def _plain_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse control characters: texts become paths, names and lines of scripts."""
+        keep = "\n\t" if info.field_name in cls.multiline else ""
+        for text in _texts(value):
+            if not is_plain(text, keep):
+                raise ValueError(f"{info.field_name}: control characters in {printable(text)!r}")
+        return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from (*_texts(key), *_texts(item))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 class ModelConfig(Section):

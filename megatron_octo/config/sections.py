@@ -37,6 +37,8 @@ class DataConfig(Section):
     weights, and from each the documents between START and END (fractions). Give them here, or name a file of them.
     """
 
+    multiline = frozenset({"train", "valid"})
+
     train: str
     """Data paths for training."""
     valid: str | None = None

@@ -144,7 +144,9 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _shipped(path: Path) -> Path:
     """Return the installed library's own recipe for a ``recipes/NAME.yaml`` that is not in the current directory."""
     installed = Path(__file__).parents[1] / path
-    return installed if not path.exists() and path.parts[0:1] == ("recipes",) and installed.is_file() else path
+    return (
+        installed if not path.exists() and path.parts[0:1] == ("recipes",) and installed.is_file() else path
+    )
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

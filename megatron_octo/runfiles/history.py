@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,15 @@ def changed_settings(run: str | Path, recipe: Recipe) -> list[Change]:
     """Return what differs between a recipe and the one that the run was last trained with."""
     before = trained_recipe(run)
     return changes(before, recipe.model_dump()) if before else []
+
+
+def described(found: Sequence[Change]) -> list[str]:
+    """Return a line per effect, with all changes that have it."""
+    effects = dict.fromkeys(change.effect for change in found)
+    return [
+        f"changed: {'; '.join(str(change) for change in found if change.effect == effect)} ({effect})"
+        for effect in effects
+    ]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import megatron_octo
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.common import files
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.quoting import masked_words
 from megatron_octo.recipe.loading import dump_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
@@ -69,7 +70,7 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
-        "command": sys.argv,
+        "command": masked_words(sys.argv),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
 

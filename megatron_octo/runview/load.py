@@ -14,8 +14,8 @@ from megatron_octo.checkpoint import directory as layout
 from megatron_octo.common import jsonl
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.leases import Owner
-from megatron_octo.common.quoting import printable
 from megatron_octo.common.records import Number, Report, Words, checked, ignore
+from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt, ErrorRecord
 from megatron_octo.runfiles.run_lock import sign_of_life

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.data.view.row_view import print_segments
 from megatron_octo.runfiles.samples import StepSamples, kept_path, read_kept, samples_of_step

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from megatron_octo.common.durations import duration, moment
-from megatron_octo.common.quoting import printable
+from megatron_octo.common.terminal import printable
 from megatron_octo.runview import words
 from megatron_octo.runview.load import RunView
 

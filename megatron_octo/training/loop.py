@@ -1,7 +1,7 @@
 """Training loop: step, validate, save. Every rank runs this code."""
 
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -17,14 +17,12 @@ from megatron_octo.training.engine.network import Network
 from megatron_octo.training.engine.replica_check import ReplicaCheck
 from megatron_octo.training.engine.reporter import Reporter
 from megatron_octo.training.engine.schedule import learning_rate
+from megatron_octo.training.run import Run
 from megatron_octo.training.state.checkpoint_choice import missing_records
 from megatron_octo.training.state.resume import resume, tidy
 from megatron_octo.training.state.saver import Saver
 from megatron_octo.training.supervision.diagnosis import Phase
 from megatron_octo.training.supervision.fault_injection import Faults
-
-if TYPE_CHECKING:
-    from megatron_octo.training.run import Run
 
 
 class Training:
@@ -35,7 +33,7 @@ class Training:
         position: the next row of the data.
     """
 
-    def __init__(self, run: "Run"):
+    def __init__(self, run: Run):
         recipe, grid = run.recipe, run.grid
         self.recipe, self.grid, self.corpora, self.directory = recipe, grid, run.corpora, run.directory
         self.watch, self.stop, self.owned = run.watch, run.stop, run.owned
@@ -68,7 +66,7 @@ class Training:
         )
         self.saver = self._make_saver()
 
-    def _open(self, run: "Run") -> None:
+    def _open(self, run: Run) -> None:
         """Open this attempt's records. Collective."""
         recipe, grid, directory = self.recipe, self.grid, self.directory
 

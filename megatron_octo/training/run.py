@@ -8,13 +8,12 @@ from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.attempts import FINISHED, read_state
-from megatron_octo.runfiles.history import changed_settings
+from megatron_octo.runfiles.history import changed_settings, described
 from megatron_octo.runfiles.run_directory import RunDirectory
 from megatron_octo.runfiles.run_lock import HEARTBEAT, RunLock
 from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.engine.datasets import Corpora, open_corpora
 from megatron_octo.training.engine.verification import Verified, verify_tokens
-from megatron_octo.training.loop import Training
 from megatron_octo.training.preflight import preflight
 from megatron_octo.training.state.checkpoint_choice import check_match, finished_step
 from megatron_octo.training.state.resume import tidy
@@ -78,14 +77,14 @@ class Run:
             lambda: check_match(recipe, folder, corpora.digest, corpora.tokenizer) if grid.is_main else None
         )
 
-    def train(self) -> int:
-        """Train to the last step; return the process's exit code."""
+    def train(self, loop: Callable[["Run"], int]) -> int:
+        """Prepare and call ``loop``, which trains to the last step; return the process's exit code."""
         try:
             step = finished_step(self.directory.checkpoints, self.recipe.train.steps, self.grid)
             if step is not None:
                 return self._finish(step)
             self.prepare()
-            return Training(self).train()
+            return loop(self)
         finally:
             if self._lock:
                 self._lock.release()
@@ -94,7 +93,7 @@ class Run:
         """Check the machines and the data's digests, before the model takes time and memory. Collective."""
         recipe, run = self.recipe, self.directory.path
         if self.grid.is_main and layout.candidates(self.directory.checkpoints):
-            self.lines += [f"changed: {change} ({change.effect})" for change in changed_settings(run, recipe)]
+            self.lines += described(changed_settings(run, recipe))
         if recipe.data.verify:
             self.verified = verify_tokens(set(self.corpora.prefixes), run, self.grid)
             self.lines += [self.verified.text] if self.verified.text else []

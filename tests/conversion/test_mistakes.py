@@ -136,6 +136,7 @@ def test_a_tokenizer_of_another_model(
     assert_refused(capfd, words, "verify", tmp_path / "hf", tmp_path / "ours", "--text", text)
 
 
+@pytest.mark.slow
 def test_who_reads_may_stop_reading(folder: Path) -> None:
     command = f"{sys.executable} -m megatron_octo.convert show --tensors {folder / 'hf'} | head -n 1"
     found = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)

@@ -71,6 +71,7 @@ shapes = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shapes, st.integers(4, 24), st.sampled_from(["targets", "all"]), st.booleans(), st.integers(0, 3))
 def test_split_learns_every_label_exactly_once(

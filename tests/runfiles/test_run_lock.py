@@ -130,6 +130,7 @@ def test_dead_or_unknown() -> None:
     assert not Owner(**{**fields, "pid": gone.pid, "host": "elsewhere"}).is_dead()
 
 
+@pytest.mark.slow
 def test_many_who_find_it_stale_at_once(tmp_path: Path) -> None:
     """Each writes its number while it is alone; the lock of the dead one is taken over once."""
     (tmp_path / LOCK).write_text(json.dumps({**Owner.me(1).__dict__, "pid": 999_999_999}))

@@ -18,6 +18,8 @@ from megatron_octo.recipe.schema import Recipe
 from tests.conftest import recipe_tree
 from tests.distributed import run_ranks
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 TOLERANCE = 1e-5  # fp32, of losses near 7, gradient norms near 1, weights near 0.1
 # Adam divides a gradient by its own size. Where there is none (softmax ignores the key's bias) it would divide rounding
@@ -194,7 +196,6 @@ def whole(pieces: Iterable[tuple[Any, tuple[tuple[int, ...], tuple[int, ...]], T
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_nothing_changes(case: Case, answers: dict[Case, list[dict[str, Any]]]) -> None:
     baseline = answers[BASELINES[case[0]]][0]

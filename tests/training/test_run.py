@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from megatron_octo.common.files import digest_file
+from megatron_octo.conversion.writers.to_hf import to_hf
 from megatron_octo.runfiles.attempts import read_attempts
 from megatron_octo.runfiles.history import changes, contributions
 from megatron_octo.runfiles.samples import find_gaps, read_samples
@@ -93,6 +94,12 @@ def test_settings_by_attempt(tmp_path: Path, corpus: Path) -> None:
     assert (two.attempt, two.first, two.last, two.world) == (2, 4, 6, 2)
     assert {change.key for change in two.changed} >= {"optimizer.lr", "batch.micro_size", "train.steps"}
     assert [each.attempt for each in contributions(run.path, 3)] == [1]
+    to_hf(run.path, tmp_path / "hf")
+    card = (tmp_path / "hf/README.md").read_text()
+    assert (
+        "| 1 to 3 | 1 |  |" in card and "| 4 to 6 | 2 | " in card and "`optimizer.lr: 0.001 -> 0.002`" in card
+    )
+    assert "Recipe of attempt 2:" in card and "  lr: 0.002\n" in card
     shutil.rmtree(run.path / "attempts")
     assert contributions(run.path, 6) == []
 

@@ -86,10 +86,18 @@ def _training(attempts: Sequence[Contribution]) -> list[str]:
     """Return the lines on the attempts that trained the weights, and the recipe of the last one."""
     if not attempts:
         return []
-    lines = ["", "## Training", "", "| attempt | steps | ranks | settings that changed |", "|---|---|---|---|"]
+    lines = [
+        "",
+        "## Training",
+        "",
+        "| attempt | steps | ranks | settings that changed |",
+        "|---|---|---|---|",
+    ]
     for each in attempts:
         changed = "; ".join(f"`{change}`" for change in each.changed)
-        lines.append(f"| {each.attempt} ({each.date}) | {each.first} to {each.last} | {each.world} | {changed} |")
+        lines.append(
+            f"| {each.attempt} ({each.date}) | {each.first} to {each.last} | {each.world} | {changed} |"
+        )
     recipe = yaml.safe_dump(attempts[-1].recipe, sort_keys=False, allow_unicode=True).rstrip()
     return [*lines, "", f"Recipe of attempt {attempts[-1].attempt}:", "", "```yaml", recipe, "```"]
 

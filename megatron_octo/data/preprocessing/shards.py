@@ -4,6 +4,7 @@ Tokens, lengths of sequences, sequences of documents, modes and hashes lie one b
 a JSON object behind them holds the number of each.
 """
 
+import errno
 import json
 import os
 import struct
@@ -137,7 +138,9 @@ class ShardMaker:
         try:
             return self._kept(path, piece) or self._made(path, piece)
         except OSError as error:
-            error.filename = error.filename or piece.source.path  # a failed read does not name its file
+            # A failed read or write does not name its file.
+            written = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+            error.filename = error.filename or str(path if written else piece.source.path)
             raise
 
     def _kept(self, path: Path, piece: Piece) -> Shard | None:

@@ -77,7 +77,7 @@ def _replace_cuda_functions() -> None:
 def _replace_random_tracker() -> None:
     from megatron.core.tensor_parallel import random as mcore_random
 
-    class CpuRngTracker(mcore_random.CudaRNGStatesTracker):  # type: ignore[misc]
+    class CpuRngTracker(mcore_random.CudaRNGStatesTracker):
         def add(self, name: str, seed: int) -> None:
             if seed in self.seeds_ or name in self.states_:
                 raise ValueError(f"random state {name!r} or seed {seed} exists already")

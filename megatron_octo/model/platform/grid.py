@@ -143,7 +143,7 @@ class Grid:
 @contextmanager
 def lone_grid(device: torch.device) -> Iterator[Grid]:
     """Provide a grid of this process alone, to build a network outside of a run; its process groups are removed."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield Grid.build(Layout(), device, seed=0)
     finally:

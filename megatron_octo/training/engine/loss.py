@@ -49,11 +49,12 @@ class CrossEntropy:
         if self.kind == "te":
             from transformer_engine.pytorch.cross_entropy import parallel_cross_entropy
 
-            losses = parallel_cross_entropy(
+            te_losses: Tensor = parallel_cross_entropy(
                 logits_TV.unsqueeze(0), labels_T.unsqueeze(0), 0.0, False, self._group
             )
-            return losses.view(-1)
-        return vocab_parallel_cross_entropy(logits_TV.float(), labels_T)
+            return te_losses.view(-1)
+        reference: Tensor = vocab_parallel_cross_entropy(logits_TV.float(), labels_T)
+        return reference
 
 
 def weighted_loss(losses_T: Tensor, weights_T: Tensor, divisor: float) -> Tensor:

@@ -64,11 +64,11 @@ class Reporter:
                 "wandb is not installed", where="log.wandb_project", hint="pip install -e .[wandb]"
             )
         if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import Progress, TextColumn
             from rich.table import Column
 
             text = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
-            self._bar = Progress(BarColumn(10), MofNCompleteColumn(table_column=Column(no_wrap=True)), text)
+            self._bar = Progress(text)
             self._bar.add_task("", total=self._recipe.train.steps)
             self._bar.start()
 
@@ -213,12 +213,13 @@ class Reporter:
             f" | {per_rank / 1e12:.3g} TFLOP/s/rank{mfu} | grad {_mean(recent, 'grad_norm'):.3f} | lr {lr:.2e}"
             f" | fill {_mean(recent, 'fill'):.2%} | data {sum(r['data_s'] for r in recent) / seconds:.1%}"
         )
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
-            if self._log:
-                print(f"step {step}/{steps} | {text}", file=self._log, flush=True)
-        else:
-            self.say(f"step {step}/{steps} | {text}")
+        text = f"step {step}/{steps} | {text}"
+        if not self._bar:
+            self.say(text)
+            return
+        self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+        if self._log:
+            print(text, file=self._log, flush=True)
 
     def validation(self, step: int, name: str, loss: float) -> None:
         """Record the mean loss of a validation after a step."""

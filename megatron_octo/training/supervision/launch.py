@@ -62,6 +62,7 @@ def adopt_environment() -> bool:
     Raises:
         LaunchError: variables are missing or wrong.
     """
+    source = "MASTER_ADDR"
     if any(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")):
         world = _number("WORLD_SIZE", 1, 1 << 31)
         rank = _number("RANK", 0, 1 << 31)
@@ -85,18 +86,19 @@ def adopt_environment() -> bool:
             LOCAL_RANK=str(_number("SLURM_LOCALID", 0, world - 1) if "SLURM_LOCALID" in os.environ else 0),
         )
         if "MASTER_ADDR" not in os.environ:
-            os.environ["MASTER_ADDR"] = _first_node()
+            source, os.environ["MASTER_ADDR"] = _first_node()
         if "MASTER_PORT" not in os.environ:
             job = _number("SLURM_JOB_ID", 0, 1 << 40) if "SLURM_JOB_ID" in os.environ else 0
             os.environ["MASTER_PORT"] = str(port_of_job(job))
     else:
         return False
     _number("MASTER_PORT", 1, 65535)
-    _check_address()
+    _check_address(source)
     return True
 
 
-def _check_address() -> None:
+def _check_address(source: str) -> None:
+    """Check that the host of rank 0, which a variable named, has an address."""
     address = os.environ.get("MASTER_ADDR")
     try:
         if not address:
@@ -104,24 +106,25 @@ def _check_address() -> None:
         socket.getaddrinfo(address, int(os.environ["MASTER_PORT"]))
     except (OSError, UnicodeError) as error:
         raise LaunchError(
-            f"MASTER_ADDR {address!r} is no address of a host: {error}",
-            where="environment variable MASTER_ADDR",
-            hint="set it to the host of rank 0, by name or number",
+            f"{source}: {address!r} is not a host with an address: {error}",
+            where=f"environment variable {source}",
+            hint="set MASTER_ADDR to the host of rank 0, by name or number",
         ) from None
 
 
-def _first_node() -> str:
+def _first_node() -> tuple[str, str]:
+    """Return the variable that lists the nodes, and the first of them."""
     name = "SLURM_STEP_NODELIST" if "SLURM_STEP_NODELIST" in os.environ else "SLURM_JOB_NODELIST"
     nodes = os.environ.get(name, "")
     if nodes.replace("-", "_").replace(".", "_").isidentifier():
-        return nodes
+        return name, nodes
     try:
         if not nodes:
             raise OSError("it is empty or not set")
         answer = subprocess.run(
             ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True, timeout=30
         )
-        return answer.stdout.split()[0]
+        return name, answer.stdout.split()[0]
     except (OSError, ValueError, subprocess.SubprocessError, IndexError) as error:
         raise LaunchError(
             f"cannot find the first node of {name} {nodes!r}: {error}",

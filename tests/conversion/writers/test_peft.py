@@ -196,6 +196,7 @@ def test_logits_and_gradients_are_pefts(folder: Path) -> None:
     assert seen == len(trained)
 
 
+@pytest.mark.slow
 def test_what_leaves_the_house_says_what_the_ranks_said(folder: Path) -> None:
     """The network on four ranks, the merged model in transformers, and peft on the base agree."""
     logits = torch.load(folder / "logits", weights_only=True)

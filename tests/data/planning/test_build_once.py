@@ -40,6 +40,7 @@ def _make(target: Path, start: float) -> None:
     assert target.is_dir()
 
 
+@pytest.mark.slow
 def test_processes_make_it_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     start = time.time() + 1.5
@@ -209,6 +210,7 @@ def test_the_next_epoch_is_planned_by_one_process_ahead(
     assert np.array_equal(ranks[0]._plan(1).order, expected.build(1).order)
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_in_every_process_and_for_every_world_size(tmp_path: Path) -> None:
     """What a rank reads is a function of the row's number: any way to share rows out gives the same tokens."""
     write(tmp_path / "p", tagged([[(1 + i % 9, 0), (3 + 7 * i % 60, 1)] for i in range(150)]), 60000)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -81,11 +82,8 @@ def test_wandb_takes_steps_that_are_computed_again(
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     run = TestRun(tmp_path, corpus, log={"wandb_project": "tests"}, checkpoint={"interval": 2})
-    monkeypatch.setenv(
-        "OCTO_FAULT", "rank=0,step=4,kind=mistake,phase=saving"
-    )  # steps 3 and 4 are done, not saved
-    assert set(exit_codes(run.start(1))) == {2}
-    monkeypatch.delenv("OCTO_FAULT")
+    run.train(1, "train.steps=4")
+    shutil.rmtree(run.step(4))  # as if a kill had come before it was complete
     run.train(1)
     files = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
     records = [record for file in files for record in history(file)]

@@ -53,7 +53,7 @@ def test_step_loss_and_eta_are_seen_on_80_columns(tmp_path: Path, corpus: Path) 
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "megatron_octo.train", str(run.recipe)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80", "TERM": "xterm"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=environment)
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     shown = b""
     try:
@@ -61,8 +61,10 @@ def test_step_loss_and_eta_are_seen_on_80_columns(tmp_path: Path, corpus: Path) 
             shown += chunk
     except OSError:  # the terminal closes with the process
         pass
-    assert process.wait() == 0
+    assert process.wait() == 0, shown.decode()
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "\n").splitlines()
     bars = [line for line in lines if "loss" in line]
     assert bars and all(len(line) <= 80 for line in bars)
-    assert all(re.search(r"\d+/40 loss \d\.\d{4} \| ETA [\d:?]+ ", line) for line in bars), bars[-1]
+    assert all(re.search(r"step \d+/40 \| loss \d\.\d{4} \| ETA [\d:?]+ \| ", line) for line in bars), bars[
+        -1
+    ]

@@ -88,6 +88,7 @@ def test_what_is_converted_has_the_models_weights(run: TestRun, tmp_path: Path) 
         assert torch.equal(fp32.read(name, "main"), reader.read(name, "main")), name
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_rounded_weights(run: TestRun, corpus: Path, tmp_path: Path) -> None:
     write_checkpoint(open_weights(run.step(4)), tmp_path / "bare", optimizer=False)
     curves = []
@@ -166,6 +167,7 @@ def as_format_1(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         layout.write_manifest(checkpoint, replace(manifest, tensors={**manifest.tensors, "weights": entries}))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_earlier_versions_are_resumed(
     run: TestRun, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

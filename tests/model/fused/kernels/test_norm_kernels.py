@@ -72,6 +72,7 @@ def test_add_norm(dtype: torch.dtype, added: bool, interpreted: Callable[..., An
     interpreted(check_add_norm, dtype, added)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_wide_rows(dtype: torch.dtype, interpreted: Callable[..., Any]) -> None:
     interpreted(check_wide_rows, dtype)
