@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_octo.architectures import architectures, checked_model, find_architecture
+from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
 from megatron_octo.checkpoint.source import BLOCK, RowsFragment, Source, as_bytes
@@ -15,15 +15,8 @@ from megatron_octo.common.files import digest_file, read_json
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, PRECISIONS
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.conversion_record import RECORD
+from megatron_octo.conversion.readers.formats import INDEX, SINGLE, indexed_files, read_hf_config
 from megatron_octo.conversion.readers.special_tokens import KEY, read_special_tokens
-
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-
-
-def is_hf(directory: Path) -> bool:
-    """Return whether a directory holds a Hugging Face model."""
-    return (directory / "config.json").is_file()
 
 
 def open_hf(directory: Path, stream: bool = False) -> Source:
@@ -60,45 +53,11 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
     return Source(directory, "huggingface", manifest, opened.__getitem__, found, check)
 
 
-def read_hf_config(path: Path) -> ModelConfig:
-    """Return the model that a ``config.json`` describes.
-
-    Raises:
-        OctoError: another architecture, or a variant that the library does not compute.
-    """
-    tree: Any = read_json(path)
-    model_type = tree.get("model_type") if isinstance(tree, dict) else None
-    known = architectures()
-    if not isinstance(model_type, str) or model_type not in known:
-        names = ", ".join(f"{name!r} ({each.models})" for name, each in known.items())
-        raise OctoError(f"architecture {model_type!r}, expected one of {names}", where=path)
-    try:
-        return checked_model(known[model_type].model_section(tree))
-    except KeyError as error:
-        raise OctoError(f"missing key {error}", where=path) from None
-    except (ValueError, TypeError) as error:
-        raise OctoError(f"bad configuration: {error}", where=path) from None
-
-
 def weight_map(directory: Path) -> dict[str, str]:
     """Return tensor -> file."""
-    if (directory / INDEX).is_file():
-        index: Any = read_json(directory / INDEX)
-        found = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(found, dict) or not all(map(_is_file_name, found.values())):
-            raise OctoError("no weight_map of file names", where=directory / INDEX)
-        return found
-    if (directory / SINGLE).is_file():
-        return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
-    raise OctoError(
-        f"neither {SINGLE} nor {INDEX}",
-        where=directory,
-        hint="save the model with transformers' save_pretrained (safetensors is its default)",
-    )
-
-
-def _is_file_name(text: Any) -> bool:
-    return isinstance(text, str) and bool(text) and "\0" not in text and Path(text).name == text
+    if (indexed := indexed_files(directory)) is not None:
+        return indexed
+    return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
 
 
 def _record(directory: Path) -> dict[str, str]:

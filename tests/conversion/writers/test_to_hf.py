@@ -14,7 +14,7 @@ from megatron_octo.checkpoint.directory import find_checkpoint, read_manifest, w
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.common.errors import OctoError
 from megatron_octo.conversion.proof.verify import verify
-from megatron_octo.conversion.readers.hf_source import INDEX
+from megatron_octo.conversion.readers.formats import INDEX
 from megatron_octo.conversion.writers.to_hf import to_hf
 from megatron_octo.recipe.schema import Recipe
 from tests.conftest import SEQ_LENGTH, VOCABULARY
