@@ -1,4 +1,4 @@
-"""What cannot run fused on a GPU is refused by name, before anything is built; no GPU is needed to say so."""
+"""Combinations without fused attention on a GPU are refused before anything is built, also without a GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ def test_refused(
 def test_deterministic_without_transformer_engine(
     deterministic: bool, dropout: float, make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where Transformer Engine has nothing deterministic, ``auto`` takes torch's, and says so."""
+    """Where Transformer Engine has no deterministic kernel, ``auto`` uses torch's and reports it."""
     load_mcore()
     from megatron_octo.model.attention import backend
 

@@ -1,4 +1,4 @@
-"""Attention over packed documents: against a dense mask in plain torch, and no word from one document to another."""
+"""Attention over packed documents: equal to a dense mask in plain torch, and no influence between documents."""
 
 import itertools
 from collections.abc import Callable

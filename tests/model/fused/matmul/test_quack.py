@@ -92,7 +92,7 @@ def test_what_auto_takes(make_recipe: Callable[..., Recipe], machine: SimpleName
           for name in ("before", "activated", "gradient", "total")),
     ],
 )  # fmt: skip
-def test_not_in_silence(
+def test_reasons_are_reported(
     train: str,
     changes: dict[str, Any],
     words: str,
