@@ -19,7 +19,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runfiles.run_lock import sign_of_life
-from megatron_octo.runfiles.step_metrics import StepLine, read_steps
+from megatron_octo.runfiles.steps import StepLine, read_steps
 
 _JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
 _RECENT = 50  # steps that the ETA is counted from
