@@ -286,35 +286,44 @@ def test_changes_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_slurm_here(desk: Path) -> None:
-    said = refused(str(RECIPE), "--nodes", "2")
+    said = refused(str(RECIPE), "--nodes", "2", "--force")
     assert "no sbatch on this machine" in said and "--cluster local" in said
 
 
 def test_the_run_of_another_recipe(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (str(RECIPE), "--nodes", "2", "--dry-run")
     (desk / "runs/starcoderbase_finetune").mkdir(parents=True)
-    assert submit.main(list(words)) == 0
+    assert submit.main(list(words)) == 2  # the data are not there
     text = capsys.readouterr().out.partition("# resolved recipe\n")[2].partition("# plan")[0]
     (desk / "runs/starcoderbase_finetune/recipe.yaml").write_text(text)
-    assert submit.main(list(words)) == 0
+    assert submit.main(list(words)) == 2
     said = refused(*words, "optimizer.lr=1e-3", "data.overlong=skip")
     assert "optimizer.lr: 5e-05 -> 0.001" in said and "data.overlong: 'window' -> 'skip'" in said
-    assert submit.main([*words, "optimizer.lr=1e-3", "--change-recipe"]) == 0
+    assert submit.main([*words, "optimizer.lr=1e-3", "--change-recipe"]) == 2
 
 
 def test_dry_run_shows_all_of_it_and_leaves_nothing(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        submit.main([str(RECIPE), "--nodes", "2", "--gpu", "h100", "--dry-run", "--stages", "train,convert"])
-        == 0
-    )
+    words = [str(RECIPE), "--nodes", "2", "--gpu", "h100", "--dry-run", "--stages", "train,convert"]
+    assert submit.main(words) == 2
     said = capsys.readouterr().out
     assert "tensor: 4" in said and "memory of the fullest GPU" in said
     assert re.search(r"^#SBATCH --nodes=2$", said, re.M) and "megatron_octo.convert to-hf" in said
+    assert "ok       layout: 1 x 16 ranks" in said and "WRONG    data.train: no such data set file" in said
+    assert sorted(path.name for path in desk.iterdir()) == ["clusters"]
+
+
+def test_what_would_stop_the_training_is_not_submitted(desk: Path) -> None:
+    said = refused(str(RECIPE), "--nodes", "2")
+    assert "- data.train: no such data set file" in said and "- weights: no such directory" in said
+    said = refused(
+        str(RECIPE), "--nodes", "2", "--stages", "preprocess,train", "--preprocess", "--input x.jsonl"
+    )
+    assert "data.train" not in said and "no such directory" in said  # the first stage makes the data
     assert sorted(path.name for path in desk.iterdir()) == ["clusters"]
 
 
 def test_quick_and_without_torch() -> None:
-    heavy = ("torch", "numpy", "transformers", "megatron.core")
+    heavy = ("torch", "transformers", "megatron.core")
     for words in (
         ["--help"],
         [str(RECIPE), "--nodes", "2", "--gpu", "h100", "--dry-run"],

@@ -1,29 +1,33 @@
 """Reads a Hugging Face model directory under our names."""
 
+import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from megatron_octo.architectures import architectures, checked_model, find_architecture
+from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
-from megatron_octo.checkpoint.source import BLOCK, RowsFragment, Source, as_bytes
+from megatron_octo.checkpoint.source import BLOCK, TEXT_FILES, RowsFragment, Source, as_bytes
 from megatron_octo.checkpoint.tensor_file import Stored, TensorFile, open_safetensors
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_file, read_json
+from megatron_octo.common.files import digest_file
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, PRECISIONS
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.conversion_record import RECORD
+from megatron_octo.conversion.engine.conversion_record import recorded_digests
+from megatron_octo.conversion.readers.formats import INDEX, SINGLE, indexed_files, read_hf_config
 from megatron_octo.conversion.readers.special_tokens import KEY, read_special_tokens
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-
-
-def is_hf(directory: Path) -> bool:
-    """Return whether a directory holds a Hugging Face model."""
-    return (directory / "config.json").is_file()
+_ADAPTER = "adapter_config.json"
+# Files about text beside tokenizer.json, which a conversion there and back keeps.
+_TEXT_FILES = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 def open_hf(directory: Path, stream: bool = False) -> Source:
@@ -32,17 +36,28 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
     Raises:
         OctoError: another architecture, no safetensors, a shard is missing or damaged, missing or unexpected tensors.
     """
+    if (directory / _ADAPTER).is_file():
+        raise OctoError(
+            f"{_ADAPTER} lies beside the model: transformers would load that adapter on its base, and not this model",
+            where=directory,
+            hint="move the adapter, or the model, into a directory of its own",
+        )
+    record = recorded_digests(directory)
     model = read_hf_config(directory / "config.json")
     file_of = weight_map(directory)
-    record = _record(directory)
     opened = {
-        file: open_safetensors(directory / file, record.get(file) if stream else None, stream)
+        file: open_safetensors(directory / file, record.get(file), stream)
         for file in sorted(set(file_of.values()))
     }
+    _check_shards(opened, file_of)
+    ignored = re.compile(find_architecture(model.architecture).ignored)
+    file_of = {name: file for name, file in file_of.items() if not ignored.fullmatch(name)}
     stored = {name: _stored(opened[file], name) for name, file in file_of.items()}
     dtype = _check(directory, stored, model)
     tokenizer = directory / "tokenizer.json"
     special = read_special_tokens(directory, model.vocab_size)
+    text = {name: directory / name for name in _TEXT_FILES if (directory / name).is_file()}
+    digests = {TEXT_FILES: {name: digest_file(path) for name, path in text.items()}} if text else {}
     manifest = Manifest(
         model=model,
         step=0,
@@ -50,74 +65,37 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
         tokenizer=digest_file(tokenizer) if tokenizer.is_file() else None,
         files={file: {"bytes": each.path.stat().st_size, "digest": ""} for file, each in opened.items()},
         tensors={"weights": _entries(model, file_of, DTYPE_NAMES[dtype])},
-        provenance={"from_hf": str(directory.absolute()), **({KEY: special} if special else {})},
+        provenance={"from_hf": str(directory.absolute()), **({KEY: special} if special else {}), **digests},
     )
 
     def check(source: Source) -> None:
         _check_aliases(source, stored, file_of, model)
 
     found = tokenizer if tokenizer.is_file() else None
-    return Source(directory, "huggingface", manifest, opened.__getitem__, found, check)
-
-
-def read_hf_config(path: Path) -> ModelConfig:
-    """Return the model that a ``config.json`` describes.
-
-    Raises:
-        OctoError: another architecture, or a variant that the library does not compute.
-    """
-    tree: Any = read_json(path)
-    model_type = tree.get("model_type") if isinstance(tree, dict) else None
-    known = architectures()
-    if not isinstance(model_type, str) or model_type not in known:
-        names = ", ".join(f"{name!r} ({each.models})" for name, each in known.items())
-        raise OctoError(f"architecture {model_type!r}, expected one of {names}", where=path)
-    try:
-        return checked_model(known[model_type].model_section(tree))
-    except KeyError as error:
-        raise OctoError(f"missing key {error}", where=path) from None
-    except (ValueError, TypeError) as error:
-        raise OctoError(f"bad configuration: {error}", where=path) from None
+    source = Source(directory, "huggingface", manifest, opened.__getitem__, found, check)
+    source.text_files = text
+    return source
 
 
 def weight_map(directory: Path) -> dict[str, str]:
     """Return tensor -> file."""
-    if (directory / INDEX).is_file():
-        index: Any = read_json(directory / INDEX)
-        found = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(found, dict) or not all(map(_is_file_name, found.values())):
-            raise OctoError("no weight_map of file names", where=directory / INDEX)
-        return found
-    if (directory / SINGLE).is_file():
-        return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
-    raise OctoError(
-        f"neither {SINGLE} nor {INDEX}",
-        where=directory,
-        hint="save the model with transformers' save_pretrained (safetensors is its default)",
-    )
+    if (indexed := indexed_files(directory)) is not None:
+        return indexed
+    return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
 
 
-def _is_file_name(text: Any) -> bool:
-    return isinstance(text, str) and bool(text) and "\0" not in text and Path(text).name == text
-
-
-def _record(directory: Path) -> dict[str, str]:
-    """Return the recorded digests of files, if there are any.
-
-    Raises:
-        OctoError: its record of them is broken.
-    """
-    if not (directory / RECORD).is_file():
-        return {}
-    tree: Any = read_json(directory / RECORD)
-    try:
-        return {name: str(each["digest"]) for name, each in tree["files"].items()}
-    except (AttributeError, LookupError, TypeError):
-        raise OctoError(
-            "no digests of files here, as to-hf writes them",
-            where=directory / RECORD,
-            hint="restore it, or remove it to read the model without comparing digests",
-        ) from None
+def _check_shards(opened: dict[str, TensorFile], file_of: dict[str, str]) -> None:
+    """Check that shards hold no other tensors than the index says: transformers loads all that they hold."""
+    for file, each in opened.items():
+        if extra := sorted(name for name in each.tensors if file_of.get(name) != file):
+            other = file_of.get(extra[0])
+            raise OctoError(
+                f"{INDEX} says that {extra[0]!r} is in {other}"
+                if other
+                else f"{INDEX} does not name {extra[0]!r}",
+                where=each.path,
+                hint="shards and index are of different models: copy them again, or save the model again",
+            )
 
 
 def _stored(file: TensorFile, name: str) -> Stored:
