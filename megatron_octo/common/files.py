@@ -102,7 +102,7 @@ def beside(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed writers of files left :func:`beside` them; for the only one who writes there now.
+    """Remove the files that killed writers left :func:`beside` others; for the only process that writes there now.
 
     Args:
         folder: where the files lie.
