@@ -122,7 +122,7 @@ def weight_map(directory: Path) -> dict[str, str]:
 
 
 def _is_file_name(text: Any) -> bool:
-    return isinstance(text, str) and bool(text) and "\0" not in text and Path(text).name == text
+    return isinstance(text, str) and 0 < len(text) < 256 and text.isprintable() and Path(text).name == text
 
 
 def _check_shards(opened: dict[str, TensorFile], file_of: dict[str, str]) -> None:
