@@ -95,9 +95,7 @@ def test_damaged_parts_of_an_export(
         path.write_text(path.read_text().replace("1", "2", 1) if "1" in path.read_text() else "{ }")
     else:
         path.unlink()
-    with pytest.raises(
-        OctoError, match=f"{file} (has changed|is missing)" if file != "config.json" else "config|no weights"
-    ):
+    with pytest.raises(OctoError, match=r"has changed|is missing|no weights here"):
         open_weights(tmp_path / "export")
 
 
@@ -110,5 +108,5 @@ def test_weights_are_compared_without_a_stream(shards: tuple[Path, Tensors], tmp
     file.write_bytes(data)
     source = open_weights(tmp_path / "export")
     source.read(OURS)
-    with pytest.raises(OctoError, match="model.safetensors has changed"):
+    with pytest.raises(OctoError, match=r"model\.safetensors has changed"):
         source.finish()

@@ -89,7 +89,7 @@ def test_a_chat_model_keeps_its_ends_and_its_template(tokenizer: Path, tmp_path:
         loaded = AutoTokenizer.from_pretrained(tmp_path / out)
         assert loaded.chat_template == TEMPLATE and loaded.eos_token == "<|im_end|>"
     (tmp_path / "ours/tokenizer_config.json").write_text("{}")
-    with pytest.raises(OctoError, match="tokenizer_config.json has changed"):
+    with pytest.raises(OctoError, match=r"tokenizer_config\.json has changed"):
         to_hf(tmp_path / "ours", tmp_path / "damaged")
     (tmp_path / "ours/tokenizer_config.json").write_text(json.dumps(settings))
     to_hf(tmp_path / "ours", tmp_path / "other", eod_token="</s>")
