@@ -19,6 +19,7 @@ COMMANDS = {
     "preprocess": "jsonl to an indexed data set of tokens, with the loss mask beside them",
     "inspect": "contents of a data set, or state of a run, with a page of plots",
     "plan": "memory, time and disk that a recipe needs on a cluster, and layouts that fit",
+    "check": "find what would stop a recipe's run, before torch, GPUs and the queue",
     "train": "train a recipe, or resume it from its newest checkpoint",
     "submit": "run a recipe's stages under SLURM until they are finished; show the state of runs",
     "convert": "to and from Hugging Face, with a proof that both compute the same",

@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_octo.common.errors import OctoError, run_command
+from megatron_octo.common.errors import USER_ERROR, OctoError, run_command
 
 if TYPE_CHECKING:
     from megatron_octo.cluster.profile import Profile
     from megatron_octo.cluster.script import Job
     from megatron_octo.cluster.stages import Order
     from megatron_octo.sizing.estimate import Plan
+    from megatron_octo.training.readiness.checklist import Readiness
 
 WATCHING = ("status", "logs", "cancel", "resume", "list")
 EPILOG = """after submission:
@@ -48,7 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--stages", default="train", help="of preprocess,train,convert,verify (default: %(default)s)")
     add("--cluster", metavar="NAME|FILE|local", help="clusters/NAME.yaml, a profile, or this machine")
     add("--dry-run", action="store_true", help="print recipe, plan and the sbatch scripts, and do nothing")
-    add("--force", action="store_true", help="submit what does not fit into the GPUs' memory, too")
+    add(
+        "--force",
+        action="store_true",
+        help="submit it although the plan or the check says that it cannot run",
+    )
     add("--change-recipe", action="store_true", help="go on in a run directory that another recipe made")
     asked = parser.add_argument_group("for the training; of the other stages, what the profile does not say")
     asked.add_argument("--nodes", type=_positive, metavar="N")
@@ -95,10 +100,11 @@ def _submit(arguments: argparse.Namespace) -> int:
     jobs = jobs_of(order)
     if not arguments.change_recipe:
         snapshot.check_same_recipe(order.run, order.recipe)
-    plan = _plan(order)
+    plan, found = _plan(order), _check(order)
     if arguments.dry_run:
         _show(order, jobs, plan)
-        return 0
+        print("\n".join(["# check", *found.lines()]))
+        return USER_ERROR if found.problems else 0
     if plan and not plan.fits and not arguments.force:
         raise OctoError(
             "this run does not fit:\n    " + "\n    ".join(plan.lines()),
@@ -107,6 +113,8 @@ def _submit(arguments: argparse.Namespace) -> int:
         )
     if slurm.installed():  # a run on this machine would change the code of the jobs that wait, too
         queue.check_idle(order.run)
+    if not arguments.force:
+        found.stop()
     if arguments.cluster == "local":
         from megatron_octo.cluster.local import run_here
 
@@ -195,6 +203,15 @@ def _plan(order: "Order") -> "Plan | None":
     from megatron_octo.sizing.estimate import estimate
 
     return estimate(order.recipe, profile.gpu, profile.nodes, profile.gpus_per_node)
+
+
+def _check(order: "Order") -> "Readiness":
+    """Look for what would stop the training; its data, unless a stage of this run makes them."""
+    from megatron_octo.training.readiness.checklist import Readiness, check_recipe
+
+    if "train" not in order.stages:
+        return Readiness()
+    return check_recipe(order.recipe, order.world, data="preprocess" not in order.stages)
 
 
 def _show(order: "Order", jobs: "list[Job]", plan: "Plan | None") -> None:

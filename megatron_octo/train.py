@@ -50,12 +50,15 @@ def main(argv: list[str] | None = None) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if recipe.system.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from megatron_octo.training.readiness.checklist import check_recipe
+
     if arguments.nproc and arguments.nproc > 1:
-        recipe.parallel.layout.replicas(arguments.nproc)
+        check_recipe(recipe, arguments.nproc, lock=False).stop()
         return launch.start_ranks(arguments.nproc, [arguments.recipe, *arguments.overrides])
     # --nproc 1 means one process, whatever torchrun's or srun's variables say.
     if arguments.nproc == 1 or not launch.adopt_environment():
         launch.stand_alone()
+        check_recipe(recipe, 1, lock=False).stop()  # the lock waits for an owner that is leaving
     world = int(os.environ["WORLD_SIZE"])
     recipe.parallel.layout.replicas(world)
     launch.allow_open_files(world)

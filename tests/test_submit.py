@@ -1,8 +1,10 @@
 """What is decided before anything is submitted: profiles, layouts, scripts as texts, and the words for mistakes."""
 
+import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from megatron_octo import submit
 from megatron_octo.cluster import sbatch, snapshot
@@ -157,6 +160,88 @@ def test_names_in_profiles(desk: Path) -> None:
     assert "not UTF-8" in said and "mine.yaml:2" in said
 
 
+HOSTILE = ["a\\nb", "a\\x1b[2J", "\\u202eb", "a\\0"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_control_characters_are_refused(text: str, desk: Path) -> None:
+    """In each text of a profile and of a recipe, and in the folder: they would become lines of a script."""
+    profile = desk / "clusters" / "mine.yaml"
+    for line in (
+        'partition: "{}"',
+        'account: "{}"',
+        'constraint: "{}"',
+        'exclude: "{}"',
+        'memory: "{}"',
+        'python: "{}"',
+        'modules: ["{}"]',
+        'environment: {{A: "{}"}}',
+        'srun: ["{}"]',
+        'sbatch: {{comment: "{}"}}',
+        'scratch: "{}"',
+        'container: {{image: "{}"}}',
+        'container: {{image: a, mounts: ["{}"]}}',
+        'stages: {{train: {{qos: "{}"}}}}',
+    ):
+        profile.write_text(line.format(text) + "\n")
+        said = refused(str(RECIPE), "--nodes", "2", "--cluster", "mine", "--dry-run")
+        assert "control characters" in said or "should match pattern" in said, (line, said)
+    for key in ("run_dir", "data.tokenizer", "checkpoint.init_from", "log.wandb_project"):
+        said = refused(str(RECIPE), "--nodes", "2", "--dry-run", f'{key}="{text}"')
+        assert "control characters" in said
+    for option in ("--partition", "--account", "--qos", "--constraint", "--exclude"):
+        said = refused(
+            str(RECIPE), "--nodes", "2", option, text.encode().decode("unicode_escape"), "--dry-run"
+        )
+        assert "control characters" in said
+
+
+@pytest.mark.parametrize(
+    "scratch", ['a"; touch x; "', "$(touch x)", "`touch x`", "a\\b", "$((1))", "${x:-$(y)}"]
+)
+def test_scratch_is_no_command(scratch: str) -> None:
+    with pytest.raises(ValidationError, match="scratch"):
+        Profile(scratch=scratch)
+    assert Profile(scratch="/s/$USER/${SLURM_JOB_ID} x").scratch
+
+
+def test_words_of_the_user_stay_words(tmp_path: Path) -> None:
+    """What a job's script runs, with names that are code to a shell, against the words that were meant."""
+    names = ["$(touch x)", "`touch x`", "a b", "it's", 'say "x"', "a;b", "*", "--x", "a\\b", "#a", "%j", "~"]
+    for name in names:
+        recipe = load_recipe(
+            RECIPE, [f"run_dir={json.dumps('runs/' + name)}", f"data.tokenizer={json.dumps(name)}"]
+        )
+        profile = Profile(
+            nodes=2,
+            environment={"A": name},
+            srun=[name],
+            modules=[name],
+            python=name,
+            sbatch={"comment": name},
+        )
+        given = Order(
+            recipe,
+            profile,
+            ("preprocess",),
+            tmp_path / name,
+            name,
+            arguments={"preprocess": ["--input", name]},
+        )
+        (job,) = jobs_of(given)
+        said = re.search(r"^srun .*$", job.text, re.M)
+        assert said is not None
+        words = shlex.split(said[0].replace('"${SLURM_CPUS_PER_TASK:-1}"', "1"))
+        assert words[:5] == ["srun", "--ntasks=1", name, name, "-m"]
+        assert words[words.index("--tokenizer") + 1] == words[words.index("--input") + 1] == name
+        assert f"export A={shlex.quote(name)}\n" in job.text
+        assert (
+            shlex.split(next(line for line in job.text.splitlines() if "--comment" in line))[1]
+            == f"--comment={name}"
+        )
+        subprocess.run(["bash", "-n"], input=job.text, text=True, check=True)
+
+
 def test_zero_is_a_value() -> None:
     (job,) = jobs_of(order(Profile(nodes=8, sbatch={"mem-per-cpu": 0, "overcommit": False}), "train"))
     assert "#SBATCH --mem-per-cpu=0\n" in job.text and "overcommit" not in job.text
@@ -201,35 +286,44 @@ def test_changes_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_slurm_here(desk: Path) -> None:
-    said = refused(str(RECIPE), "--nodes", "2")
+    said = refused(str(RECIPE), "--nodes", "2", "--force")
     assert "no sbatch on this machine" in said and "--cluster local" in said
 
 
 def test_the_run_of_another_recipe(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (str(RECIPE), "--nodes", "2", "--dry-run")
     (desk / "runs/starcoderbase_finetune").mkdir(parents=True)
-    assert submit.main(list(words)) == 0
+    assert submit.main(list(words)) == 2  # the data are not there
     text = capsys.readouterr().out.partition("# resolved recipe\n")[2].partition("# plan")[0]
     (desk / "runs/starcoderbase_finetune/recipe.yaml").write_text(text)
-    assert submit.main(list(words)) == 0
+    assert submit.main(list(words)) == 2
     said = refused(*words, "optimizer.lr=1e-3", "data.overlong=skip")
     assert "optimizer.lr: 5e-05 -> 0.001" in said and "data.overlong: 'window' -> 'skip'" in said
-    assert submit.main([*words, "optimizer.lr=1e-3", "--change-recipe"]) == 0
+    assert submit.main([*words, "optimizer.lr=1e-3", "--change-recipe"]) == 2
 
 
 def test_dry_run_shows_all_of_it_and_leaves_nothing(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        submit.main([str(RECIPE), "--nodes", "2", "--gpu", "h100", "--dry-run", "--stages", "train,convert"])
-        == 0
-    )
+    words = [str(RECIPE), "--nodes", "2", "--gpu", "h100", "--dry-run", "--stages", "train,convert"]
+    assert submit.main(words) == 2
     said = capsys.readouterr().out
     assert "tensor: 4" in said and "memory of the fullest GPU" in said
     assert re.search(r"^#SBATCH --nodes=2$", said, re.M) and "megatron_octo.convert to-hf" in said
+    assert "ok       layout: 1 x 16 ranks" in said and "WRONG    data.train: no such data set file" in said
+    assert sorted(path.name for path in desk.iterdir()) == ["clusters"]
+
+
+def test_what_would_stop_the_training_is_not_submitted(desk: Path) -> None:
+    said = refused(str(RECIPE), "--nodes", "2")
+    assert "- data.train: no such data set file" in said and "- weights: no such directory" in said
+    said = refused(
+        str(RECIPE), "--nodes", "2", "--stages", "preprocess,train", "--preprocess", "--input x.jsonl"
+    )
+    assert "data.train" not in said and "no such directory" in said  # the first stage makes the data
     assert sorted(path.name for path in desk.iterdir()) == ["clusters"]
 
 
 def test_quick_and_without_torch() -> None:
-    heavy = ("torch", "numpy", "transformers", "megatron.core")
+    heavy = ("torch", "transformers", "megatron.core")
     for words in (
         ["--help"],
         [str(RECIPE), "--nodes", "2", "--gpu", "h100", "--dry-run"],

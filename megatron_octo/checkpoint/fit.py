@@ -56,3 +56,17 @@ def check_fit(manifest: Manifest, model: ModelConfig, tokenizer: str | None, whe
             where=where,
             hint="preprocess the data with the checkpoint's tokenizer.json",
         )
+
+
+def check_complete(manifest: Manifest, where: Path) -> None:
+    """Check that a checkpoint holds the optimizer's state.
+
+    Raises:
+        OctoError: it holds weights only.
+    """
+    if not any(manifest.tensors.get(kind) for kind in manifest.tensors if kind not in ("weights", "main")):
+        raise OctoError(
+            "this checkpoint holds weights only, there is nothing to resume",
+            where=where,
+            hint="name it in checkpoint.init_from",
+        )

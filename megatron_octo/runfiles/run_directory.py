@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import megatron_octo
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.common import files
@@ -62,6 +60,8 @@ def environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    import torch  # here: checks before a start need the directory, and no torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "code": code_version(),

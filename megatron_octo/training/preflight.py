@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from megatron_octo.checkpoint import directory as layout
-from megatron_octo.common.errors import BadNodeError, OctoError
+from megatron_octo.common.errors import BadNodeError
 from megatron_octo.common.files import beside, remove_leftovers
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.run_directory import RunDirectory
-from megatron_octo.sizing.checkpoint_size import checkpoint_bytes
 from megatron_octo.sizing.memory import memory
+from megatron_octo.training.readiness.checklist import check_space
 from megatron_octo.training.supervision import probes
 from megatron_octo.training.supervision.probes import Facts
 
@@ -106,30 +105,6 @@ def _slow(
                 fact.rank,
                 f"{fact}: {what} {found / unit:.3g} {name}, its peers' median is {median / unit:.3g}",
             )
-
-
-def check_space(recipe: Recipe, run: RunDirectory) -> str | None:
-    """Return a warning if the disk cannot hold as many checkpoints as are to be kept, else None.
-
-    Raises:
-        OctoError: there is no room for one.
-    """
-    if not recipe.checkpoint.interval:
-        return None
-    size, free = checkpoint_bytes(recipe.model, recipe.compute), probes.free_space(run.path)
-    there = len(layout.list_checkpoints(run.checkpoints))
-    if free < size:
-        raise OctoError(
-            f"no space left for the next checkpoint: it takes {size / 1e9:.3g} GB, {free / 1e9:.3g} GB are free",
-            where=run.path,
-            hint="free some space, or put run_dir on a larger disk; nothing was started",
-        )
-    # One more than is kept, while the newest is written.
-    wanted = (max(0, recipe.checkpoint.keep - there) + 1) * size
-    if free < wanted:
-        keep = f"checkpoint.keep {recipe.checkpoint.keep}"
-        return f"{free / 1e9:.3g} GB of disk are free, {keep} needs {wanted / 1e9:.3g}"
-    return None
 
 
 def measure(grid: Grid, run: Path) -> tuple[list[Facts], float | None]:

@@ -15,7 +15,8 @@ from megatron_octo.runfiles.signals import StopRequest
 from megatron_octo.training.engine.datasets import Corpora, open_corpora
 from megatron_octo.training.engine.verification import Verified, verify_tokens
 from megatron_octo.training.preflight import preflight
-from megatron_octo.training.state.checkpoint_choice import check_match, finished_step
+from megatron_octo.training.readiness.first_weights import check_match
+from megatron_octo.training.state.checkpoint_choice import finished_step
 from megatron_octo.training.state.resume import tidy
 from megatron_octo.training.supervision.rank_agent import Watch
 

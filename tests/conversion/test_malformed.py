@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from megatron_octo.common.files import digest_json
-from megatron_octo.conversion.readers.hf_source import read_hf_config
+from megatron_octo.conversion.readers.formats import read_hf_config
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.writers.to_bigcode import to_bigcode
 from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint

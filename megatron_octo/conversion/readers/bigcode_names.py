@@ -23,7 +23,6 @@ from megatron_octo.architectures.parameters import (
 from megatron_octo.common.errors import OctoError
 from megatron_octo.config.model import ModelConfig
 
-TRACKER = "latest_checkpointed_iteration.txt"
 FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second with a distributed optimizer
 HEAD = "word_embeddings_for_head.weight"
 ENCODER = "language_model.encoder."

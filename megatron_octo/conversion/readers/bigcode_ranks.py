@@ -1,6 +1,5 @@
 """Files of a BigCode checkpoint, one per rank: which ones must exist, and what each holds."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 from megatron_octo.checkpoint.tensor_file import Stored
 from megatron_octo.common.errors import OctoError
 from megatron_octo.conversion.engine.torch_zip import TorchFile
-from megatron_octo.conversion.readers.bigcode_names import FILES, TRACKER, flatten
+from megatron_octo.conversion.readers.bigcode_names import FILES, flatten
+from megatron_octo.conversion.readers.formats import RANK, TRACKER
 
-_RANK = re.compile(r"^mp_rank_(\d{2,})(?:_(\d{3,}))?$")
 _SIZES = ("tensor_model_parallel_size", "pipeline_model_parallel_size")  # among the arguments
 
 
@@ -22,13 +21,6 @@ class Rank:
     file: str
     tensors: dict[str, Stored]
     arguments: Mapping[str, Any]
-
-
-def is_bigcode(directory: Path) -> bool:
-    """Return whether a directory looks like a checkpoint of BigCode's fork."""
-    return (directory / TRACKER).is_file() or any(
-        _RANK.match(path.name) for path in directory.glob("mp_rank_*")
-    )
 
 
 def iteration_directory(directory: Path) -> Path:
@@ -83,7 +75,7 @@ def _files(directory: Path) -> dict[tuple[int, int], str]:
     """Return file names by tensor rank and stage."""
     found: dict[tuple[int, int], str] = {}
     for path in directory.glob("mp_rank_*"):
-        match = _RANK.match(path.name)
+        match = RANK.match(path.name)
         file = next((name for name in FILES if (path / name).is_file()), None)
         if match and file:
             found[int(match[1]), int(match[2] or 0)] = f"{path.name}/{file}"

@@ -2,24 +2,22 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from megatron_octo.architectures import architectures, checked_model, find_architecture
+from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
 from megatron_octo.checkpoint.source import BLOCK, TEXT_FILES, RowsFragment, Source, as_bytes
 from megatron_octo.checkpoint.tensor_file import Stored, TensorFile, open_safetensors
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_file, read_json
+from megatron_octo.common.files import digest_file
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, PRECISIONS
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.conversion_record import recorded_digests
+from megatron_octo.conversion.readers.formats import INDEX, SINGLE, indexed_files, read_hf_config
 from megatron_octo.conversion.readers.special_tokens import KEY, read_special_tokens
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _ADAPTER = "adapter_config.json"
 # Files about text beside tokenizer.json, which a conversion there and back keeps.
 _TEXT_FILES = (
@@ -30,11 +28,6 @@ _TEXT_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-
-
-def is_hf(directory: Path) -> bool:
-    """Return whether a directory holds a Hugging Face model."""
-    return (directory / "config.json").is_file()
 
 
 def open_hf(directory: Path, stream: bool = False) -> Source:
@@ -84,45 +77,11 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
     return source
 
 
-def read_hf_config(path: Path) -> ModelConfig:
-    """Return the model that a ``config.json`` describes.
-
-    Raises:
-        OctoError: another architecture, or a variant that the library does not compute.
-    """
-    tree: Any = read_json(path)
-    model_type = tree.get("model_type") if isinstance(tree, dict) else None
-    known = architectures()
-    if not isinstance(model_type, str) or model_type not in known:
-        names = ", ".join(f"{name!r} ({each.models})" for name, each in known.items())
-        raise OctoError(f"architecture {model_type!r}, expected one of {names}", where=path)
-    try:
-        return checked_model(known[model_type].model_section(tree))
-    except KeyError as error:
-        raise OctoError(f"missing key {error}", where=path) from None
-    except (ValueError, TypeError) as error:
-        raise OctoError(f"bad configuration: {error}", where=path) from None
-
-
 def weight_map(directory: Path) -> dict[str, str]:
-    """Return tensor -> file, of the files that transformers loads: a single one comes before shards."""
-    if (directory / SINGLE).is_file():
-        return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
-    if (directory / INDEX).is_file():
-        index: Any = read_json(directory / INDEX)
-        found = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(found, dict) or not all(map(_is_file_name, found.values())):
-            raise OctoError("no weight_map of file names", where=directory / INDEX)
-        return found
-    raise OctoError(
-        f"neither {SINGLE} nor {INDEX}",
-        where=directory,
-        hint="save the model with transformers' save_pretrained (safetensors is its default)",
-    )
-
-
-def _is_file_name(text: Any) -> bool:
-    return isinstance(text, str) and 0 < len(text) < 256 and text.isprintable() and Path(text).name == text
+    """Return tensor -> file, of the files that transformers loads."""
+    if (indexed := indexed_files(directory)) is not None:
+        return indexed
+    return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
 
 
 def _check_shards(opened: dict[str, TensorFile], file_of: dict[str, str]) -> None:

@@ -7,10 +7,7 @@ from megatron_octo.architectures.adapters import adapter_parameters
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.adapter_base import find_base
 from megatron_octo.checkpoint.directory import (
-    CHECKPOINTS,
-    MANIFEST,
     Manifest,
-    candidates,
     find_checkpoint,
     read_manifest,
 )
@@ -18,8 +15,8 @@ from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.conversion.readers.bigcode import open_bigcode
-from megatron_octo.conversion.readers.bigcode_ranks import is_bigcode
-from megatron_octo.conversion.readers.hf_source import is_hf, open_hf
+from megatron_octo.conversion.readers.formats import format_of
+from megatron_octo.conversion.readers.hf_source import open_hf
 from megatron_octo.conversion.readers.merged_adapters import MergedSource
 
 _NAMES = {
@@ -105,25 +102,3 @@ def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str
         raise OctoError(
             "--base-weights is for a LoRA run; here are whole weights", where=where, hint="leave it out"
         )
-
-
-def format_of(path: Path) -> str:
-    """Return ``checkpoint``, ``huggingface`` or ``bigcode``.
-
-    Raises:
-        OctoError: none of them.
-    """
-    if not path.is_dir():
-        raise OctoError("no such directory", where=path)
-    if (path / MANIFEST).is_file() or (path / CHECKPOINTS).is_dir() or candidates(path):
-        return "checkpoint"
-    if is_hf(path):
-        return "huggingface"
-    if is_bigcode(path):
-        return "bigcode"
-    raise OctoError(
-        "no weights here",
-        where=path,
-        hint="expected a run, a checkpoint (manifest.json), a Hugging Face model (config.json), "
-        "or a checkpoint of BigCode's Megatron-LM (latest_checkpointed_iteration.txt)",
-    )

@@ -21,13 +21,13 @@ from megatron_octo.conversion.engine.rounding import Rounding
 from megatron_octo.conversion.engine.torch_zip import TorchZipSink
 from megatron_octo.conversion.readers.bigcode_names import (
     FILES,
-    TRACKER,
     TRUE_VOCABULARY,
     check_model,
     nest,
     padded_vocabulary,
     stage_tensors,
 )
+from megatron_octo.conversion.readers.formats import TRACKER
 
 _DIRECTORY = "release"
 

@@ -21,7 +21,7 @@ from megatron_octo.conversion.engine.conversion_record import file_record, is_re
 from megatron_octo.conversion.engine.direct_file import DirectFile
 from megatron_octo.conversion.engine.job import SHARD_BYTES, Progress, convert, job_of, silent
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.readers.hf_source import INDEX, SINGLE
+from megatron_octo.conversion.readers.formats import INDEX, SINGLE
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.readers.special_tokens import configured, open_tokenizer, special_tokens
 from megatron_octo.conversion.writers import hf_files

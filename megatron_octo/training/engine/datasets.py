@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
 from megatron_octo.data.planning.paths import Group, read_groups
 from megatron_octo.data.row_stream import RowStream, open_rows
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.run_directory import RunDirectory
+from megatron_octo.training.readiness.data_files import check_vocabulary, training_group
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
     Raises:
         OctoError: a data set is missing or damaged, or does not fit the tokenizer or vocabulary.
     """
-    groups = read_groups(recipe.data.train)
-    if len(groups) != 1:
-        raise OctoError(f"{len(groups)} groups of training data, expected one", where="data.train")
+    groups = training_group(recipe)
     cache = Path(recipe.data.plan_cache or run.path / "plans")
 
     def open_stream(group: Group, fim_rate: float = 0.0) -> RowStream:
@@ -64,18 +62,7 @@ def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
     )
     tokenizer = digest_file(recipe.data.tokenizer) if recipe.data.tokenizer else None
     for stream in (train, *valid.values()):
-        if tokenizer and stream.tokenizer_digest and stream.tokenizer_digest != tokenizer:
-            raise OctoError(
-                "the data was made with another tokenizer",
-                where=f"data.tokenizer {recipe.data.tokenizer}",
-                hint="preprocess the data with this tokenizer.json, or name the one that was used",
-            )
-        if stream.vocab_size and stream.vocab_size > recipe.model.vocab_size:
-            raise OctoError(
-                f"the data's vocabulary has {stream.vocab_size} tokens, the model's {recipe.model.vocab_size}",
-                where="model.vocab_size",
-                hint=f"set it to {stream.vocab_size} or use the model's tokenizer",
-            )
+        check_vocabulary(recipe, tokenizer, stream.tokenizer_digest, stream.vocab_size)
     grid.main_first(lambda: run.check_tokenizer(recipe.data.tokenizer))
     every = [*groups, *(read_groups(recipe.data.valid) if recipe.data.valid else ())]
     prefixes = frozenset(str(source.prefix) for group in every for source in group.sources)

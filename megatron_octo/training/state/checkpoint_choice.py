@@ -1,6 +1,5 @@
 """Chooses the checkpoint that a run starts from. Files are digested while they are loaded, and read once."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -12,65 +11,17 @@ import torch.distributed as dist
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.adapter_base import find_base
 from megatron_octo.checkpoint.directory import Manifest
-from megatron_octo.checkpoint.fit import check_adapters, check_fit
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
-from megatron_octo.conversion.readers.open_weights import format_of, open_weights
+from megatron_octo.conversion.readers.formats import format_of
+from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.model.platform.grid import Grid
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.attempts import read_attempts, read_state
 from megatron_octo.runfiles.samples import find_gaps, read_samples
 from megatron_octo.runfiles.steps import last_recorded_step
-from megatron_octo.training.state.state_parts import check_complete
-
-
-def check_match(recipe: Recipe, folder: Path, corpora: str, tokenizer: str | None) -> None:
-    """Compare the checkpoint that a run will start from with recipe, data and tokenizer, by its manifest alone.
-
-    Args:
-        recipe: of this start.
-        folder: the run's checkpoints.
-        corpora: digest of the data.
-        tokenizer: digest of the data's tokenizer.json.
-
-    Raises:
-        OctoError: it is of another shape, other adapters or data, or was trained with another tokenizer.
-    """
-    found, source = layout.candidates(folder), recipe.checkpoint.init_from
-    if not found and source:
-        with contextlib.suppress(OctoError, OSError):  # another format; the loader reports what is wrong
-            found = [layout.find_checkpoint(source)]
-    for path in found:
-        try:
-            manifest = layout.read_manifest(path)
-        except Exception:  # whatever is wrong with it, the one before it will be taken
-            continue
-        if path.parent == folder:
-            check_continues(manifest, path, recipe, corpora, tokenizer)
-        else:
-            check_fit(manifest, recipe.model, tokenizer, path)
-        return
-
-
-def check_continues(
-    manifest: Manifest, path: Path, recipe: Recipe, corpora: str, tokenizer: str | None
-) -> None:
-    """Check by its manifest that a checkpoint is of this very run.
-
-    Raises:
-        OctoError: it is of another shape, other adapters or data, was trained with another tokenizer, or holds weights
-            only.
-    """
-    check_fit(manifest, recipe.model, tokenizer, path)
-    check_adapters(recipe.lora, manifest.lora, path)
-    check_complete(manifest, path)
-    if manifest.state.get("corpora") != corpora:
-        raise OctoError(
-            "the data is not what this run was trained on (other files, ranges, weights, seed or row length)",
-            where="data.train",
-            hint="restore it, or start a new run_dir with checkpoint.init_from set to this run",
-        )
+from megatron_octo.training.readiness.first_weights import needs_checkpoint, refuse_adapters
 
 
 def missing_records(run: Path, step: int) -> list[str]:
@@ -163,22 +114,13 @@ def weights_of(source: str, recipe: Recipe, grid: Grid) -> Source:
     reader, problems = _open(path, weight_files, grid)
     if reader is None:
         raise _damaged(path, problems)
-    if reader.manifest.lora:
-        raise OctoError(
-            "this checkpoint holds adapters, no whole weights to start from",
-            where=path,
-            hint="merge them first: python -m megatron_octo.convert reshard RUN OUT",
-        )
+    refuse_adapters(reader.manifest, path)
     return reader
 
 
 def _other_weights(source: str, recipe: Recipe, check: bool) -> Source:
     if recipe.lora:
-        raise OctoError(
-            "adapters need a base whose digests tell that it is still the same",
-            where=source,
-            hint="make a checkpoint of it: python -m megatron_octo.convert from-hf, or from-bigcode",
-        )
+        raise needs_checkpoint(source)
     found = open_weights(source, vocab_size=recipe.model.vocab_size)
     if check:
         found.check()

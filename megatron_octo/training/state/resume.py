@@ -19,9 +19,9 @@ from megatron_octo.recipe.schema import Recipe
 from megatron_octo.training.engine.datasets import Corpora
 from megatron_octo.training.engine.network import Network
 from megatron_octo.training.engine.randomness import set_random_states
+from megatron_octo.training.readiness.first_weights import check_continues
 from megatron_octo.training.state.checkpoint_choice import (
     base_of,
-    check_continues,
     check_whole,
     load_newest,
     weights_of,

@@ -7,16 +7,14 @@ Loading reads boxes of whole tensors, so any tensor, pipeline and data paralleli
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from megatron_octo.architectures.parameters import WORD_EMBEDDINGS, ParameterSpec
-from megatron_octo.checkpoint.directory import Entries, Fragment, Manifest, TensorEntry
+from megatron_octo.checkpoint.directory import Entries, Fragment, TensorEntry
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.tensor_writer import TensorSpec
-from megatron_octo.common.errors import OctoError
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, DTYPES
 from megatron_octo.config.optimizer_state import state_kinds
 from megatron_octo.model.platform.grid import Grid
@@ -126,20 +124,6 @@ def _flat(shard: Shard, kind: str, low: int, high: int) -> Tensor:
 
 def _random_state(grid: Grid, key: str) -> Tensor:
     return random_states(grid)[key]
-
-
-def check_complete(manifest: Manifest, where: Path) -> None:
-    """Check that a checkpoint holds the optimizer's state.
-
-    Raises:
-        OctoError: it holds weights only.
-    """
-    if not any(manifest.tensors.get(kind) for kind in manifest.tensors if kind not in ("weights", "main")):
-        raise OctoError(
-            "this checkpoint holds weights only, there is nothing to resume",
-            where=where,
-            hint="name it in checkpoint.init_from",
-        )
 
 
 def load_state(
