@@ -56,6 +56,13 @@ def itself(tree: dict[str, Any]) -> None:
     tree["model"]["language_model"]["more"] = tree["model"]
 
 
+def many_times(tree: dict[str, Any]) -> None:
+    node: dict[str, Any] = {"x": 1}
+    for _ in range(60):
+        node = {"a": node, "b": node}
+    tree["model"]["language_model"]["more"] = node
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -72,6 +79,7 @@ def itself(tree: dict[str, Any]) -> None:
         (tensor(SHARED, torch.zeros(0, 32)), r"key_value.weight is \[0, 32\]"),
         (tensor(SHARED, torch.eye(8).to_sparse()), "not stored as one piece"),
         (itself, "holds itself"),
+        (many_times, "or too much"),
         (lambda tree: tree.update(model=[]), "no 'model'"),
         (lambda tree: tree.update(args=3, model={}), "not a multi-query GPT"),
     ],
