@@ -70,6 +70,7 @@ _REFUSALS = {
     errno.ENOTDIR: ("a part of this path is no directory", "check the path"),
     errno.EEXIST: ("this exists already and is no directory", "remove it or choose another name"),
     errno.EROFS: ("read-only file system", "point the output elsewhere"),
+    errno.ENAMETOOLONG: ("file name too long", "check the path"),
     errno.EFBIG: ("file too large", "raise the limit (ulimit -f) or point the output elsewhere"),
 }
 
