@@ -110,7 +110,7 @@ def profile(recipe, arguments) -> None:  # type: ignore[no-untyped-def]
 
 
 def report(profiler, arguments) -> None:  # type: ignore[no-untyped-def]
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
 
     events = [
         event

@@ -62,6 +62,8 @@ def _to_hf(arguments: argparse.Namespace) -> int:
     if arguments.renew:
         keys = ("dtype", "adapter", "tokenizer", "base_weights", "vocab_size")
         asked = {key: getattr(arguments, key) for key in keys}
+        if arguments.eod_token:
+            asked["eod_token"] = arguments.eod_token
         if not renew(arguments.source, output, partial(_export, arguments), asked):
             print(f"{output} is of the newest checkpoint already")
     else:
@@ -90,6 +92,7 @@ def _export(arguments: argparse.Namespace, output: Path) -> None:
             output,
             dtype=arguments.dtype,
             tokenizer=arguments.tokenizer,
+            eod_token=arguments.eod_token,
             base=arguments.base_weights,
             vocab_size=arguments.vocab_size,
             progress=progress,

@@ -81,3 +81,10 @@ def test_the_picture_is_current() -> None:
     """Run `make generated` after a change of the rooms."""
     script = runpy.run_path(str(PROJECT / "docs/architecture_svg.py"))
     assert script["TARGET"].read_text() == script["draw"]()
+
+
+def test_every_recipe_is_listed() -> None:
+    page = (PROJECT / "docs/recipes.md").read_text().split("## Recipes based on others")[0]
+    variant = "finetune_santacoder_"
+    for path in (PROJECT / "recipes").glob("*.yaml"):
+        assert path.name in page or f"`_{path.stem.removeprefix(variant)}`" in page, path.name

@@ -149,6 +149,20 @@ def test_against(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "document 0 differs at token 0: context here, target there" in capsys.readouterr().out
 
 
+def test_against_a_data_set_of_another_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the ids happen to be equal: they mean other texts."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "abc"}\n')
+    for name, control in (("a", CONTROL), ("b", CONTROL[::-1])):
+        tokenizer = train_tokenizer(tmp_path / f"{name}.tokenizer.json", control)
+        options = ["--output-prefix", str(tmp_path / name), "--tokenizer", str(tokenizer), "--format", "text"]
+        assert preprocess("--input", rows, "--workers", "1", *options) == 0
+    capsys.readouterr()
+    assert main([str(tmp_path / "a"), "--against", str(tmp_path / "b")]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "different: made with another tokenizer" in said and "b.tokenizer.json" in said
+
+
 def test_plot(prefix: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert main([str(prefix), "--plot", str(tmp_path / "p.png")]) == 0

@@ -21,6 +21,7 @@ from megatron_octo.runview.load import load_run
 from megatron_octo.runview.page import render
 from tests.training.runs import STEPS, TestRun, exit_codes, small_corpus
 
+SAVES = {"interval": 1, "keep": 9, "asynchronous": False}  # a step is saved before the next one begins
 VALIDATED = {"eval": {"interval": 2, "steps": 1}}
 
 
@@ -30,11 +31,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TestRun:
     folder = tmp_path_factory.mktemp("inspect")
     corpus = small_corpus(folder)
     data = {"valid": f"validation: 1.0 0:1 {corpus}"}
-    made = TestRun(folder, corpus, checkpoint={"interval": 1, "keep": 9}, **VALIDATED)
+    made = TestRun(folder, corpus, checkpoint=SAVES, **VALIDATED)
     tree = made.recipe.read_text().replace("data:\n", f"data:\n  valid: '{data['valid']}'\n")
     made.recipe.write_text(tree)
     for step, number in ((3, signal.SIGKILL), (4, signal.SIGTERM)):
-        with mock.patch.dict(os.environ, OCTO_FAULT="rank=0,step=4,kind=slow,seconds=0.3,attempt=2"):
+        with mock.patch.dict(os.environ, OCTO_FAULT="rank=0,step=3,kind=slow,seconds=0.3,attempt=*"):
             processes = made.start(1)
         deadline = time.monotonic() + 60
         while not made.step(step).exists():

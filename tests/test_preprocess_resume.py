@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -183,3 +184,122 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path: Path, tokenizer_file: Path)
     finally:
         first.kill()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.bin", "p.idx", "p.json", "rows.jsonl"]
+
+
+def test_other_inputs_on_the_same_output_are_refused_while_one_runs(
+    tmp_path: Path, tokenizer_file: Path
+) -> None:
+    """The second command has other inputs, so a directory of its own: it must not remove the first one's."""
+    rows, other = make_rows(tmp_path / "rows.jsonl", 12), make_rows(tmp_path / "other.jsonl", 0.1)
+    prefix = tmp_path / "p"
+    first = subprocess.Popen(
+        command(rows, prefix, tokenizer_file, "--workers", "1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not list(tmp_path.glob("p.work-*/*.shard")):
+            assert first.poll() is None
+        first.send_signal(signal.SIGSTOP)
+        for options in ([], ["--task", "0/2"]):
+            arguments = command(other, prefix, tokenizer_file, "--workers", "1", *options)
+            second = subprocess.run(arguments, capture_output=True, text=True)
+            assert second.returncode == 2 and "another process works on the same output" in second.stderr
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(60) == 0
+    finally:
+        first.kill()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["other.jsonl", "p.bin", "p.idx", "p.json", "rows.jsonl"]
+
+
+def test_a_complete_data_set_is_replaced_only_when_asked(
+    tmp_path: Path, tokenizer_file: Path, rows_file: Path
+) -> None:
+    rows, prefix = tmp_path / "rows.jsonl", tmp_path / "p"
+    rows.write_bytes(rows_file.read_bytes())
+    first = preprocess(rows, prefix, tokenizer_file)
+    assert preprocess(rows, prefix, tokenizer_file) == first, "the same command may run again"
+    assert preprocess(rows, prefix, tokenizer_file, "--on-error", "skip") == first
+    other = make_rows(tmp_path / "other.jsonl", 0.1, seed=5)
+    for source, options, says in [
+        (other, [], "made from other inputs"),
+        (rows, ["--dedup"], "made with other options .dedup: False, now True"),
+        (rows, ["--shuffle", "1", "--task", "0/2"], "made with other options .shuffle: None, now 1"),
+    ]:
+        with pytest.raises(OctoError, match=says) as caught:
+            preprocess(source, prefix, tokenizer_file, *options)
+        assert "--overwrite" in str(caught.value.hint)
+    data = rows.read_bytes()
+    rows.write_bytes(data.replace(b"import", b"tropmi"))  # of the same size
+    with pytest.raises(OctoError, match="made from inputs with other content"):
+        preprocess(rows, prefix, tokenizer_file)
+    assert [Path(f"{prefix}.{suffix}").read_bytes() for suffix in ("bin", "idx")] == first
+    assert not list(tmp_path.glob("p.work-*"))
+    assert preprocess(other, prefix, tokenizer_file, "--overwrite") != first
+    manifest_path(prefix).unlink()
+    with pytest.raises(OctoError, match="made by another program"):
+        preprocess(rows, prefix, tokenizer_file)
+
+
+def rewrite(path: Path, old: bytes, new: bytes) -> None:
+    """Change a file so that size and time of change stay."""
+    found = path.stat()
+    data = path.read_bytes().replace(old, new) if old else path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_shards_of_an_input_that_was_rewritten_are_made_again(
+    tmp_path: Path, tokenizer_file: Path, rows_file: Path, packed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / ("rows.gz" if packed else "rows.jsonl")
+    plain = rows_file.read_bytes()
+    changed = plain.replace(b"import", b"tropmi")
+    assert changed != plain
+    # Stored, not packed smaller: both have the same size.
+    pack = (lambda data: gzip.compress(data, 0)) if packed else (lambda data: data)
+    rows.write_bytes(pack(plain))
+    preprocess(rows, tmp_path / "p", tokenizer_file, "--task", "0/2")
+    preprocess(rows, tmp_path / "q", tokenizer_file, "--task", "0/1")
+    rewrite(rows, rows.read_bytes(), pack(changed))
+    with pytest.raises(OctoError, match="was made from other bytes than this input has now") as caught:
+        preprocess(rows, tmp_path / "q", tokenizer_file, "--merge")
+    assert caught.value.where == str(rows)
+    found = preprocess(rows, tmp_path / "p", tokenizer_file)
+    said = capsys.readouterr().err
+    assert "shards were made from other bytes" in said and "made again" in said
+    rows.write_bytes(pack(changed))
+    assert preprocess(rows, tmp_path / "fresh", tokenizer_file) == found
+
+
+def test_shards_of_an_input_that_was_only_touched_are_kept(
+    tmp_path: Path, tokenizer_file: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(rows_file.read_bytes())
+    preprocess(rows, tmp_path / "p", tokenizer_file, "--task", "0/1")
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("p.work-*/*.shard")}
+    rewrite(rows, b"", b"")
+    monitored = list(made)
+    preprocess(rows, tmp_path / "p", tokenizer_file, "--task", "0/1")
+    assert made == {path: path.stat().st_mtime_ns for path in monitored}
+    assert "made again" not in capsys.readouterr().err
+    preprocess(rows, tmp_path / "p", tokenizer_file, "--merge")
+
+
+def test_a_file_without_a_row_is_never_left_out(
+    tmp_path: Path, tokenizer_file: Path, rows_file: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": \n{"text": "a\n' * 20)
+    arguments = command(rows_file, tmp_path / "p", tokenizer_file, "--on-error", "skip", "--workers", "1")[3:]
+    arguments.insert(arguments.index(str(rows_file)) + 1, str(bad))
+    with pytest.raises(
+        OctoError, match=r"not one row of this file is a JSON object .40 broken JSON."
+    ) as caught:
+        main(arguments)
+    assert caught.value.where == str(bad) and not list(tmp_path.glob("p.*[nx]"))

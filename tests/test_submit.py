@@ -1,8 +1,10 @@
 """What is decided before anything is submitted: profiles, layouts, scripts as texts, and the words for mistakes."""
 
+import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from megatron_octo import submit
 from megatron_octo.cluster import sbatch, snapshot
@@ -155,6 +158,88 @@ def test_names_in_profiles(desk: Path) -> None:
     path.write_bytes(b"nodes: 2\naccount: caf\xe9\n")
     said = refused(str(RECIPE), "--cluster", "mine")
     assert "not UTF-8" in said and "mine.yaml:2" in said
+
+
+HOSTILE = ["a\\nb", "a\\x1b[2J", "\\u202eb", "a\\0"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_control_characters_are_refused(text: str, desk: Path) -> None:
+    """In each text of a profile and of a recipe, and in the folder: they would become lines of a script."""
+    profile = desk / "clusters" / "mine.yaml"
+    for line in (
+        'partition: "{}"',
+        'account: "{}"',
+        'constraint: "{}"',
+        'exclude: "{}"',
+        'memory: "{}"',
+        'python: "{}"',
+        'modules: ["{}"]',
+        'environment: {{A: "{}"}}',
+        'srun: ["{}"]',
+        'sbatch: {{comment: "{}"}}',
+        'scratch: "{}"',
+        'container: {{image: "{}"}}',
+        'container: {{image: a, mounts: ["{}"]}}',
+        'stages: {{train: {{qos: "{}"}}}}',
+    ):
+        profile.write_text(line.format(text) + "\n")
+        said = refused(str(RECIPE), "--nodes", "2", "--cluster", "mine", "--dry-run")
+        assert "control characters" in said or "should match pattern" in said, (line, said)
+    for key in ("run_dir", "data.tokenizer", "checkpoint.init_from", "log.wandb_project"):
+        said = refused(str(RECIPE), "--nodes", "2", "--dry-run", f'{key}="{text}"')
+        assert "control characters" in said
+    for option in ("--partition", "--account", "--qos", "--constraint", "--exclude"):
+        said = refused(
+            str(RECIPE), "--nodes", "2", option, text.encode().decode("unicode_escape"), "--dry-run"
+        )
+        assert "control characters" in said
+
+
+@pytest.mark.parametrize(
+    "scratch", ['a"; touch x; "', "$(touch x)", "`touch x`", "a\\b", "$((1))", "${x:-$(y)}"]
+)
+def test_scratch_is_no_command(scratch: str) -> None:
+    with pytest.raises(ValidationError, match="scratch"):
+        Profile(scratch=scratch)
+    assert Profile(scratch="/s/$USER/${SLURM_JOB_ID} x").scratch
+
+
+def test_words_of_the_user_stay_words(tmp_path: Path) -> None:
+    """What a job's script runs, with names that are code to a shell, against the words that were meant."""
+    names = ["$(touch x)", "`touch x`", "a b", "it's", 'say "x"', "a;b", "*", "--x", "a\\b", "#a", "%j", "~"]
+    for name in names:
+        recipe = load_recipe(
+            RECIPE, [f"run_dir={json.dumps('runs/' + name)}", f"data.tokenizer={json.dumps(name)}"]
+        )
+        profile = Profile(
+            nodes=2,
+            environment={"A": name},
+            srun=[name],
+            modules=[name],
+            python=name,
+            sbatch={"comment": name},
+        )
+        given = Order(
+            recipe,
+            profile,
+            ("preprocess",),
+            tmp_path / name,
+            name,
+            arguments={"preprocess": ["--input", name]},
+        )
+        (job,) = jobs_of(given)
+        said = re.search(r"^srun .*$", job.text, re.M)
+        assert said is not None
+        words = shlex.split(said[0].replace('"${SLURM_CPUS_PER_TASK:-1}"', "1"))
+        assert words[:5] == ["srun", "--ntasks=1", name, name, "-m"]
+        assert words[words.index("--tokenizer") + 1] == words[words.index("--input") + 1] == name
+        assert f"export A={shlex.quote(name)}\n" in job.text
+        assert (
+            shlex.split(next(line for line in job.text.splitlines() if "--comment" in line))[1]
+            == f"--comment={name}"
+        )
+        subprocess.run(["bash", "-n"], input=job.text, text=True, check=True)
 
 
 def test_zero_is_a_value() -> None:

@@ -1,6 +1,8 @@
 """Comparison of runs and of exports, to the last bit."""
 
+import hashlib
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,10 +69,15 @@ def tensors(run: Path, step: int) -> dict[str, str]:
 
 
 def tensors_of(folder: Path) -> dict[str, str]:
-    """Return the digest of every tensor in the safetensors files below a directory, and of every other weights file."""
+    """Return the digest of every tensor below a directory: of safetensors by name, of torch's zip files by entry."""
     paths = sorted(folder.rglob("*.safetensors"))
     found = {f"{path.name}/{name}": value for path in paths for name, value in tensor_digests(path).items()}
-    return {**found, **digests(sorted(folder.rglob("*.pt")), folder)}
+    for path in sorted(folder.rglob("*.pt")):
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                if "/data/" in name:
+                    found[f"{path.relative_to(folder)}/{name}"] = hashlib.sha256(file.read(name)).hexdigest()
+    return found
 
 
 def run_differences(one: Path, other: Path, last: int) -> str:

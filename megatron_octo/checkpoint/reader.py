@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_octo.checkpoint.directory import check_files, read_manifest
-from megatron_octo.checkpoint.source import Source
+from megatron_octo.checkpoint.source import TEXT_FILES, Source
 from megatron_octo.checkpoint.tensor_file import TensorFile, open_safetensors
 from megatron_octo.common.errors import OctoError
 
@@ -26,6 +26,8 @@ class CheckpointReader(Source):
         places = [directory / "tokenizer.json", directory.parent.parent / "tokenizer.json"]
         tokenizer = next((place for place in places if place.is_file()), None)
         super().__init__(directory, "checkpoint", read_manifest(directory), self._open, tokenizer)
+        recorded = self.manifest.provenance.get(TEXT_FILES, {})
+        self.text_files = {name: directory / name for name in recorded if Path(name).name == name}
 
     def _open(self, name: str) -> TensorFile:
         path, record = self.directory / name, self.manifest.files.get(name)
@@ -46,10 +48,6 @@ class CheckpointReader(Source):
         """
         if problems := check_files(self.directory, self.manifest):
             raise OctoError("damaged checkpoint: " + "; ".join(problems), where=self.directory)
-
-    def digested(self) -> dict[str, int]:
-        """Return for each opened file the number of bytes that were digested while they were read."""
-        return {name: file.digested for name, file in self._files.items()}
 
     def names(self, kind: str = "weights") -> list[str]:
         """Return the names of all tensors of a kind."""

@@ -17,9 +17,10 @@ from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
 from megatron_octo.checkpoint.tensor_file import Stored, TensorFile
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_json
+from megatron_octo.common.files import digest_file, digest_json
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, NAMED_DTYPES
 
+TEXT_FILES = "text_files"  # key of the provenance
 BLOCK = 1 << 24  # bytes read at once
 
 
@@ -71,6 +72,7 @@ class Source:
 
     Attributes:
         tokenizer: its tokenizer.json, if it has one.
+        text_files: other files about text (chat template, generation) by name, with digests in the provenance.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Source:
     ):
         self.directory, self.format, self.manifest = directory, format, manifest
         self.tokenizer = tokenizer
+        self.text_files: dict[str, Path] = {}
         self._open_file, self._check = open_file, check
         self._files: dict[str, TensorFile] = {}
         self._boxes: dict[tuple[str, str], list[_Box]] = {}
@@ -136,6 +139,28 @@ class Source:
         """
         if self._check:
             self._check(self)
+
+    def digested(self) -> dict[str, int]:
+        """Return for each opened file the number of bytes that were digested while they were read."""
+        return {name: file.digested for name, file in self._files.items()}
+
+    def check_text(self) -> None:
+        """Compare tokenizer.json and other files about text with their recorded digests.
+
+        Raises:
+            OctoError: one has changed, or is missing.
+        """
+        expected = {self.text_files[name]: digest for name, digest in self.text_digests().items()}
+        if self.tokenizer and self.manifest.tokenizer:
+            expected[self.tokenizer] = self.manifest.tokenizer
+        for path, digest in expected.items():
+            if not path.is_file() or digest_file(path) != digest:
+                how = "has changed since it was recorded (digest differs)" if path.is_file() else "is missing"
+                raise OctoError(f"{path.name} {how}", where=path, hint="restore it from a copy")
+
+    def text_digests(self) -> dict[str, str]:
+        """Return the digests of :attr:`text_files`."""
+        return {name: self.manifest.provenance[TEXT_FILES][name] for name in self.text_files}
 
     def finish(self, kinds: tuple[str, ...] = ("weights",)) -> None:
         """Compare all files of some kinds with their digests; bytes that were digested already are not read again.

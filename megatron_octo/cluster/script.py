@@ -62,10 +62,11 @@ class Job:
     text: str
 
     @property
-    def log(self) -> Path:
+    def log(self) -> str:
         """The file for its output, with SLURM's patterns for the job's number."""
         run = self.script.parent if self.stage == "train" else self.script.parent.parent
-        return run / LOGS / f"{self.stage}-{'%A_%a' if '#SBATCH --array' in self.text else '%j'}.log"
+        number = "%A_%a" if "#SBATCH --array" in self.text else "%j"
+        return f"{str(run).replace('%', '%%')}/{LOGS}/{self.stage}-{number}.log"
 
 
 def script_name(stage: str) -> str:
@@ -142,7 +143,10 @@ def _setup(stage: str, order: Order) -> Iterator[str]:
     yield f"cd {shell(order.folder)}"
     yield "# The run is where this file was given to sbatch, whatever it was called when it was written."
     yield f"recorded={shell(order.recipe.run_dir)}"
-    yield """file=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p') || file="""
+    yield "file="
+    yield "for again in 1 2 3; do  # the controller may be busy"
+    yield """  file=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p') && break || sleep $((5 * again))"""
+    yield "done"
     yield f"case $file in */{own}) here=${{file%/{own}}} ;; *) here=$recorded ;; esac"
     yield '[ -d "$here/submit/code" ] || { echo "error: the run is not at $here: submit resume RUN" >&2; exit 2; }'
     yield 'here=$(cd -P -- "$here" >/dev/null && pwd)'
@@ -203,7 +207,8 @@ def _training(order: Order) -> Iterator[str]:
     (command,) = stage_of("train").commands(order)
     profile = order.profile
     yield 'run=("$here/submit/recipe.yaml")'
-    yield '[ "$recorded" -ef "$here" ] || run+=("run_dir=$here")  # it was moved or copied'
+    yield 'quoted=${here//\\\\/\\\\\\\\} quoted=${quoted//\\"/\\\\\\"}  # for YAML'
+    yield '[ "$recorded" -ef "$here" ] || run+=("run_dir=\\"$quoted\\"")  # it was moved or copied'
     yield f"guard=({shlex.join([order.python, '-m', 'megatron_octo.cluster.job_guard'])})"
     yield f"limits=(--max-restarts {profile.max_restarts} --signal-seconds {profile.signal_seconds})"
     yield f"train=({shlex.join([*_srun(order), command.module])})"

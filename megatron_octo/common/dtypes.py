@@ -15,7 +15,10 @@ SAFETENSORS = {
     "bfloat16": "BF16",
     "int64": "I64",
     "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
     "uint8": "U8",
+    "bool": "BOOL",
 }
 # Code in the header of a Megatron index file -> numpy's.
 INDEX_CODES = {

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from megatron_octo.common.terminal import is_plain, printable
 
 PositiveInt = Annotated[int, Field(gt=0)]
+# Bounds far above any model: tables of one entry per layer or head stay small, whatever a file claims.
+Extent = Annotated[int, Field(gt=0, le=1 << 40)]
+Few = Annotated[int, Field(gt=0, le=10_000)]
 Count = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -47,25 +50,25 @@ class ModelConfig(Section):
 
     architecture: str = "gpt_bigcode"
     """`gpt_bigcode` (StarCoder, SantaCoder) or `starcoder2`."""
-    num_layers: PositiveInt
+    num_layers: Few
     """Transformer layers."""
-    hidden_size: PositiveInt
+    hidden_size: Extent
     """Width of a token's hidden state; a multiple of `model.num_attention_heads`."""
-    num_attention_heads: PositiveInt
+    num_attention_heads: Few
     """Query heads."""
-    num_query_groups: PositiveInt = 1
+    num_query_groups: Few = 1
     """Key/value heads, each shared by equally many successive query heads. 1: multi-query attention."""
-    ffn_hidden_size: PositiveInt
+    ffn_hidden_size: Extent
     """Width inside the feed-forward block; 4 x `model.hidden_size` in the published models."""
-    max_position_embeddings: PositiveInt
+    max_position_embeddings: Extent
     """Longest sequence that the model can read. Learned positions cannot be extended later."""
-    vocab_size: PositiveInt
+    vocab_size: Extent
     """Tokens of the tokenizer."""
-    vocab_multiple: PositiveInt = 128
+    vocab_multiple: Extent = 128
     """Embedding rows are padded to a multiple of this under every layout. Padding has no loss and is never exported."""
     rotary_base: PositiveFloat | None = None
     """Base of the wavelengths of rotary positions; null: positions are learned."""
-    sliding_window: PositiveInt | None = None
+    sliding_window: Extent | None = None
     """Tokens that a position attends to, itself included; null: all tokens before it."""
     tied_embeddings: bool = True
     """Use the word embeddings as the output layer; false: the output layer has its own weights."""

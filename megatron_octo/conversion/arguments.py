@@ -5,7 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-_OF_WEIGHTS = ("--dtype", "--base-weights", "--tokenizer", "--vocab-size", "--shard-size", "--verify")
+_OF_WEIGHTS = (
+    "--dtype",
+    "--base-weights",
+    "--tokenizer",
+    "--eod-token",
+    "--vocab-size",
+    "--shard-size",
+    "--verify",
+)
 _WEIGHTS = "a run, a checkpoint, a Hugging Face directory or a BigCode checkpoint"
 
 
@@ -41,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     to_hf = commands.add_parser("to-hf", help="any weights -> Hugging Face directory")
     _paths(to_hf, "RUN", _WEIGHTS)
     to_hf.add_argument("--tokenizer", help="tokenizer.json (default: the run's)")
+    to_hf.add_argument(
+        "--eod-token", metavar="TOKEN", help="that ends a document (default: the data's, or the source's)"
+    )
     to_hf.add_argument("--adapter", action="store_true", help="of a LoRA run: its adapters alone, for peft")
     to_hf.add_argument(
         "--renew",

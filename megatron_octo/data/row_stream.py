@@ -80,6 +80,7 @@ class RowStream:
     Attributes:
         vocab_size: the largest that a manifest names, None if there is no manifest.
         tokenizer_digest: of the manifests, None if there is none.
+        ends: token and id that end a document in the data, one for each choice of preprocess --eod-token.
         corpora_digest: identity of all that the rows depend on.
         fim_tokens: ids of the tokens of fill in the middle, None if it is off.
 
@@ -94,6 +95,7 @@ class RowStream:
         self._planner = Planner(group, settings)
         self._settings, self._corpora = settings, self._planner.corpora
         self.vocab_size, self.tokenizer_digest = self._planner.vocab_size, self._planner.tokenizer_digest
+        self.ends = self._planner.ends
         self.corpora_digest, self.fim_tokens = self._planner.corpora_digest, self._planner.fim_tokens
         self._begin = [
             source.documents(len(corpus))[0]

@@ -278,4 +278,5 @@ class Training:
             saved=saved,
             owned=lambda: self.owned(now=True),
             say=self.reporter.say,
+            ends=self.corpora.train.ends,
         )

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,28 +16,10 @@ from megatron_octo.cluster.status import status_of
 from megatron_octo.common.errors import OctoError
 from megatron_octo.recipe.loading import build_recipe, dump_recipe
 from megatron_octo.runfiles import attempts as records
+from tests.cluster.conftest import Answers
 from tests.conftest import recipe_tree
 
-Answers = Callable[..., None]
 NOW = int(time.time())
-
-
-@pytest.fixture
-def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """Sets what SLURM's commands print; None: the command fails. ``asked`` has a line a call."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-    def answer(**texts: str | None) -> None:
-        for name, text in texts.items():
-            (folder / f"{name}.txt").write_text(text or "")
-            end = f"cat {folder}/{name}.txt" if text is not None else f"echo {name} is away >&2; exit 1"
-            (folder / name).write_text(f"#!/bin/sh\necho {name} $* >>{tmp_path}/asked\n{end}\n")
-            (folder / name).chmod(0o755)
-
-    answer(sbatch="", scancel="", squeue="", sacct="", scontrol="", sacctmgr="", sinfo="")
-    return answer
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def check_beside_documents(
     deterministic: bool,
 ) -> None:
     """One kind of attention beside the one that goes document by document: outputs and gradients."""
-    from megatron_octo.model.attention.packed import DocumentAttention, packed_params
+    from megatron_octo.model.attention.packed_attention import DocumentAttention, packed_params
     from megatron_octo.model.attention.rotary import Rotary
 
     config = attention_config(groups, window, deterministic)
@@ -65,7 +65,7 @@ def check_beside_documents(
 def check_in_the_fused_layers(kind: type, name: str, deterministic: bool = False) -> None:
     """The fused layers' attention with one kind beside that document by document: documents, and whole rows."""
     from megatron_octo.model.attention.backend import Backend
-    from megatron_octo.model.attention.packed import DocumentAttention
+    from megatron_octo.model.attention.packed_attention import DocumentAttention
     from megatron_octo.model.fused.core_attention import CoreAttention, Documents
 
     query = torch.randn(TOKENS, HEADS * HEAD_DIM, requires_grad=True)

@@ -125,7 +125,7 @@ class _MegatronNetwork:
         return hidden
 
     def layer(self, number: int, hidden_TH: Tensor) -> Tensor:
-        from megatron_octo.model.attention.packed import packed_params
+        from megatron_octo.model.attention.packed_attention import packed_params
 
         self._number = number
         for held in self._held.values():

@@ -76,6 +76,7 @@ def verify(
     _check_shapes(one, other)
     for source in (one, other):
         source.check()
+        source.check_text()
     equal, largest, tensor = _compare_weights(one, other)
     for source in (one, other):
         source.finish()

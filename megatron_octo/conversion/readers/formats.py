@@ -70,14 +70,14 @@ def indexed_files(directory: Path) -> dict[str, str] | None:
     Raises:
         OctoError: there are no safetensors, or the index is broken.
     """
+    if (directory / SINGLE).is_file():  # transformers reads it first, whatever index lies beside it
+        return None
     if (directory / INDEX).is_file():
         index: Any = read_json(directory / INDEX)
         found = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(found, dict) or not all(map(_is_file_name, found.values())):
             raise OctoError("no weight_map of file names", where=directory / INDEX)
         return found
-    if (directory / SINGLE).is_file():
-        return None
     raise OctoError(
         f"neither {SINGLE} nor {INDEX}",
         where=directory,

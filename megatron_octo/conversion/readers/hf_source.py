@@ -1,22 +1,33 @@
 """Reads a Hugging Face model directory under our names."""
 
+import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.directory import Fragment, Manifest, TensorEntry
-from megatron_octo.checkpoint.source import BLOCK, RowsFragment, Source, as_bytes
+from megatron_octo.checkpoint.source import BLOCK, TEXT_FILES, RowsFragment, Source, as_bytes
 from megatron_octo.checkpoint.tensor_file import Stored, TensorFile, open_safetensors
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_file, read_json
+from megatron_octo.common.files import digest_file
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, PRECISIONS
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.conversion.engine.conversion_record import RECORD
+from megatron_octo.conversion.engine.conversion_record import recorded_digests
 from megatron_octo.conversion.readers.formats import INDEX, SINGLE, indexed_files, read_hf_config
 from megatron_octo.conversion.readers.special_tokens import KEY, read_special_tokens
+
+_ADAPTER = "adapter_config.json"
+# Files about text beside tokenizer.json, which a conversion there and back keeps.
+_TEXT_FILES = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 def open_hf(directory: Path, stream: bool = False) -> Source:
@@ -25,17 +36,28 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
     Raises:
         OctoError: another architecture, no safetensors, a shard is missing or damaged, missing or unexpected tensors.
     """
+    if (directory / _ADAPTER).is_file():
+        raise OctoError(
+            f"{_ADAPTER} lies beside the model: transformers would load that adapter on its base, and not this model",
+            where=directory,
+            hint="move the adapter, or the model, into a directory of its own",
+        )
+    record = recorded_digests(directory)
     model = read_hf_config(directory / "config.json")
     file_of = weight_map(directory)
-    record = _record(directory)
     opened = {
-        file: open_safetensors(directory / file, record.get(file) if stream else None, stream)
+        file: open_safetensors(directory / file, record.get(file), stream)
         for file in sorted(set(file_of.values()))
     }
+    _check_shards(opened, file_of)
+    ignored = re.compile(find_architecture(model.architecture).ignored)
+    file_of = {name: file for name, file in file_of.items() if not ignored.fullmatch(name)}
     stored = {name: _stored(opened[file], name) for name, file in file_of.items()}
     dtype = _check(directory, stored, model)
     tokenizer = directory / "tokenizer.json"
     special = read_special_tokens(directory, model.vocab_size)
+    text = {name: directory / name for name in _TEXT_FILES if (directory / name).is_file()}
+    digests = {TEXT_FILES: {name: digest_file(path) for name, path in text.items()}} if text else {}
     manifest = Manifest(
         model=model,
         step=0,
@@ -43,14 +65,16 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
         tokenizer=digest_file(tokenizer) if tokenizer.is_file() else None,
         files={file: {"bytes": each.path.stat().st_size, "digest": ""} for file, each in opened.items()},
         tensors={"weights": _entries(model, file_of, DTYPE_NAMES[dtype])},
-        provenance={"from_hf": str(directory.absolute()), **({KEY: special} if special else {})},
+        provenance={"from_hf": str(directory.absolute()), **({KEY: special} if special else {}), **digests},
     )
 
     def check(source: Source) -> None:
         _check_aliases(source, stored, file_of, model)
 
     found = tokenizer if tokenizer.is_file() else None
-    return Source(directory, "huggingface", manifest, opened.__getitem__, found, check)
+    source = Source(directory, "huggingface", manifest, opened.__getitem__, found, check)
+    source.text_files = text
+    return source
 
 
 def weight_map(directory: Path) -> dict[str, str]:
@@ -60,23 +84,18 @@ def weight_map(directory: Path) -> dict[str, str]:
     return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
 
 
-def _record(directory: Path) -> dict[str, str]:
-    """Return the recorded digests of files, if there are any.
-
-    Raises:
-        OctoError: its record of them is broken.
-    """
-    if not (directory / RECORD).is_file():
-        return {}
-    tree: Any = read_json(directory / RECORD)
-    try:
-        return {name: str(each["digest"]) for name, each in tree["files"].items()}
-    except (AttributeError, LookupError, TypeError):
-        raise OctoError(
-            "no digests of files here, as to-hf writes them",
-            where=directory / RECORD,
-            hint="restore it, or remove it to read the model without comparing digests",
-        ) from None
+def _check_shards(opened: dict[str, TensorFile], file_of: dict[str, str]) -> None:
+    """Check that shards hold no other tensors than the index says: transformers loads all that they hold."""
+    for file, each in opened.items():
+        if extra := sorted(name for name in each.tensors if file_of.get(name) != file):
+            other = file_of.get(extra[0])
+            raise OctoError(
+                f"{INDEX} says that {extra[0]!r} is in {other}"
+                if other
+                else f"{INDEX} does not name {extra[0]!r}",
+                where=each.path,
+                hint="shards and index are of different models: copy them again, or save the model again",
+            )
 
 
 def _stored(file: TensorFile, name: str) -> Stored:

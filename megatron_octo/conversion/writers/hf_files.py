@@ -11,7 +11,7 @@ import yaml
 from megatron_octo import __version__
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import count_parameters
-from megatron_octo.checkpoint.source import Source
+from megatron_octo.checkpoint.source import TEXT_FILES, Source
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.runfiles.history import Contribution, contributions
 
@@ -29,10 +29,9 @@ def write_json_file(path: Path, tree: Mapping[str, Any], keep: Sequence[str] = (
     path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def write_tokenizer(directory: Path, source: Path, max_length: int) -> int:
-    """Copy tokenizer.json with what AutoTokenizer needs beside it; returns the id that ends a document."""
-    tokenizer = Tokenizer(source)
-    shutil.copyfile(source, directory / "tokenizer.json")
+def write_tokenizer(directory: Path, tokenizer: Tokenizer, max_length: int) -> None:
+    """Copy tokenizer.json with the files beside it that AutoTokenizer needs."""
+    shutil.copyfile(tokenizer.path, directory / "tokenizer.json")
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), tokenizer.eod_token)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -42,7 +41,6 @@ def write_tokenizer(directory: Path, source: Path, max_length: int) -> int:
     }
     write_json_file(directory / "tokenizer_config.json", settings)
     write_json_file(directory / "special_tokens_map.json", special)
-    return tokenizer.eod_id
 
 
 def provenance(source: Source) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def provenance(source: Source) -> dict[str, Any]:
         "directory": str(source.directory.absolute()),
         "step": manifest.step,
         "tokenizer": manifest.tokenizer,
-        **manifest.provenance,
+        **{key: value for key, value in manifest.provenance.items() if key != TEXT_FILES},
     }
 
 

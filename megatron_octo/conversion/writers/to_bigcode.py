@@ -64,6 +64,7 @@ def to_bigcode(
 
     def finish(directory: Path, _: Mapping[str, FileRecord]) -> None:
         (directory / TRACKER).write_text(_DIRECTORY)
+        source.check_text()
         if source.tokenizer:
             shutil.copyfile(source.tokenizer, directory / "tokenizer.json")
 

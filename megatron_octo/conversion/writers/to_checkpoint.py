@@ -63,8 +63,11 @@ def write_checkpoint(
 
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
         tokenizer = source.manifest.tokenizer
+        source.check_text()
         if source.tokenizer and tokenizer:
             shutil.copyfile(source.tokenizer, directory / "tokenizer.json")
+        for name, path in source.text_files.items():
+            shutil.copyfile(path, directory / name)
         entries = _entries(source, groups)
         if rounded:
             entries["weights"] = {

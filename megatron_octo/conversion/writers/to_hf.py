@@ -1,5 +1,6 @@
 """Writes weights of any format as a Hugging Face model directory."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,18 +14,20 @@ from megatron_octo.checkpoint.digest import FileRecord
 from megatron_octo.checkpoint.source import Source
 from megatron_octo.checkpoint.tensor_writer import SafetensorsWriter
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_file
+from megatron_octo.common.files import digest_file, read_json
 from megatron_octo.common.torch_dtypes import DTYPES
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
-from megatron_octo.conversion.engine.conversion_record import is_result, write_record
+from megatron_octo.conversion.engine.conversion_record import file_record, is_result, write_record
 from megatron_octo.conversion.engine.direct_file import DirectFile
 from megatron_octo.conversion.engine.job import SHARD_BYTES, Progress, convert, job_of, silent
 from megatron_octo.conversion.engine.rounding import Rounding
 from megatron_octo.conversion.readers.formats import INDEX, SINGLE
 from megatron_octo.conversion.readers.open_weights import open_weights
-from megatron_octo.conversion.readers.special_tokens import configured, special_tokens
+from megatron_octo.conversion.readers.special_tokens import configured, open_tokenizer, special_tokens
 from megatron_octo.conversion.writers import hf_files
 from megatron_octo.data.text.tokenizer import Tokenizer
+
+_CARD, _GENERATION = "README.md", "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def to_hf(
     *,
     dtype: str | None = None,
     tokenizer: str | Path | None = None,
+    eod_token: str | None = None,
     base: str | Path | None = None,
     vocab_size: int | None = None,
     progress: Progress = silent,
@@ -61,6 +65,7 @@ def to_hf(
         output: directory to make.
         dtype: fp32, bf16 or fp16; by default the weights' own.
         tokenizer: a tokenizer.json; by default the run's.
+        eod_token: spelling of the end of a document; by default the one of the run's data, or of the source.
         base: the weights beneath a LoRA run, if they were moved. Its adapters are merged with them.
         vocab_size: real tokens of a BigCode checkpoint.
         progress: called with bytes done and bytes in all.
@@ -72,24 +77,36 @@ def to_hf(
     """
     opened = open_weights(source, stream=True, vocab_size=vocab_size, base=base)
     model = opened.manifest.model
-    found = _find_tokenizer(opened, tokenizer)
+    found = _find_tokenizer(opened, tokenizer, eod_token)
+    # Files about text are of the source's own tokenizer and of its own end.
+    kept = opened.text_files if found and not tokenizer and not eod_token else {}
     architecture = find_architecture(model.architecture)
     shards = list(_shards(opened, architecture.hf_tensors(model), dtype, shard_bytes))
     groups = [(PlannedFile(_name(number, len(shards)), shard),) for number, shard in enumerate(shards, 1)]
 
     def finish(directory: Path, files: Mapping[str, FileRecord]) -> None:
-        eod = hf_files.write_tokenizer(directory, found, model.max_position_embeddings) if found else None
+        if found:
+            hf_files.write_tokenizer(directory, found, model.max_position_embeddings)
+        eod = found.eod_id if found else None
         torch_dtype = str(shards[0][0].dtype).removeprefix("torch.")
-        special = special_tokens(eod, opened.manifest.provenance)
+        special = special_tokens(eod, opened.manifest.provenance, eod_token is not None)
         config = {**architecture.hf_config(model, eod, torch_dtype), **configured(special)}
         hf_files.write_json_file(directory / "config.json", config, keep=("bos", "eos"))
-        hf_files.write_json_file(directory / "generation_config.json", special)
+        generation = read_json(kept[_GENERATION]) if _GENERATION in kept else {}
+        hf_files.write_json_file(directory / _GENERATION, {**generation, **special})
+        for name in kept.keys() - {_GENERATION}:
+            shutil.copyfile(kept[name], directory / name)
         if len(groups) > 1:
             _write_index(directory, groups)
         hf_files.write_card(directory, opened, torch_dtype)
-        write_record(directory, files, hf_files.provenance(opened), job)
+        small = {
+            path.name: file_record(path) for path in directory.iterdir() if path.name not in {*files, _CARD}
+        }
+        write_record(directory, {**files, **small}, hf_files.provenance(opened), job)
 
-    options = {"to": "huggingface", "tokenizer": digest_file(found) if found else None}
+    options = {"to": "huggingface", "tokenizer": found.digest if found else None}
+    if eod_token:
+        options["eod_token"] = eod_token
     job = job_of(opened, groups, options)
     if reuse and is_result(Path(output), job):
         return Exported(opened.directory, Rounding(), reused=True)
@@ -135,15 +152,23 @@ def _write_index(directory: Path, groups: Sequence[Group]) -> None:
     hf_files.write_json_file(directory / INDEX, index)
 
 
-def _find_tokenizer(source: Source, given: str | Path | None) -> Path | None:
-    """Return the tokenizer.json that belongs to the weights.
+def _find_tokenizer(source: Source, given: str | Path | None, eod_token: str | None) -> Tokenizer | None:
+    """Open the tokenizer.json that belongs to the weights.
 
     Raises:
         OctoError: it is not the one that the weights were trained with.
     """
     path = Path(given) if given else source.tokenizer
+    if not given:
+        source.check_text()
+    if path is None and eod_token:
+        raise OctoError(
+            "--eod-token needs a tokenizer.json", where=source.directory, hint="name it with --tokenizer"
+        )
     if path is None:
         return None
+    if path.suffix == ".model":
+        raise OctoError("transformers needs a tokenizer.json, this is a sentencepiece model", where=path)
     if not path.is_file():
         raise OctoError("no such file", where=path)
     digest = source.manifest.tokenizer
@@ -153,11 +178,12 @@ def _find_tokenizer(source: Source, given: str | Path | None) -> Path | None:
             where=path,
             hint="name the right tokenizer.json with --tokenizer",
         )
-    size, known = Tokenizer(path).vocab_size, source.manifest.model.vocab_size
+    tokenizer = open_tokenizer(path, source.manifest.provenance, eod_token)
+    size, known = tokenizer.vocab_size, source.manifest.model.vocab_size
     if size > known:
         raise OctoError(
             f"this tokenizer has {size} tokens, the model {known}",
             where=path,
             hint="name the right tokenizer.json with --tokenizer",
         )
-    return path
+    return tokenizer

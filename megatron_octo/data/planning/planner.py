@@ -89,6 +89,9 @@ class Planner:
             )
         self.tokenizer_digest: str | None = next(iter(by_digest), None)
         self.vocab_size: int | None = max((m.tokenizer.vocab_size for m in manifests.values()), default=None)
+        # Ends of documents in the data: one, unless data sets were made with several.
+        ends = {m.tokenizer.eod_token: m.tokenizer.eod_id for m in manifests.values()}
+        self.ends = [{"token": token, "id": number} for token, number in ends.items()]
         self.pad = next((manifest.tokenizer.eod_id for manifest in manifests.values()), 0)
 
     def _fim_tokens(self, manifests: dict[str, Manifest], tokenizer: str | Path | None) -> FimTokens:

@@ -16,8 +16,9 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
 from megatron_octo.common.ragged import interleave
 from megatron_octo.data.text.fast_tokenizer import LIBRARY, FastPath
-from megatron_octo.data.text.fitness import unfit
+from megatron_octo.data.text.fitness import splits_as_gpt2, unfit
 from megatron_octo.data.text.inexpressible import LossFinder
+from megatron_octo.data.text.long_texts import LONG, LongTexts
 from megatron_octo.data.text.sentencepiece_model import SentencePiece
 
 # Rows are spread over processes: threads inside each would only fight for the same cores.
@@ -77,7 +78,11 @@ class Tokenizer:
         self.eod_token = eod_token or self._find_eod(vocabulary)
         self.eod_id = self.control_id(self.eod_token, "the end of a document")
         self.fast, self.why_not = self._open_fast(backend, proven)
-        self.loses = LossFinder({} if self.is_sentencepiece else self._description())
+        description = {} if self.is_sentencepiece else self._description()
+        self.loses = LossFinder(description)
+        self._long: LongTexts | None = None
+        if description and splits_as_gpt2(description) and description["model"].get("type") == "BPE":
+            self._long = LongTexts(description, self._tokenizer, self._encode_flat, self.fast is not None)
 
     @property
     def is_sentencepiece(self) -> bool:
@@ -100,6 +105,15 @@ class Tokenizer:
         tokenizer.no_truncation()  # a limit saved with the tokenizer would cut documents silently
         tokenizer.no_padding()
         return tokenizer
+
+    @staticmethod
+    def vocabulary(path: str | Path) -> dict[str, int]:
+        """Return token -> id of a tokenizer.json, added tokens included; empty if it is not one."""
+        try:
+            found: dict[str, int] = _Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+        except Exception:  # the binding raises bare Exception
+            return {}
+        return found
 
     def _description(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(Path(self.path).read_bytes())
@@ -163,11 +177,18 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Encode all texts; returns ids end to end, uint32 [N], and the number per text, int64 [len(texts)].
+    def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+        """Encode all texts; returns ids end to end, uint16 or uint32 [N], and the number per text, int64 [len(texts)].
 
-        The same ids as :meth:`encode`, by the fast path where there is one.
+        The same ids as :meth:`encode`, by the fast path where there is one, and in parts where a text is long.
         """
+        if self._long is None or all(len(text) <= LONG for text in texts):
+            return self._encode_flat(texts)
+        found = [self._long.encode(text) for text in texts]
+        lengths = np.array([len(ids) for ids in found], np.int64)
+        return (found[0] if len(found) == 1 else np.concatenate(found)), lengths
+
+    def _encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         if self.fast is None:
             return flatten(self.encode(texts))
         pieces = [self.fast.split(text) for text in texts]

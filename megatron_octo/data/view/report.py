@@ -15,7 +15,7 @@ from rich.text import Text
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
 from megatron_octo.data.dataset.indexed import IndexedDataset, PairedDataset, open_corpus
-from megatron_octo.data.dataset.manifest import Manifest, checked_manifest
+from megatron_octo.data.dataset.manifest import Manifest, checked_manifest, read_manifest
 from megatron_octo.data.planning.settings import RowSettings
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.data.view.differences import compare
@@ -74,7 +74,7 @@ def report(
         known = _tokenizer(manifest, tokenizer, prefix)
     same = True
     if against is not None:
-        same, said = compare(prefix, against, known)
+        same, said = _other_tokenizer(manifest, against) or compare(prefix, against, known)
         style = "" if same else "[red]different:[/red] "
         console.print(f"against {escape(against)}: {style}{escape(said)}", highlight=False, soft_wrap=True)
     if sample is not None:
@@ -83,6 +83,16 @@ def report(
         found = replace(settings, tokenizer=known.path if known else None)
         print_row(prefix, row, epoch, found, known, console)
     return same and not problems
+
+
+def _other_tokenizer(manifest: Manifest | None, against: str) -> tuple[bool, str] | None:
+    """Return a result for data sets of two tokenizers, whose ids cannot be compared; None if they have the same."""
+    other = read_manifest(against)
+    if manifest is None or other is None or manifest.tokenizer.digest == other.tokenizer.digest:
+        return None
+    said = "made with another tokenizer, so the ids mean other texts and are not compared"
+    here, there = (f"{each.tokenizer.path} ({each.tokenizer.digest})" for each in (manifest, other))
+    return False, f"{said}: {here} here, {there} there"
 
 
 def _print_counts(

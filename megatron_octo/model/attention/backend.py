@@ -9,7 +9,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention import flash4
-from megatron_octo.model.attention.packed import DocumentAttention, FlashAttention, flash_available
+from megatron_octo.model.attention.packed_attention import DocumentAttention, FlashAttention, flash_available
 from megatron_octo.model.platform.mcore import using_transformer_engine
 
 _NEED_A_GPU = {"te": "Transformer Engine", "flash4": "FlashAttention-4"}

@@ -1,7 +1,7 @@
 """FlashAttention-4: Dao-AILab's ``flash-attn-4``, which compiles its kernels for the GPU at their first call.
 
 Query heads share keys and values without copies, the kernel applies the window, and the backward pass can be
-deterministic with memory linear in the document's length. It has no dropout. Shape suffixes as in :mod:`.packed`.
+deterministic with memory linear in the document's length. It has no dropout. Shapes: see :mod:`.packed_attention`.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch import Tensor
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
 from megatron_octo.model.attention.attention_check import relative_error
-from megatron_octo.model.attention.packed import PackedAttention
+from megatron_octo.model.attention.packed_attention import PackedAttention
 from megatron_octo.model.platform.optional_library import Library
 
 LIBRARY = Library("flash-attn-4", "flash4", "4.0.0b36")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from megatron_octo.model.attention.backend import Backend
-from megatron_octo.model.attention.packed import packed_params
+from megatron_octo.model.attention.packed_attention import packed_params
 
 
 @dataclass(frozen=True)

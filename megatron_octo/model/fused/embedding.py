@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_octo.model.fused.comm.exchange import TensorGroup
-from megatron_octo.model.fused.functions import Gradients
+from megatron_octo.model.fused.layer_functions import Gradients
 from megatron_octo.model.fused.matmul.gradient_buffers import give_row_gradients
 
 

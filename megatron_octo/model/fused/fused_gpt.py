@@ -1,7 +1,7 @@
 """The network on the fused layers, for megatron-core's schedules, data parallelism and optimizer.
 
 Parameter names are megatron-core's, except for ``linear_q`` and ``linear_kv``, which together are its fused
-``linear_qkv``; model/weights.py joins them in checkpoints. Shape suffixes as in :mod:`.functions`.
+``linear_qkv``; model/weights.py joins them in checkpoints. Shape suffixes as in :mod:`.layer_functions`.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from megatron_octo.model.fused.comm.exchange import TensorGroup
 from megatron_octo.model.fused.comm.tensor_ranks import tensor_group
 from megatron_octo.model.fused.core_attention import CoreAttention, Documents
 from megatron_octo.model.fused.embedding import Embedding, Table, drop
-from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue
+from megatron_octo.model.fused.layer_functions import AddNorm, Mlp, Projection, QueryKeyValue
 from megatron_octo.model.fused.losses import TokenLosses
 from megatron_octo.model.fused.matmul.gradient_buffers import write_first
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic

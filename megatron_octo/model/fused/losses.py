@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_octo.model.fused.comm.exchange import TensorGroup
-from megatron_octo.model.fused.functions import Gradients
 from megatron_octo.model.fused.kernels import ops
+from megatron_octo.model.fused.layer_functions import Gradients
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 
 _AS_THEY_ARE = Arithmetic(exact=False)  # logits are not computed in fp8

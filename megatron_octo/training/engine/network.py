@@ -14,7 +14,7 @@ from torch import Tensor
 from megatron_octo.checkpoint.source import Source
 from megatron_octo.common.errors import OctoError
 from megatron_octo.model.attention.backend import Backend, choose_backend
-from megatron_octo.model.attention.packed import packed_params
+from megatron_octo.model.attention.packed_attention import packed_params
 from megatron_octo.model.fused.comm.tensor_ranks import sum_shared_gradients
 from megatron_octo.model.fused.core_attention import Documents
 from megatron_octo.model.fused.fused_gpt import FusedGPT

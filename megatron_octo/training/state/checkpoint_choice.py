@@ -146,13 +146,11 @@ def check_whole(weights: Source, grid: Grid) -> None:
     Raises:
         OctoError: a file is damaged.
     """
-    if not isinstance(weights, CheckpointReader):
-        return
     if problems := damage(weights, weight_files(weights.manifest), grid):
         raise _damaged(weights.directory, problems)
 
 
-def damage(reader: CheckpointReader, files: set[str], grid: Grid) -> list[str]:
+def damage(reader: Source, files: set[str], grid: Grid) -> list[str]:
     """Compare digests of files after they were read, and return the problems. Collective.
 
     The rank that has digested most of a file reads the rest of it.

@@ -14,7 +14,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +48,7 @@ class Saver:
         saved: called on every rank with the step of a committed save, and its seconds.
         owned: raises MachineError if another attempt has taken over the run; called on rank 0 before every change.
         say: prints a line.
+        ends: token and id that end a document in the data, one for each choice that was made.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Saver:
         saved: Callable[[int, float], None],
         owned: Callable[[], None] = lambda: None,
         say: Callable[[str], None],
+        ends: Sequence[dict[str, Any]] = (),
     ):
         self._run, self._network, self._recipe, self._grid = run, network, recipe, grid
         self._tokenizer, self._attempt, self._saved, self._say = tokenizer, attempt, saved, say
+        self._ends = {"ends": list(ends)} if ends else {}
         self._owned = owned
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._cancelled = threading.Event()
@@ -226,7 +229,7 @@ class Saver:
                 layout=self._grid.layout.sizes(),
                 state=target.state,
                 lora=self._recipe.lora,
-                provenance={"run": str(self._run.absolute()), "attempt": self._attempt},
+                provenance={"run": str(self._run.absolute()), "attempt": self._attempt, **self._ends},
             )
             layout.write_manifest(aside, manifest)
             self._owned()  # a machine that slept since this save began may have lost the run

@@ -115,7 +115,7 @@ def our_step(run: Path) -> tuple[Any, Any, dict[str, Any]]:
 
     load_mcore()
     from megatron_octo.model.attention.backend import choose_backend
-    from megatron_octo.model.attention.packed import packed_params
+    from megatron_octo.model.attention.packed_attention import packed_params
     from megatron_octo.model.mcore_gpt import build_model
     from megatron_octo.model.platform.grid import lone_grid
     from megatron_octo.model.weights import held_parameters, load_weights

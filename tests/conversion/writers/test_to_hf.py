@@ -30,7 +30,7 @@ def train_and_read(recipe: Recipe) -> torch.Tensor | None:
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
-    from megatron_octo.model.attention.packed import packed_params
+    from megatron_octo.model.attention.packed_attention import packed_params
     from megatron_octo.model.fused.core_attention import Documents
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.loop import Training

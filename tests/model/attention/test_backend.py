@@ -1,4 +1,4 @@
-"""What cannot run fused on a GPU is refused by name, before anything is built; no GPU is needed to say so."""
+"""Combinations without fused attention on a GPU are refused before anything is built, also without a GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ def test_refused(
 def test_deterministic_without_transformer_engine(
     deterministic: bool, dropout: float, make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where Transformer Engine has nothing deterministic, ``auto`` takes torch's, and says so."""
+    """Where Transformer Engine has no deterministic kernel, ``auto`` uses torch's and reports it."""
     load_mcore()
     from megatron_octo.model.attention import backend
 
@@ -63,7 +63,7 @@ def test_without_any_library(make_recipe: Callable[..., Recipe], monkeypatch: py
     """Torch's variable-length flash attention is the fallback; a torch without it ends the run."""
     load_mcore()
     from megatron_octo.model.attention import backend
-    from megatron_octo.model.attention.packed import FlashAttention
+    from megatron_octo.model.attention.packed_attention import FlashAttention
 
     recipe = make_recipe(train={"precision": "bf16"}, system={"attention": "torch"})
     monkeypatch.setattr(backend, "flash_available", lambda: True)
@@ -78,7 +78,7 @@ def test_without_any_library(make_recipe: Callable[..., Recipe], monkeypatch: py
 def test_what_a_cpu_takes(make_recipe: Callable[..., Recipe]) -> None:
     load_mcore()
     from megatron_octo.model.attention.backend import choose_backend
-    from megatron_octo.model.attention.packed import DocumentAttention
+    from megatron_octo.model.attention.packed_attention import DocumentAttention
 
     backend = choose_backend(*given(make_recipe(model=WINDOW)), torch.device("cpu"))
     assert backend.core_attention is DocumentAttention and not backend.transformer_engine

@@ -176,7 +176,7 @@ def test_what_auto_takes(make_recipe: Callable[..., Recipe], machine: SimpleName
     ("capability", "precision", "words"),
     [((8, 0), "bf16", "no backward pass for sm_80"), ((9, 0), "fp32", "has no fp32")],
 )
-def test_not_in_silence(
+def test_reasons_are_reported(
     capability: tuple[int, int],
     precision: str,
     words: str,

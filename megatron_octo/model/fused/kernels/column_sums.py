@@ -1,4 +1,4 @@
-"""Triton kernel that sums a matrix over its rows, in a fixed order. ``reference`` computes the same in plain torch.
+"""Triton kernel that sums a matrix over its rows, in a fixed order. ``torch_reference`` computes it in plain torch.
 
 M rows, N columns.
 """

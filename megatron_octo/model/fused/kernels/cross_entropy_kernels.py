@@ -1,4 +1,4 @@
-"""Triton kernels of the cross entropy of each token. ``reference`` computes the same in plain torch.
+"""Triton kernels of the cross entropy of each token. ``torch_reference`` computes the same in plain torch.
 
 T tokens, V columns of the vocabulary on this tensor rank. Everything is computed in fp32.
 """
@@ -50,7 +50,7 @@ def _cross_entropy_backward(  # type: ignore[no-untyped-def]
 def cross_entropy_forward(
     logits_TV: Tensor, labels_T: Tensor, valid: int, first: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute :func:`.reference.cross_entropy_forward`."""
+    """Compute :func:`.torch_reference.cross_entropy_forward`."""
     rows, width = logits_TV.shape
     log_sum, target = logits_TV.new_empty((2, rows), dtype=torch.float32)
     _cross_entropy_forward[(rows,)](
@@ -71,7 +71,7 @@ def cross_entropy_forward(
 def cross_entropy_backward_(
     logits_TV: Tensor, labels_T: Tensor, log_sum_T: Tensor, d_losses_T: Tensor, valid: int, first: int
 ) -> None:
-    """Compute :func:`.reference.cross_entropy_backward_`: the gradient overwrites the logits."""
+    """Compute :func:`.torch_reference.cross_entropy_backward_`: the gradient overwrites the logits."""
     rows, width = logits_TV.shape
     _cross_entropy_backward[(rows, triton.cdiv(width, _COLUMNS))](
         logits_TV, labels_T, log_sum_T, d_losses_T, width, valid, first, COLUMNS=_COLUMNS, num_warps=8

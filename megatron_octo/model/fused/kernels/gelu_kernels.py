@@ -1,4 +1,4 @@
-"""Triton kernels of gelu and of fp8's scales. ``reference`` computes gelu in plain torch.
+"""Triton kernels of gelu and of fp8's scales. ``torch_reference`` computes gelu in plain torch.
 
 T tokens, F hidden size of the MLP, P parts of a tensor. Everything is computed in fp32 and rounded once, when it is
 stored.
@@ -69,7 +69,7 @@ def _gelu_backward(  # type: ignore[no-untyped-def]
 
 
 def gelu_forward(x_TF: Tensor, exact: bool, measure: bool = False) -> Tensor:
-    """Compute :func:`.reference.gelu_forward`."""
+    """Compute :func:`.torch_reference.gelu_forward`."""
     out = torch.empty_like(x_TF)
     largest = _parts(x_TF) if measure else None
     _gelu_pass(x_TF, out, largest, exact)
@@ -97,7 +97,7 @@ def _gelu_pass(x_TF: Tensor, out_TF: Tensor | None, largest_P: Tensor | None, ex
 
 
 def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = False) -> tuple[Tensor, Tensor]:
-    """Compute :func:`.reference.gelu_backward`."""
+    """Compute :func:`.torch_reference.gelu_backward`."""
     rows, width = x_TF.shape
     dx = torch.empty_like(x_TF)
     columns, block_rows, steps = 512, 4, 32

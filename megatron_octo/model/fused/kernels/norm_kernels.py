@@ -1,4 +1,4 @@
-"""Triton kernels of residual, dropout and layer norm in one pass. ``reference`` computes the same in plain torch.
+"""Triton kernels of residual, dropout and layer norm in one pass. ``torch_reference`` computes the same in plain torch.
 
 T tokens, H hidden size. Everything is computed in fp32 and rounded once, when it is stored.
 """
@@ -128,7 +128,7 @@ def add_norm_forward(
     seed: int,
     measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute :func:`.reference.add_norm_forward`; ``seed`` draws other numbers than there."""
+    """Compute :func:`.torch_reference.add_norm_forward`; ``seed`` draws other numbers than there."""
     rows, width = residual_TH.shape
     summed = torch.empty_like(residual_TH) if delta_TH is not None else residual_TH
     normed = torch.empty_like(residual_TH)
@@ -156,7 +156,7 @@ def add_norm_backward(
     seed: int,
     measure: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute :func:`.reference.add_norm_backward`, with the dropout mask of the forward kernel."""
+    """Compute :func:`.torch_reference.add_norm_backward`, with the dropout mask of the forward kernel."""
     rows, width = summed_TH.shape
     d_residual = torch.empty_like(summed_TH)
     dropout = has_delta and p > 0

@@ -1,4 +1,4 @@
-"""Dispatch of each operation by device: Triton's kernels on a GPU, :mod:`.reference`, which documents it, elsewhere."""
+"""Dispatch by device: Triton's kernels on a GPU, elsewhere :mod:`.torch_reference`, which documents each operation."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from megatron_octo.model.fused.kernels import reference
+from megatron_octo.model.fused.kernels import torch_reference
 
 
 def _by_device(kernels: str, name: str) -> Callable[..., Any]:
     def call(tensor: Tensor, *rest: Any) -> Any:
         # Imported here, because Triton comes with torch's CUDA builds only.
-        module = import_module(f"{__package__}.{kernels}") if tensor.is_cuda else reference
+        module = import_module(f"{__package__}.{kernels}") if tensor.is_cuda else torch_reference
         return getattr(module, name)(tensor, *rest)
 
     return call

@@ -1,4 +1,4 @@
-"""Triton kernel that adds gradients to rows of a table. ``reference`` computes the same in plain torch.
+"""Triton kernel that adds gradients to rows of a table. ``torch_reference`` computes the same in plain torch.
 
 T row numbers, R rows of the table, H columns.
 """
@@ -46,7 +46,7 @@ def _add_rows(  # type: ignore[no-untyped-def]
 
 
 def add_rows_(table_RH: Tensor, rows_T: Tensor, d_TH: Tensor) -> None:
-    """Compute :func:`.reference.add_rows_`."""
+    """Compute :func:`.torch_reference.add_rows_`."""
     height, width = table_RH.shape
     rows, order = rows_T.to(torch.int32).sort(stable=True)
     grid = (rows.numel(), triton.cdiv(width, _COLUMNS))

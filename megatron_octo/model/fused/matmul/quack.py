@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_octo.config.compute import Compute
 from megatron_octo.config.model import ModelConfig
-from megatron_octo.model.fused.kernels import reference
+from megatron_octo.model.fused.kernels import torch_reference
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic, Operand
 from megatron_octo.model.platform.optional_library import Library, relative
 
@@ -70,8 +70,8 @@ def in_fp32(
         Before and after gelu, [M, N]; the gradient before gelu, [M, N], and its sum, [N].
     """
     product = x.float() @ up.float().t() + bias.float()
-    gradient, total = reference.gelu_backward(d.float() @ down.float(), before.float(), exact)
-    return [product, reference.gelu_forward(product, exact), gradient, total]
+    gradient, total = torch_reference.gelu_backward(d.float() @ down.float(), before.float(), exact)
+    return [product, torch_reference.gelu_forward(product, exact), gradient, total]
 
 
 @torch.no_grad()

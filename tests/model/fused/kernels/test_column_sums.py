@@ -10,12 +10,12 @@ from tests.model.fused.kernels.conftest import TOLERANCES, Draw, same
 
 
 def check_column_sums(dtype: torch.dtype, rows: int, width: int, transposed: bool) -> None:
-    from megatron_octo.model.fused.kernels import reference
+    from megatron_octo.model.fused.kernels import torch_reference
     from megatron_octo.model.fused.kernels.column_sums import column_sums
 
     draw = Draw(dtype)
     x = draw(width, rows).t() if transposed else draw(rows, width + 8)[:, 8:]  # a part of a wider matrix
-    same([column_sums(x)], [reference.column_sums(x)], 1e-4 * rows**0.5)
+    same([column_sums(x)], [torch_reference.column_sums(x)], 1e-4 * rows**0.5)
 
 
 # One row, fewer than a tile's, more than are summed at once.

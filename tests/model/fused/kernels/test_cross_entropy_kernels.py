@@ -10,7 +10,7 @@ from tests.model.fused.kernels.conftest import TOLERANCES, Draw, same
 
 
 def check_cross_entropy(dtype: torch.dtype, first: int, valid: int) -> None:
-    from megatron_octo.model.fused.kernels import cross_entropy_kernels, reference
+    from megatron_octo.model.fused.kernels import cross_entropy_kernels, torch_reference
 
     draw, tolerance = Draw(dtype), TOLERANCES[dtype]
     logits, losses = 4 * draw(9, 5000), draw(9).float()
@@ -18,11 +18,11 @@ def check_cross_entropy(dtype: torch.dtype, first: int, valid: int) -> None:
     labels = torch.randint(10_000, (9,), generator=draw.generator)
     labels[0] = first + valid - 1
     ours = cross_entropy_kernels.cross_entropy_forward(logits, labels, valid, first)
-    theirs = reference.cross_entropy_forward(logits, labels, valid, first)
+    theirs = torch_reference.cross_entropy_forward(logits, labels, valid, first)
     same(ours, theirs, tolerance)
     mine, other = logits.clone(), logits.clone()
     cross_entropy_kernels.cross_entropy_backward_(mine, labels, theirs[0], losses, valid, first)
-    reference.cross_entropy_backward_(other, labels, theirs[0], losses, valid, first)
+    torch_reference.cross_entropy_backward_(other, labels, theirs[0], losses, valid, first)
     same([mine], [other], tolerance)
 
 

@@ -10,16 +10,16 @@ from tests.model.fused.kernels.conftest import TOLERANCES, Draw, measured, same
 
 
 def check_gelu(dtype: torch.dtype, exact: bool) -> None:
-    from megatron_octo.model.fused.kernels import gelu_kernels, reference
+    from megatron_octo.model.fused.kernels import gelu_kernels, torch_reference
 
     draw, tolerance = Draw(dtype), TOLERANCES[dtype]
     x, dy = 2 * draw(300, 260), draw(300, 260)
     out = gelu_kernels.gelu_forward(x, exact)
-    same([out], [reference.gelu_forward(x, exact)], tolerance)
+    same([out], [torch_reference.gelu_forward(x, exact)], tolerance)
     measured(gelu_kernels.gelu_forward(x, exact, True), out)
     assert gelu_kernels.gelu_largest(x, exact).max() == out.abs().max()
     gradients = gelu_kernels.gelu_backward(dy, x, exact)
-    same(gradients, reference.gelu_backward(dy, x, exact), 3 * tolerance)
+    same(gradients, torch_reference.gelu_backward(dy, x, exact), 3 * tolerance)
     measured(gelu_kernels.gelu_backward(dy, x, exact, True)[0], gradients[0])
 
 

@@ -10,34 +10,34 @@ from tests.model.fused.kernels.conftest import TOLERANCES, Draw, measured, same
 
 
 def check_add_norm(dtype: torch.dtype, added: bool) -> None:
-    from megatron_octo.model.fused.kernels import norm_kernels, reference
+    from megatron_octo.model.fused.kernels import norm_kernels, torch_reference
 
     rows, width = 37, 96  # neither a power of two
     draw, tolerance = Draw(dtype), TOLERANCES[dtype]
     residual, delta = 3 * draw(rows, width), 3 * draw(rows, width)
     bias, weight, shift = (draw(width) for _ in range(3))
     forward = (residual, delta if added else None, bias if added else None, weight, shift, 1e-5, 0.0, 0)
-    ours, theirs = norm_kernels.add_norm_forward(*forward), reference.add_norm_forward(*forward)
+    ours, theirs = norm_kernels.add_norm_forward(*forward), torch_reference.add_norm_forward(*forward)
     same(ours, theirs, tolerance)
     measured(norm_kernels.add_norm_forward(*forward, True)[1], ours[1])
     summed, _, mean, rstd = theirs
     backward = (draw(rows, width), draw(rows, width), summed, weight, mean, rstd, added, 0.0, 0)
     gradients = norm_kernels.add_norm_backward(*backward)
-    same(gradients, reference.add_norm_backward(*backward), 3 * tolerance)
+    same(gradients, torch_reference.add_norm_backward(*backward), 3 * tolerance)
     if added:
         measured(norm_kernels.add_norm_backward(*backward, True)[1], gradients[1])
 
 
 def check_wide_rows(dtype: torch.dtype) -> None:
     """So wide that a program takes several rows, one more than another."""
-    from megatron_octo.model.fused.kernels import norm_kernels, reference
+    from megatron_octo.model.fused.kernels import norm_kernels, torch_reference
 
     draw = Draw(dtype)
     d_summed, d_normed, summed = (draw(270, 2100) for _ in range(3))
     mean, rstd = summed.float().mean(1), 1 / summed.float().std(1)
     arguments = (d_summed, d_normed, summed, draw(2100), mean, rstd, True, 0.0, 0)
     ours = norm_kernels.add_norm_backward(*arguments)
-    same(ours, reference.add_norm_backward(*arguments), 5 * TOLERANCES[dtype])
+    same(ours, torch_reference.add_norm_backward(*arguments), 5 * TOLERANCES[dtype])
 
 
 def check_dropout() -> None:

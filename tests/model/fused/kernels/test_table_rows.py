@@ -11,7 +11,7 @@ from tests.model.fused.kernels.conftest import TOLERANCES, Draw, same
 
 def check_add_rows(dtype: torch.dtype, columns: int) -> None:
     """Rows that are named once, never, one more than a tile, many times; some lie outside the table."""
-    from megatron_octo.model.fused.kernels import reference, table_rows
+    from megatron_octo.model.fused.kernels import table_rows, torch_reference
 
     draw, tolerance = Draw(dtype), TOLERANCES[dtype]
     numbers = torch.randint(-3, 60, (90,), generator=draw.generator)
@@ -19,7 +19,7 @@ def check_add_rows(dtype: torch.dtype, columns: int) -> None:
     d, table = draw(90, columns), draw(55, columns)
     mine, other = table.clone(), table.clone()
     table_rows.add_rows_(mine, numbers, d)
-    reference.add_rows_(other, numbers, d)
+    torch_reference.add_rows_(other, numbers, d)
     same([mine], [other], tolerance)
     for row in (7, 49, 50, 51):
         expected = table[row].float() + d[numbers == row].float().sum(0)

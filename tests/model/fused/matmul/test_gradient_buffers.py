@@ -1,4 +1,4 @@
-"""What the buffer of gradients holds from the step before does not reach the next one, though it is not zeroed."""
+"""Gradients of one step do not reach the next one, although the buffer is not zeroed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from tests.training.engine.test_step_lists import make_loader, make_network
 
 
 def _gradients_over_rubbish(recipe: Recipe, rubbish: float) -> tuple[int, int, bool]:
-    """Parameters whose gradients are written first, those that are zeroed, and whether rubbish changed no bit."""
+    """Return how many gradients are overwritten, how many zeroed, and whether the old content changed no bit."""
     network: Any = make_network(recipe)
     loader = make_loader(network)
     batch = loader.next()
@@ -49,7 +49,7 @@ def _gradients_over_rubbish(recipe: Recipe, rubbish: float) -> tuple[int, int, b
     ],
     ids=["alone", "fp8", "recompute", "tp2-sp", "pp2-bf16", "dp2"],
 )
-def test_rubbish_is_written_over(
+def test_old_gradients_are_overwritten(
     world: int, sections: dict[str, Any], make_recipe: Callable[..., Recipe]
 ) -> None:
     recipe = make_recipe(batch={"global_size": 4, "micro_size": 1}, **sections)
@@ -63,7 +63,7 @@ def test_rubbish_is_written_over(
         assert zeroed > 0
 
 
-def test_megatron_cores_layers_are_zeroed(make_recipe: Callable[..., Recipe]) -> None:
+def test_gradients_of_megatron_cores_layers_are_zeroed(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe(batch={"global_size": 4, "micro_size": 1}, system={"layers": "mcore"})
     [(written, zeroed, same)] = run_ranks(1, _gradients_over_rubbish, recipe, 1e3)
     assert same and not written and zeroed

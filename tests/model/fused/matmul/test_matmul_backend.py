@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_octo.model.fused.comm.exchange import TensorGroup
-from megatron_octo.model.fused.functions import AddNorm, Mlp, Projection, QueryKeyValue
 from megatron_octo.model.fused.kernels.amax import note, noted
+from megatron_octo.model.fused.layer_functions import AddNorm, Mlp, Projection, QueryKeyValue
 from megatron_octo.model.fused.matmul import matmul_backend as arithmetic
 from megatron_octo.model.fused.matmul.matmul_backend import EmulatedFp8, rounded
 

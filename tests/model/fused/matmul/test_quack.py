@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.model.fused.functions import Mlp
-from megatron_octo.model.fused.kernels import reference
+from megatron_octo.model.fused.kernels import torch_reference
+from megatron_octo.model.fused.layer_functions import Mlp
 from megatron_octo.model.fused.matmul import quack
 from megatron_octo.model.fused.matmul.matmul_backend import Arithmetic
 from megatron_octo.model.fused.matmul.matmul_choice import arithmetic_of
@@ -31,11 +31,11 @@ def stand_in(wrong: str = "") -> SimpleNamespace:
 
     def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
         before = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
-        activated = reference.gelu_forward(before, exact)  # of what is not rounded yet
+        activated = torch_reference.gelu_forward(before, exact)  # of what is not rounded yet
         return spoilt("before", before.to(x.dtype)), spoilt("activated", activated.to(x.dtype))
 
     def gelu_gradient(d: Tensor, weight: Tensor, before: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-        gradient, total = reference.gelu_backward(d.float() @ weight.float(), before.float(), exact)
+        gradient, total = torch_reference.gelu_backward(d.float() @ weight.float(), before.float(), exact)
         return spoilt("gradient", gradient.to(d.dtype)), spoilt("total", total)
 
     return SimpleNamespace(linear_gelu=linear_gelu, gelu_gradient=gelu_gradient)
@@ -92,7 +92,7 @@ def test_what_auto_takes(make_recipe: Callable[..., Recipe], machine: SimpleName
           for name in ("before", "activated", "gradient", "total")),
     ],
 )  # fmt: skip
-def test_not_in_silence(
+def test_reasons_are_reported(
     train: str,
     changes: dict[str, Any],
     words: str,

@@ -1,4 +1,4 @@
-"""Attention over packed documents: against a dense mask in plain torch, and no word from one document to another."""
+"""Attention over packed documents: equal to a dense mask in plain torch, and no influence between documents."""
 
 import itertools
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_equals_a_dense_masked_softmax(
     boundaries: list[int], groups: int, window: int | None, base: float | None
 ) -> None:
     load_mcore()
-    from megatron_octo.model.attention.packed import DocumentAttention, packed_params
+    from megatron_octo.model.attention.packed_attention import DocumentAttention, packed_params
     from megatron_octo.model.attention.rotary import Rotary
 
     rotary = Rotary(base, HEAD_DIM, 40) if base else None
@@ -98,7 +98,7 @@ def test_positions_restart_with_every_document() -> None:
 
 def logits_of(recipe: Recipe, rows: list[Tensor], boundaries: list[int]) -> list[Tensor]:
     """This rank's logits of the whole network for several versions of the same packed row."""
-    from megatron_octo.model.attention.packed import packed_params
+    from megatron_octo.model.attention.packed_attention import packed_params
     from megatron_octo.model.fused.core_attention import Documents
     from megatron_octo.model.fused.fused_gpt import FusedGPT
     from megatron_octo.model.platform.grid import Grid

@@ -62,7 +62,7 @@ class PackedAttention(MegatronModule):
         self.scale = softmax_scale if softmax_scale is not None else config.kv_channels**-0.5
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.rotary = rotary
-        # Megatron-core's window counts the tokens before a position; ours includes the position.
+        # Megatron-core's window counts the tokens before a position; this one includes the position.
         self.window = config.window_size[0] + 1 if config.window_size else None
 
     def forward(
