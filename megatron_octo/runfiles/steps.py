@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from megatron_octo.common.files import regular
 from megatron_octo.runfiles.attempts import METRICS
 
 _TAIL_BYTES = 1 << 20
@@ -30,7 +31,7 @@ def that_count(steps: ArrayLike, attempts: ArrayLike) -> NDArray[np.bool_]:
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     """Return the metrics of the steps that count, in order; a line that a kill cut short is left out."""
-    with open(Path(run) / METRICS, encoding="utf-8") as file:
+    with open(regular(Path(run) / METRICS), encoding="utf-8") as file:
         records = [json.loads(line) for line in file if line.endswith("\n")]
     keep = that_count(
         [record["step"] for record in records], [record.get("attempt", 0) for record in records]
@@ -41,7 +42,7 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 def last_recorded_step(run: str | Path) -> int | None:
     """Return the step of the last readable line of the metrics, None if there is none."""
     try:
-        with open(Path(run) / METRICS, "rb") as file:
+        with open(regular(Path(run) / METRICS), "rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
@@ -58,7 +59,7 @@ def end_last_line(path: Path) -> None:
     """Drop what a kill left of a last line that it cut short."""
     if not path.exists():
         return
-    with open(path, "r+b") as file:
+    with open(regular(path), "r+b") as file:
         end = file.seek(0, 2)
         while end:
             start = max(0, end - _TAIL_BYTES)
