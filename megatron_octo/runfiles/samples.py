@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import atomic_write, read_json
+from megatron_octo.common.files import atomic_write, read_json, regular
 from megatron_octo.data.planning.fim import FimTokens
 from megatron_octo.data.planning.paths import read_group
 from megatron_octo.data.row_stream import Position, RowStream, Segment, open_rows
@@ -46,7 +46,7 @@ class SampleLog:
     def __init__(self, run: Path, attempt: int):
         path = run / SAMPLES
         self._attempt = attempt
-        self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 - open for the life of the run
+        self._file: IO[bytes] = open(regular(path), "ab")  # noqa: SIM115 - open for the life of the run
         # A kill can cut the last record short.
         self._file.truncate(path.stat().st_size // RECORD.itemsize * RECORD.itemsize)
 
@@ -69,7 +69,7 @@ def read_samples(run: str | Path) -> NDArray[np.void]:
         OctoError: there is no such file.
     """
     try:
-        data = (Path(run) / SAMPLES).read_bytes()
+        data = regular(Path(run) / SAMPLES).read_bytes()
     except FileNotFoundError:
         raise OctoError(
             "no record of samples here",
@@ -84,7 +84,7 @@ def read_samples(run: str | Path) -> NDArray[np.void]:
 def last_attempt(run: str | Path) -> int:
     """Return the attempt of the last record, 0 if there is none that can be read."""
     try:
-        with open(Path(run) / SAMPLES, "rb") as file:
+        with open(regular(Path(run) / SAMPLES), "rb") as file:
             count = file.seek(0, 2) // RECORD.itemsize
             file.seek(max(0, count - 1) * RECORD.itemsize)
             found = np.frombuffer(file.read(RECORD.itemsize), RECORD, count=min(1, count))
