@@ -202,7 +202,9 @@ def render(status: Status) -> str:
         progress += f", {duration(status.seconds_left)} left"
     lines = [f"run       {printable(status.run)}", f"state     {status.state}", f"progress  {progress}"]
     if status.silent:
-        lines.append(f"SLURM     does not answer ({printable(status.silent)}): this is from the run's own records")
+        lines.append(
+            f"SLURM     does not answer ({printable(status.silent)}): this is from the run's own records"
+        )
     for number, stage in enumerate(status.stages):
         why = f" ({stage.why})" if stage.why else ""
         lines.append(
