@@ -29,7 +29,7 @@ def digest_bytes(*parts: bytes) -> str:
     return f"{DIGEST_NAME}:{state.hexdigest()}"
 
 
-def regular[P: (str, Path)](path: P) -> P:
+def regular[P: str | Path](path: P) -> P:
     """Return a path whose read does not wait for a writer; a missing file passes.
 
     Raises:
