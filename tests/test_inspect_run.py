@@ -133,7 +133,7 @@ def test_page_holds_everything_and_fetches_nothing(
 
 
 def test_what_lives_is_seen(run: TestRun, tmp_path: Path) -> None:
-    """A state that says "running" is believed only if somebody holds the lock and shows a sign of life."""
+    """A state that says "running" counts only if the lock is held and its owner is alive."""
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(run.path), str(copy)], check=True)
     state = json.loads((copy / "state.json").read_text())

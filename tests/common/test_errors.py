@@ -36,9 +36,9 @@ def test_codes_of_commands(answer: int | None, code: int) -> None:
 
 def test_the_users_mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert code_of(throw(OctoError("bad", where="file:3", hint="mend it"))) == 2
+    assert code_of(throw(OctoError("bad", where="file:3", hint="fix it"))) == 2
     captured = capsys.readouterr()
-    assert captured.err == "error: bad\n  where: file:3\n  hint:  mend it\n"
+    assert captured.err == "error: bad\n  where: file:3\n  hint:  fix it\n"
     assert captured.out == ""
 
 

@@ -26,7 +26,7 @@ def undisturbed(desk: Path) -> SlurmRun:
 
 @contextmanager
 def busy_nodes(cluster: Cluster) -> Iterator[None]:
-    """Meanwhile somebody else's job has all nodes."""
+    """Another user's job holds all nodes meanwhile."""
     job = ask("sbatch", "--parsable", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600")
     try:
         cluster.wait(job, "RUNNING")

@@ -44,7 +44,7 @@ def test_a_refused_start_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     before = everything(run)
     flip(
         run.step(4) / "optimizer-00000.safetensors", -1
-    )  # which nobody reads to see that the data is another
+    )  # the data digest is compared before this is read
     damaged = everything(run)
     for overrides, said in (
         ([f"data.train=train: 1.0 0:0.5 {corpus}"], "the data is not what this run was trained on"),

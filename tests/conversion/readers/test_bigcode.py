@@ -115,7 +115,7 @@ def test_true_vocabulary_and_tokenizer_survive(hf: tuple[Path, Tensors], tmp_pat
     to_bigcode(open_weights(hf[0]), tmp_path / "legacy", tensor=8)
     assert main(["from-bigcode", str(tmp_path / "legacy"), str(tmp_path / "ours")]) == 0
     assert open_weights(tmp_path / "ours").manifest.model.vocab_size == 1001
-    # The fork itself notes nothing: all rows are real unless somebody knows better.
+    # The fork itself notes nothing: all rows are real unless the caller says otherwise.
     write_legacy(tmp_path / "theirs", hf[1], MODEL.num_layers, 8, 1)
     assert open_weights(tmp_path / "theirs").manifest.model.vocab_size == 1024
     for source in ("theirs", "legacy"):

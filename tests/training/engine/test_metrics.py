@@ -24,7 +24,7 @@ def test_tensorboard_shows_each_step_once(
     valid = {"eval": {"interval": 3, "steps": 1}}
     run = TestRun(tmp_path, corpus, log={"tensorboard": True}, checkpoint={"interval": 2}, **valid)
     words = (f"data.valid=valid: 1.0 0:1 {corpus}",)
-    # Steps 3 and 4 are done and not saved; a bug ends the run with its event file closed by nobody.
+    # Steps 3 and 4 are done and not saved; a bug ends the run and leaves its event file open.
     monkeypatch.setenv("OCTO_FAULT", "rank=0,step=4,kind=exception,phase=saving")
     assert set(exit_codes(run.start(2, *words))) == {1}
     monkeypatch.delenv("OCTO_FAULT")

@@ -294,7 +294,7 @@ def gradients_again(recipe: Recipe) -> dict[str, Any]:
         found.append([parameter.main_grad.clone() for parameter in network.core.parameters()])
 
     remember()
-    remember()  # nobody has cleared
+    remember()  # not cleared yet
     network.optimizer.step(0.0)  # clips them
     network.clear_gradients()
     written_first = [each for each in network.core.parameters() if hasattr(each, "gradient_is_stale")]

@@ -80,7 +80,7 @@ def test_what_is_kept_and_weights_alone(tmp_path: Path, corpus: Path) -> None:
     assert alone.names() == whole.names()
     for name in whole.names():
         assert torch.equal(alone.read(name), whole.read(name).bfloat16())
-    # They are somebody's start, and with the recipe's precision they are one file with the checkpoint's.
+    # Another run may start from them, and with the recipe's precision they are one file with the checkpoint's.
     other = TestRun(
         tmp_path,
         corpus,
@@ -168,7 +168,7 @@ def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path, error: 
     tree = recipe_tree(corpus, tmp_path / "run", checkpoint={"interval": 1, "asynchronous": True})
     ((code, said, names),) = run_ranks(1, save_and_lose_the_run, tree, error)
     assert str(error) in said
-    assert code == (2 if type(error) is OctoError else 76), "what a restart may mend asks for one"
+    assert code == (2 if type(error) is OctoError else 76), "an error that a restart may fix requests one"
     assert names == [".step-00000001.1.tmp"], "not committed; and what lies there may be the other's by now"
 
 
