@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from megatron_octo.checkpoint.directory import read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.common.errors import OctoError, run_command
+from megatron_octo.conversion.engine.conversion_record import RECORD
 from megatron_octo.conversion.proof.verify import Comparison, verify
-from megatron_octo.conversion.readers.hf_source import RECORD
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.writers.to_bigcode import to_bigcode
 from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint

@@ -131,13 +131,21 @@ def stage_tensors(model: ModelConfig, vocabulary: int, pipeline: int) -> list[St
     return found
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by their dotted paths."""
+def flatten(tree: Any, prefix: str = "", budget: list[int] | None = None) -> dict[str, Any]:
+    """Return the leaves of nested dicts by their dotted paths.
+
+    Raises:
+        RecursionError: there are more than any model has, as where dicts hold each other.
+    """
+    budget = budget or [200_000]
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise RecursionError
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found.update(flatten(value, f"{prefix}{key}."))
+        found.update(flatten(value, f"{prefix}{key}.", budget))
     return found
 
 

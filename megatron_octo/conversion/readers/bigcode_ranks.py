@@ -105,7 +105,9 @@ def read_rank(directory: Path, name: str) -> Rank:
     try:
         leaves = flatten(tree["model"])
     except RecursionError:
-        raise OctoError("no Megatron checkpoint: 'model' holds itself", where=directory / name) from None
+        raise OctoError(
+            "no Megatron checkpoint: 'model' holds itself, or too much", where=directory / name
+        ) from None
     found = {
         key.replace("language_model.transformer.", "language_model.encoder."): value
         for key, value in leaves.items()

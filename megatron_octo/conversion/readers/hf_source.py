@@ -78,7 +78,7 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
 
 
 def weight_map(directory: Path) -> dict[str, str]:
-    """Return tensor -> file."""
+    """Return tensor -> file, of the files that transformers loads."""
     if (indexed := indexed_files(directory)) is not None:
         return indexed
     return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)

@@ -12,6 +12,7 @@ from megatron_octo import __version__
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import count_parameters
 from megatron_octo.checkpoint.source import TEXT_FILES, Source
+from megatron_octo.common.terminal import printable
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.runfiles.history import Contribution, contributions
 
@@ -73,7 +74,11 @@ def write_card(directory: Path, source: Source, dtype: str) -> None:
     lines += [f"# {directory_title(source)}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "## Where the weights come from", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | `{value}` |" for key, value in provenance(source).items() if value is not None]
+    lines += [
+        f"| {printable(key)} | `{printable(value)}` |"
+        for key, value in provenance(source).items()
+        if value is not None
+    ]
     lines += ["", "`conversion.json` has the digests of the files."]
     if source.format == "checkpoint":
         lines += _training(contributions(source.directory.parent.parent, source.manifest.step))

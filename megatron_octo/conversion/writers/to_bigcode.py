@@ -18,7 +18,7 @@ from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.engine.job import Progress, convert, silent
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.torch_zip import TorchZipSink
+from megatron_octo.conversion.engine.torch_zip_sink import TorchZipSink
 from megatron_octo.conversion.readers.bigcode_names import (
     FILES,
     TRUE_VOCABULARY,

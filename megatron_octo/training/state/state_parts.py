@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from megatron_octo.architectures.parameters import WORD_EMBEDDINGS, ParameterSpec
-from megatron_octo.checkpoint.directory import Fragment, TensorEntry
-from megatron_octo.checkpoint.rank_parts import Entries
+from megatron_octo.checkpoint.directory import Entries, Fragment, TensorEntry
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.tensor_writer import TensorSpec
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, DTYPES
