@@ -31,7 +31,7 @@ EPILOG = """after submission:
   submit resume RUN      submit again what is not done
   submit list [FOLDER]   the runs of a folder (default: runs)
 
-docs/slurm.md says more."""
+docs/slurm.md describes them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,7 +109,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         raise OctoError(
             "this run does not fit:\n    " + "\n    ".join(plan.lines()),
             where=arguments.recipe,
-            hint="change what the plan says, or submit it nevertheless with --force",
+            hint="change the recipe as proposed, or submit it all the same with --force",
         )
     if slurm.installed():  # a run on this machine would change the code of the jobs that wait, too
         queue.check_idle(order.run)

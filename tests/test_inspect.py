@@ -191,3 +191,15 @@ def test_no_such_row(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_command(lambda: main([str(prefix), "--row", "100000"]))
     assert "no row 100000: epoch 0 has" in capsys.readouterr().err
+
+
+def test_documents_send_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer_file = train_tokenizer(tmp_path / "tokenizer.json", CONTROL)
+    rows = write_rows(tmp_path / "a.jsonl", [{"inputs": "a\x1b[2J\x9b31m", "outputs": "\u202eb\n\tc"}])
+    preprocess(input=rows, output_prefix=tmp_path / "p", tokenizer=tokenizer_file, workers=1)
+    for words in (["--sample", "0"], ["--row", "0", "--seq-length", "64"]):
+        assert main([str(tmp_path / "p"), *words]) == 0
+        shown = capsys.readouterr().out
+        assert r"a\x1b[2J\x9b31m" in shown.replace("\n", "")
+        assert r"\u202eb" in shown
+        assert not set(shown) & {"\x1b", "\x9b", "\u202e"}

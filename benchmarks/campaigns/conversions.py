@@ -201,11 +201,12 @@ class Attacks(Campaign):
         run = make_run(folder, "run")
         self.sources = {name: folder / name for name in CONVERSIONS}
         shutil.copytree(run / "checkpoints" / f"step-{STEPS:08d}", self.sources["checkpoint"])
-        for words in (
+        made: list[list[str | Path]] = [
             ["to-hf", run, self.sources["hf"]],
             ["to-bigcode", run, self.sources["bigcode"], "--tensor", "2"],
-        ):
-            done = forks.command("megatron_octo.convert", words, folder / "log")
+        ]
+        for arguments in made:
+            done = forks.command("megatron_octo.convert", arguments, folder / "log")
             assert done.code == 0, done.text
         code, _ = forks.call(self._write_bin, folder / "log")
         assert code == 0, (folder / "log").read_text()
@@ -230,7 +231,7 @@ class Attacks(Campaign):
 
     def _convert(self, words: list[str], source: Path, out: Path, folder: Path) -> forks.Done:
         place = [source] if words[0] == "show" else [source, out]
-        command = [words[0], *place, *words[1:]]
+        command: list[str | Path] = [words[0], *place, *words[1:]]
         return forks.command("megatron_octo.convert", command, folder / "log", 40, folder, memory=4 * _GIB)
 
     def attack(self, generator: random.Random, folder: Path) -> Outcome:

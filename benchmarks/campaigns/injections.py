@@ -225,7 +225,8 @@ class Attacks(Campaign):
         path = folder / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         prefix = folder / "data"
-        words = ["--input", path, "--output-prefix", prefix, "--tokenizer", self.folder / "tokenizer.json"]
+        words: list[str | Path] = ["--input", path, "--output-prefix", prefix]
+        words += ["--tokenizer", self.folder / "tokenizer.json"]
         done = forks.command("megatron_octo.preprocess", [*words, "--workers", "1"], folder / "log")
         if (fault := ending(done)) or done.code:
             return "refused", fault

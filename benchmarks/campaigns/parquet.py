@@ -54,7 +54,8 @@ class Attacks(Campaign):
 
     def _preprocess(self, path: Path, folder: Path) -> tuple[forks.Done, str]:
         prefix = folder / path.stem
-        words = ["--input", path, "--output-prefix", prefix, "--tokenizer", self.tokenizer, "--workers", "1"]
+        words: list[str | Path] = ["--input", path, "--output-prefix", prefix, "--workers", "1"]
+        words += ["--tokenizer", self.tokenizer]
         done = forks.command("megatron_octo.preprocess", words, folder / "log", memory=4 * _GIB)
         files = [Path(f"{prefix}.{suffix}") for suffix in ("bin", "idx")]
         if not all(file.exists() for file in files):

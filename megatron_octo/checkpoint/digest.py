@@ -15,7 +15,7 @@ from typing import TypedDict
 
 import xxhash
 
-from megatron_octo.common.files import DIGEST_NAME, digest_file
+from megatron_octo.common.files import DIGEST_NAME, digest_file, regular
 
 PIECE = 1 << 26
 NAME = "xxh3-128-64m"
@@ -60,7 +60,7 @@ class PieceDigest:
 
 def _piece_of(path: Path, start: int) -> bytes:
     state, buffer = xxhash.xxh3_128(), memoryview(bytearray(_READ))
-    with open(path, "rb", buffering=0) as file:
+    with open(regular(path), "rb", buffering=0) as file:
         file.seek(start)
         left = PIECE
         while left and (count := file.readinto(buffer[: min(left, _READ)])):

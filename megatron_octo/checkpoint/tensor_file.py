@@ -20,7 +20,7 @@ import xxhash
 from megatron_octo.checkpoint.digest import NAME as PIECES
 from megatron_octo.checkpoint.digest import PieceDigest
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import DIGEST_NAME
+from megatron_octo.common.files import DIGEST_NAME, regular
 from megatron_octo.common.torch_dtypes import NAMED_DTYPES
 
 _HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
@@ -108,7 +108,7 @@ class TensorFile:
     ):
         self.path, self.tensors, self._stream = path, tensors, stream
         self._spans = list(spans)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the object
+        self._file = open(regular(path), "rb", buffering=0)  # noqa: SIM115 - closed with the object
 
     @property
     def digested(self) -> int:
@@ -197,7 +197,7 @@ def read_header(path: Path) -> tuple[dict[str, Stored], bytes]:
     Raises:
         OctoError: another kind of file, or it is damaged or truncated.
     """
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0

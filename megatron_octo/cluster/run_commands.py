@@ -86,6 +86,13 @@ def _cancel(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run.absolute()
     order = snapshot.read_order(run)
+    folder = Path(order.get("folder") or run)
+    if not folder.is_dir():
+        raise OctoError(
+            "the folder that this run was submitted from is not there, and its relative paths start from it",
+            where=folder,
+            hint="python -m megatron_octo.submit RECIPE run_dir=RUN --change-recipe, from the new folder",
+        )
     queue.check_idle(run)
     status = status_of(run)
     newest = {stage.stage: stage.state for stage in status.stages}

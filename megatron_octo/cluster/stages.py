@@ -81,7 +81,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Stage:
-    """Attributes: purpose, one line; commands; ranks: one task a GPU on all nodes, else one task without a GPU."""
+    """A stage: its purpose in one line, its commands, and ``ranks``: one task per GPU on all nodes, or one in all."""
 
     purpose: str
     commands: Callable[[Order], list[Command]]

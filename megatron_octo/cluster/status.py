@@ -19,7 +19,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runfiles.run_lock import sign_of_life
-from megatron_octo.runfiles.step_metrics import StepLine, read_steps
+from megatron_octo.runfiles.steps import StepLine, read_steps
 
 _JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
 _RECENT = 50  # steps that the ETA is counted from
@@ -202,7 +202,9 @@ def render(status: Status) -> str:
         progress += f", {duration(status.seconds_left)} left"
     lines = [f"run       {printable(status.run)}", f"state     {status.state}", f"progress  {progress}"]
     if status.silent:
-        lines.append(f"SLURM     does not answer ({status.silent}): this is from the run's own records")
+        lines.append(
+            f"SLURM     does not answer ({printable(status.silent)}): this is from the run's own records"
+        )
     for number, stage in enumerate(status.stages):
         why = f" ({stage.why})" if stage.why else ""
         lines.append(

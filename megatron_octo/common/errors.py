@@ -69,6 +69,8 @@ _REFUSALS = {
     errno.EISDIR: ("this is a directory, a file was expected", "check the path"),
     errno.ENOTDIR: ("a part of this path is no directory", "check the path"),
     errno.EEXIST: ("this exists already and is no directory", "remove it or choose another name"),
+    errno.ELOOP: ("a symbolic link that leads to itself", "remove it"),
+    errno.ENXIO: ("a pipe, socket or device, a file was expected", "remove it or check the path"),
     errno.EROFS: ("read-only file system", "point the output elsewhere"),
     errno.ENAMETOOLONG: ("file name too long", "check the path"),
     errno.EFBIG: ("file too large", "raise the limit (ulimit -f) or point the output elsewhere"),

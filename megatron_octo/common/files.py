@@ -1,11 +1,13 @@
 """Files that are either complete or not there: write aside, fsync, rename."""
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import IO, Any
 
 import xxhash
 
-from megatron_octo.common.errors import OctoError
+from megatron_octo.common.errors import OctoError, users_mistake
 
 _CHUNK = 1 << 22
 DIGEST_NAME = "xxh3-128"
@@ -27,6 +29,19 @@ def digest_bytes(*parts: bytes) -> str:
     return f"{DIGEST_NAME}:{state.hexdigest()}"
 
 
+def regular[P: str | Path](path: P) -> P:
+    """Return a path whose read does not wait for a writer; a missing file passes.
+
+    Raises:
+        OSError: ENXIO, a pipe, socket or device.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.ENXIO, "not a regular file", str(path))
+    return path
+
+
 def digest_file(path: str | Path) -> str:
     """Digest of a file, as ``xxh3-128:<32 hex digits>``.
 
@@ -34,7 +49,7 @@ def digest_file(path: str | Path) -> str:
     against an attacker.
     """
     state = xxhash.xxh3_128()
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
     return f"{DIGEST_NAME}:{state.hexdigest()}"
@@ -102,7 +117,7 @@ def beside(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed writers of files left :func:`beside` them; for the only one who writes there now.
+    """Remove the files that killed writers left :func:`beside` others; for the only process that writes there now.
 
     Args:
         folder: where the files lie.
@@ -186,10 +201,10 @@ def read_json(path: str | Path) -> Any:
         OctoError: it is missing or broken.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(Path(regular(path)).read_bytes())
     except FileNotFoundError:
         raise OctoError("no such file", where=path) from None
-    except IsADirectoryError:
-        raise OctoError("this is a directory, a file was expected", where=path) from None
+    except OSError as error:
+        raise (users_mistake(error) or error) from None
     except (ValueError, RecursionError) as error:
         raise OctoError(f"not valid JSON: {error}", where=path) from None

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import regular
 from megatron_octo.common.records import Report, checked, ignore
 
 TAIL = 1 << 18  # bytes that hold the last some hundred steps
@@ -17,7 +18,7 @@ ANY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 def append(path: Path, record: dict[str, Any]) -> None:
     """Append a line so that it survives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(regular(path), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(handle).st_size
         # Glued to the rest of an unfinished line, this one would be lost, too.
@@ -56,7 +57,7 @@ def read[T](
 
 def _lines(path: Path, tail: int | None, report: Report) -> list[bytes]:
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = size - tail if tail is not None and size > tail else 0
             file.seek(start)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import regular
 from megatron_octo.common.terminal import printable
 
 Report = Callable[[str], None]  # takes one line about a record that is passed over
@@ -45,7 +46,7 @@ def read_record[T](path: Path, adapter: TypeAdapter[T]) -> T:
         OctoError: it is missing, not a file, broken, or holds something else.
     """
     try:
-        return checked(adapter, path.read_bytes(), path)
+        return checked(adapter, regular(path).read_bytes(), path)
     except FileNotFoundError:
         raise OctoError("no such file", where=path) from None
     except OSError as error:

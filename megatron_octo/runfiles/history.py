@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import regular
 from megatron_octo.recipe.loading import build_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
@@ -95,7 +96,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 def trained_recipe(run: str | Path) -> dict[str, Any] | None:
     """Return the recipe that the run was last trained with, as a plain mapping; None if that cannot be read."""
     try:
-        tree = yaml.safe_load((Path(run) / records.RECIPE).read_text(encoding="utf-8"))
+        tree = yaml.safe_load(regular(Path(run) / records.RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
     return tree if isinstance(tree, dict) else None

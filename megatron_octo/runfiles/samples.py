@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import atomic_write, read_json
+from megatron_octo.common.files import atomic_write, read_json, regular
 from megatron_octo.data.planning.fim import FimTokens
 from megatron_octo.data.planning.paths import read_group
 from megatron_octo.data.row_stream import Position, RowStream, Segment, open_rows
@@ -37,6 +37,8 @@ RECORD = np.dtype(
     ]
 )
 
+_ATTEMPTS = 50_000  # a record of a later one is damaged
+
 
 class SampleLog:
     """Appends a record per step; on rank 0."""
@@ -44,14 +46,14 @@ class SampleLog:
     def __init__(self, run: Path, attempt: int):
         path = run / SAMPLES
         self._attempt = attempt
-        self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 - open for the life of the run
+        self._file: IO[bytes] = open(regular(path), "ab")  # noqa: SIM115 - open for the life of the run
         # A kill can cut the last record short.
         self._file.truncate(path.stat().st_size // RECORD.itemsize * RECORD.itemsize)
 
     def write(self, step: int, before: Position, after: Position, rows: int, skipped: bool) -> None:
         """Append the record of a step made of ``rows`` rows between two positions."""
         place = (before.epoch, before.row, after.epoch, after.row)
-        record = np.array((step, *place, rows, self._attempt, skipped), RECORD)
+        record = np.array((step, *place, rows, min(self._attempt, _ATTEMPTS - 1), skipped), RECORD)
         self._file.write(record.tobytes())
         self._file.flush()
 
@@ -67,7 +69,7 @@ def read_samples(run: str | Path) -> NDArray[np.void]:
         OctoError: there is no such file.
     """
     try:
-        data = (Path(run) / SAMPLES).read_bytes()
+        data = regular(Path(run) / SAMPLES).read_bytes()
     except FileNotFoundError:
         raise OctoError(
             "no record of samples here",
@@ -75,19 +77,21 @@ def read_samples(run: str | Path) -> NDArray[np.void]:
             hint="is this a run? the file may also have been removed: training writes it, step by step",
         ) from None
     every = np.frombuffer(data[: len(data) // RECORD.itemsize * RECORD.itemsize], RECORD)
+    every = every[(every["attempt"] < _ATTEMPTS) & (every["rows"] > 0) & (every["step"] < 1 << 40)]
     return every[that_count(every["step"], every["attempt"])]
 
 
 def last_attempt(run: str | Path) -> int:
-    """Return the attempt of the last record, 0 if there is none."""
+    """Return the attempt of the last record, 0 if there is none that can be read."""
     try:
-        with open(Path(run) / SAMPLES, "rb") as file:
+        with open(regular(Path(run) / SAMPLES), "rb") as file:
             count = file.seek(0, 2) // RECORD.itemsize
             file.seek(max(0, count - 1) * RECORD.itemsize)
             found = np.frombuffer(file.read(RECORD.itemsize), RECORD, count=min(1, count))
     except OSError:
         return 0
-    return int(found["attempt"][0]) if len(found) else 0
+    last = int(found["attempt"][0]) if len(found) else 0
+    return last if last < _ATTEMPTS else 0
 
 
 def find_gaps(samples: NDArray[np.void], last: int | None = None) -> list[str]:

@@ -13,14 +13,14 @@ from pydantic import BaseModel, Field, TypeAdapter
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.common import jsonl
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import regular
 from megatron_octo.common.leases import Owner
 from megatron_octo.common.records import Number, Report, Words, checked, ignore
 from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt, ErrorRecord
 from megatron_octo.runfiles.run_lock import sign_of_life
-from megatron_octo.runfiles.step_metrics import StepLine, read_steps, read_validation
-from megatron_octo.runfiles.steps import that_count
+from megatron_octo.runfiles.steps import StepLine, read_steps, read_validation, that_count
 
 _QUICK_BYTES = 64 << 20  # of metrics.jsonl: read in a moment
 # Columns in use; the file has more.
@@ -228,7 +228,7 @@ def _checkpoints(run: Path, full: bool) -> list[Checkpoint]:
 
 def _recipe(path: Path) -> tuple[dict[str, Any], Shape]:
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = printable(str(error).splitlines()[0])
         raise OctoError(f"broken recipe: {what}", where=path) from None

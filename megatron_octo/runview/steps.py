@@ -12,7 +12,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.data.view.row_view import print_segments
 from megatron_octo.runfiles.samples import StepSamples, kept_path, read_kept, samples_of_step
-from megatron_octo.runfiles.step_metrics import StepLine, read_steps
+from megatron_octo.runfiles.steps import StepLine, read_steps
 
 
 def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, console: Console) -> None:

@@ -102,6 +102,17 @@ def test_resume_refuses_scripts_that_name_the_former_place(
         submit.main(["resume", str(tmp_path / "b")])
 
 
+def test_resume_refuses_when_the_folder_of_the_submission_is_gone(
+    order: Order, tmp_path: Path, answers: Answers
+) -> None:
+    record = json.loads((order.run / "submit/order.json").read_text())
+    (order.run / "submit/order.json").write_text(json.dumps({**record, "folder": str(tmp_path / "gone")}))
+    answers(sbatch="Submitted batch job 12")
+    with pytest.raises(OctoError, match="the folder that this run was submitted from is not there"):
+        submit.main(["resume", str(order.run)])
+    assert not (tmp_path / "asked").exists()
+
+
 def test_the_jobs_of_the_original_are_not_those_of_a_copy(
     order: Order, tmp_path: Path, answers: Answers, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,14 +3,17 @@
 import errno
 import hashlib
 import multiprocessing
+import os
 import resource
 from pathlib import Path
 
 import pytest
 import xxhash
 
-from megatron_octo.common import files
+from megatron_octo.common import files, jsonl
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.files import read_json
+from megatron_octo.common.records import or_none, read_record
 from tests.leftovers import left_by_a_kill
 
 
@@ -133,3 +136,21 @@ def test_read_json(tmp_path: Path) -> None:
         (tmp_path / "b").write_bytes(content)
         with pytest.raises(OctoError, match="not valid JSON"):
             files.read_json(tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop"])
+def test_a_pipe_or_a_loop_in_place_of_a_record_is_an_error_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "state.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.name)
+    what = {"pipe": "a pipe, socket or device", "loop": "a symbolic link that leads to itself"}[kind]
+    with pytest.raises(OctoError, match=what):
+        read_json(path)
+    problems: list[str] = []
+    assert jsonl.read(path, jsonl.ANY, problems.append) == []
+    assert len(problems) == 1
+    assert or_none(lambda: read_record(path, jsonl.ANY), problems.append) is None
+    with pytest.raises(OSError, match=r"not a regular file|symbolic links"):
+        jsonl.append(path, {"a": 1})

@@ -67,7 +67,7 @@ class LongTexts:
         pairs = [
             tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in self._merges
         ]
-        return Tokenizer(BPE(self._vocabulary, pairs))
+        return Tokenizer(BPE(self._vocabulary, pairs))  # type: ignore[arg-type]
 
     def _kind(self, character: str) -> str:
         """Return which run of the split a character belongs to: letter, sign, number or space."""

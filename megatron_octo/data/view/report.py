@@ -14,6 +14,7 @@ from rich.text import Text
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_file
+from megatron_octo.common.terminal import printable
 from megatron_octo.data.dataset.indexed import IndexedDataset, PairedDataset, open_corpus
 from megatron_octo.data.dataset.manifest import Manifest, checked_manifest, read_manifest
 from megatron_octo.data.planning.settings import RowSettings
@@ -188,7 +189,7 @@ def _print_document(
     for begin, end in pairwise(edges):
         learned = bool(is_target[begin])
         ids = tokens[begin:end].tolist()
-        text = tokenizer.decode(ids) if tokenizer else " ".join(map(str, ids))
+        text = printable(tokenizer.decode(ids), keep="\n\t") if tokenizer else " ".join(map(str, ids))
         if len(text) > _SHOWN:
             half = _SHOWN // 2
             text = f"{text[:half]}\n... {len(text) - _SHOWN:,} characters ...\n{text[-half:]}"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.common.terminal import printable
 from megatron_octo.data.planning.fim import FimTokens
 from megatron_octo.data.planning.paths import read_group
 from megatron_octo.data.planning.settings import RowSettings
@@ -94,7 +95,7 @@ def _print_segment(
     shown = Text()
     for begin, end in pairwise(edges):
         ids = segment.tokens[begin:end].tolist()
-        text = tokenizer.decode(ids) if tokenizer else " ".join(map(str, ids)) + " "
+        text = printable(tokenizer.decode(ids), keep="\n\t") if tokenizer else " ".join(map(str, ids)) + " "
         if len(text) > _SHOWN:
             half = _SHOWN // 2
             text = f"{text[:half]} ... {len(text) - _SHOWN:,} characters ... {text[-half:]}"

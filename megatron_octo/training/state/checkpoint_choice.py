@@ -37,8 +37,8 @@ def missing_records(run: Path, step: int) -> list[str]:
         return [f"{lost}: a run that recorded steps up to {last} begins again at step 1"]
     try:
         gaps = find_gaps(read_samples(run), step) if step else []
-    except OctoError as error:
-        gaps = [error.what]
+    except (OctoError, OSError) as error:
+        gaps = [error.what if isinstance(error, OctoError) else str(error)]
     if not gaps:
         return []
     more = f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""

@@ -67,7 +67,9 @@ def test_several_texts_at_once(tokenizer: Tokenizer) -> None:
     texts = ["", "short", "x" * 500, "a b " * 90, ""]
     ids, lengths = tokenizer.encode_flat(texts)
     wanted = tokenizer.encode(texts)
-    assert lengths.tolist() == list(map(len, wanted)) and ids.tolist() == [each for found in wanted for each in found]
+    assert lengths.tolist() == list(map(len, wanted)) and ids.tolist() == [
+        each for found in wanted for each in found
+    ]
 
 
 def test_parts_are_small(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
