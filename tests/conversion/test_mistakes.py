@@ -81,12 +81,12 @@ def test_a_mount_point_is_refused_before_the_work(
         ("size above 0", ["--shard-size", "inf"]),
         ("size above 0", ["--shard-size=-1"]),
         ("size above 0", ["--shard-size", "0"]),
-        ("no number", ["--shard-size", "large"]),
+        ("not a number", ["--shard-size", "large"]),
         ("whole number above 0", ["--vocab-size", "0"]),
         ("--vocab-size is for a BigCode checkpoint", ["--vocab-size", "1001"]),
         ("--base-weights is for a LoRA run", ["--base-weights", "hf"]),
         ("--verify, which is missing", ["--tolerance", "1"]),
-        ("--push is missing", ["--public"]),
+        ("option of --push, which is missing", ["--public"]),
         ("it takes no --dtype", ["--adapter", "--dtype", "bf16"]),
         ("it takes no --base-weights", ["--adapter", "--base-weights", "x"]),
         ("no --tokenizer and no --vocab-size", ["--adapter", "--vocab-size", "7", "--tokenizer", "x"]),
@@ -108,7 +108,7 @@ def test_options_of_other_commands(folder: Path, tmp_path: Path, capfd: pytest.C
     assert_refused(capfd, "--vocab-size", "show", ours, "--vocab-size", "9")
     assert_refused(capfd, "--vocab-size", "verify", ours, hf, "--vocab-size", "9")
     assert_refused(capfd, "--base-weights", "verify", ours, legacy, "--base-weights", "x")
-    assert_refused(capfd, "no difference", "verify", ours, hf, "--tolerance", "nan")
+    assert_refused(capfd, "not a difference", "verify", ours, hf, "--tolerance", "nan")
     assert not list(tmp_path.iterdir())
 
 
