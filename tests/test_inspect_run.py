@@ -153,9 +153,7 @@ def test_what_lives_is_seen(run: TestRun, tmp_path: Path) -> None:
     assert load_run(copy).status == "dead"
 
 
-def test_a_changed_checkpoint_is_named(
-    run: TestRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_checkpoint_is_named(run: TestRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(run.path), str(copy)], check=True)
     victim = next((copy / "checkpoints" / "step-00000002").glob("weights*"))

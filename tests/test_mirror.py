@@ -147,9 +147,7 @@ ELSEWHERE = {
 
 def modules() -> set[str]:
     files = LIBRARY.rglob("*.py")
-    return {
-        path.relative_to(LIBRARY).with_suffix("").as_posix() for path in files if path.name != "__init__.py"
-    }
+    return {path.relative_to(LIBRARY).with_suffix("").as_posix() for path in files if path.name != "__init__.py"}
 
 
 def own_test(module: str) -> Path:

@@ -26,9 +26,7 @@ def _write(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(
-        {"inputs": [r["inputs"] for r in make_rows()], "outputs": [r["outputs"] for r in make_rows()]}
-    )
+    table = pa.table({"inputs": [r["inputs"] for r in make_rows()], "outputs": [r["outputs"] for r in make_rows()]})
     for name, options in KINDS.items():
         settings = {"write_statistics": False, **options}
         pq.write_table(table, folder / f"{name}.parquet", write_page_checksum=True, **settings)
@@ -70,9 +68,7 @@ class Attacks(Campaign):
         while damaged == data:
             if generator.random() < 0.7:
                 place = generator.randrange(len(data))
-                damaged = (
-                    data[:place] + bytes([data[place] ^ 1 << generator.randrange(8)]) + data[place + 1 :]
-                )
+                damaged = data[:place] + bytes([data[place] ^ 1 << generator.randrange(8)]) + data[place + 1 :]
                 way = "bit"
             else:
                 way, damaged = damage_bytes(data, generator)

@@ -184,9 +184,7 @@ def check_files(directory: Path, manifest: Manifest, names: list[str] | None = N
     names = list(manifest.files) if names is None else names
     problems = check_sizes(directory, manifest, names)
     expected = {directory / name: manifest.files[name]["digest"] for name in names if name not in problems}
-    changed = [
-        f"{path.name} has changed since it was written (digest differs)" for path in differing(expected)
-    ]
+    changed = [f"{path.name} has changed since it was written (digest differs)" for path in differing(expected)]
     return [*problems.values(), *changed]
 
 

@@ -23,8 +23,7 @@ def part_name(rank: int) -> str:
 def write_part(directory: Path, rank: int, files: Mapping[str, FileRecord], tensors: Entries) -> None:
     """Record what a rank wrote; its files must be complete and on the disk."""
     trees = {
-        kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()}
-        for kind, entries in tensors.items()
+        kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()} for kind, entries in tensors.items()
     }
     write_json(directory / part_name(rank), {"files": dict(files), "tensors": trees})
 

@@ -28,9 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     logs = commands.add_parser("logs", help="the newest log of a run")
     logs.add_argument("run", type=Path)
     logs.add_argument("--stage", help="of this stage")
-    logs.add_argument(
-        "--lines", type=int, default=50, metavar="N", help="the last ones (default: %(default)s)"
-    )
+    logs.add_argument("--lines", type=int, default=50, metavar="N", help="the last ones (default: %(default)s)")
     logs.add_argument("--follow", "-f", action="store_true", help="and what comes after them")
     cancel = commands.add_parser("cancel", help="end all jobs of a run")
     cancel.add_argument("run", type=Path)
@@ -46,9 +44,7 @@ def watch(words: list[str]) -> int:
     arguments = build_parser().parse_args(words)
     if arguments.command == "list":
         return _list(arguments.folder)
-    return {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume}[arguments.command](
-        arguments
-    )
+    return {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume}[arguments.command](arguments)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -140,9 +136,7 @@ def _list(folder: Path) -> int:
         try:
             status = status_of(run, asked)
         except (OctoError, OSError) as error:
-            print(
-                f"{name} cannot be read: {printable(error.what if isinstance(error, OctoError) else error)}"
-            )
+            print(f"{name} cannot be read: {printable(error.what if isinstance(error, OctoError) else error)}")
             continue
         jobs = ", ".join(f"{stage.stage} {stage.state}" for stage in status.stages)
         print(f"{name} {status.state:<10} step {status.step:,} of {status.steps:,}  {jobs}".rstrip())

@@ -142,9 +142,7 @@ def read_stages(text: str) -> tuple[str, ...]:
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in STAGES]:
-        raise OctoError(
-            f"unknown stage {unknown[0]!r}", where="--stages", hint=f"the stages: {', '.join(STAGES)}"
-        )
+        raise OctoError(f"unknown stage {unknown[0]!r}", where="--stages", hint=f"the stages: {', '.join(STAGES)}")
     if not names:
         raise OctoError("no stage is named", where="--stages", hint=f"the stages: {', '.join(STAGES)}")
     return tuple(name for name in STAGES if name in names)

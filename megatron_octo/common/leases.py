@@ -201,9 +201,7 @@ class Lease:
         lost: the message and the hint of the error for an owner that lost it.
     """
 
-    def __init__(
-        self, path: Path, owner: Owner, heartbeat: float, lost: tuple[str, str] = ("lease lost", "")
-    ):
+    def __init__(self, path: Path, owner: Owner, heartbeat: float, lost: tuple[str, str] = ("lease lost", "")):
         self.path, self.owner, self.heartbeat, self.lost = path, owner, heartbeat, lost
         self._text = json.dumps(asdict(owner))
         self._done = threading.Event()

@@ -84,9 +84,7 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     path = Path(run) / METRICS
     path.stat()  # a run without metrics is an error
     records = [record for record in jsonl.read(path, jsonl.ANY) if isinstance(record.get("step"), int)]
-    keep = that_count(
-        [record["step"] for record in records], [record.get("attempt", 0) for record in records]
-    )
+    keep = that_count([record["step"] for record in records], [record.get("attempt", 0) for record in records])
     return [record for record, counts in zip(records, keep, strict=True) if counts]
 
 

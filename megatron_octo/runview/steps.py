@@ -31,9 +31,7 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
         OctoError: there is no such step or row, or the data has changed since.
     """
     found, why = _find(run, step)
-    console.print(
-        f"[bold]step {step}[/bold], attempt {found.attempt}: {len(found.rows)} rows", highlight=False
-    )
+    console.print(f"[bold]step {step}[/bold], attempt {found.attempt}: {len(found.rows)} rows", highlight=False)
     line = _metrics(run, step)
     if line:
         console.print(
@@ -75,9 +73,7 @@ def _print_table(found: StepSamples, console: Console) -> None:
     for number, ((epoch, row), documents) in enumerate(zip(found.rows, found.documents, strict=True)):
         texts = []
         for segment in documents:
-            about = (
-                f"{segment.document:,} ({len(segment.weights):,}, {int(np.count_nonzero(segment.weights)):,}"
-            )
+            about = f"{segment.document:,} ({len(segment.weights):,}, {int(np.count_nonzero(segment.weights)):,}"
             about += f", {segment.context:,} repeated" if segment.context else ""
             about += ", fill in the middle" if segment.fim else ""
             name = f"{segment.source}:" if len(found.sources) > 1 else ""

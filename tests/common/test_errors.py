@@ -90,8 +90,6 @@ def test_one_message_for_all_ranks(
 
 
 def test_errors_import_nothing_heavy() -> None:
-    code = (
-        "import sys, megatron_octo.common.errors, megatron_octo.recipe.loading; print('torch' in sys.modules)"
-    )
+    code = "import sys, megatron_octo.common.errors, megatron_octo.recipe.loading; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

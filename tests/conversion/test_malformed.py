@@ -220,9 +220,7 @@ def test_a_configuration(
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-@pytest.mark.parametrize(
-    "file", ["config.json", "generation_config.json", "tokenizer.json", "conversion.json"]
-)
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json", "conversion.json"])
 def test_deep_json(file: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(folder / "plain", tmp_path / "hf")
     for text in ("[" * 200_000, '{"a":' * 200_000):
@@ -248,20 +246,13 @@ def test_other_spellings_are_read(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "plain/config.json").read_text())
     expected = read_hf_config(folder / "plain/config.json")
     path.write_text(
-        json.dumps(
-            {
-                {"n_embd": "hidden_size", "n_head": "num_attention_heads"}.get(k, k): v
-                for k, v in config.items()
-            }
-        )
+        json.dumps({{"n_embd": "hidden_size", "n_head": "num_attention_heads"}.get(k, k): v for k, v in config.items()})
     )
     assert read_hf_config(path) == expected
 
 
 def overlap(header: dict[str, Any]) -> None:
-    names = [
-        name for name in header if header[name]["data_offsets"][1] == 128 + header[name]["data_offsets"][0]
-    ]
+    names = [name for name in header if header[name]["data_offsets"][1] == 128 + header[name]["data_offsets"][0]]
     header[names[0]]["data_offsets"] = header[names[1]]["data_offsets"]
 
 
@@ -273,9 +264,7 @@ def hole(header: dict[str, Any]) -> None:
     del header["transformer.ln_f.bias"]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"), [(overlap, "overlaps"), (hole, "gap|describes"), (rename, "unexpected")]
-)
+@pytest.mark.parametrize(("change", "words"), [(overlap, "overlaps"), (hole, "gap|describes"), (rename, "unexpected")])
 def test_a_header(
     change: Callable[[dict[str, Any]], None],
     words: str,
@@ -302,14 +291,9 @@ def test_a_name_twice(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
     file = tmp_path / "hf/model.safetensors"
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
-    text = (
-        data[8:end].rstrip()[:-1]
-        + b',"transformer.ln_f.bias":{"dtype":"F32","shape":[32],"data_offsets":[0,128]}}'
-    )
+    text = data[8:end].rstrip()[:-1] + b',"transformer.ln_f.bias":{"dtype":"F32","shape":[32],"data_offsets":[0,128]}}'
     file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
-    assert_refused(
-        capfd, "'transformer.ln_f.bias' is there twice", "from-hf", tmp_path / "hf", tmp_path / "out"
-    )
+    assert_refused(capfd, "'transformer.ln_f.bias' is there twice", "from-hf", tmp_path / "hf", tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "dtype", "file", "negative", "key"])

@@ -34,9 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_output_is_where_it_is_said_to_be(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_output_is_where_it_is_said_to_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     to_hf(folder / "hf", ".")
@@ -119,9 +117,7 @@ def test_a_text_that_is_none(folder: Path, tmp_path: Path, capfd: pytest.Capture
         assert_refused(capfd, words, "verify", folder / "hf", folder / "ours", "--text", text)
 
 
-def test_a_tokenizer_of_another_model(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tokenizer_of_another_model(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tokenizer = train_tokenizer(tmp_path / "tokenizer.json", SPECIAL)
     write_hf(tmp_path / "hf", small_model(vocab_size=200))
     words = r"this tokenizer has 2\d\d tokens, the model 200"

@@ -145,9 +145,7 @@ class TorchFile:
             record = self._records.get(f"data/{storage.key}")
             whole = all(type(number) is int and number >= 0 for number in (offset, *shape, *strides))
             expected = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-            dense = all(
-                want == have or size == 1 for want, have, size in zip(expected, strides, shape, strict=True)
-            )
+            dense = all(want == have or size == 1 for want, have, size in zip(expected, strides, shape, strict=True))
         except (AttributeError, LookupError, TypeError, ValueError):
             raise OctoError(f"damaged: {name!r} is not a tensor", where=self.path) from None
         if record is None or storage.dtype is None or not (whole and dense):

@@ -113,14 +113,10 @@ def stage_tensors(model: ModelConfig, vocabulary: int, pipeline: int) -> list[St
                 queries, shared = (hidden, *rest), (2 * model.head_dim, *rest)
                 found += [
                     StageTensor(stage, f"{prefix}self_attention.query.{kind}", name, queries, 0),
-                    StageTensor(
-                        stage, f"{prefix}self_attention.key_value.{kind}", name, shared, None, hidden
-                    ),
+                    StageTensor(stage, f"{prefix}self_attention.key_value.{kind}", name, shared, None, hidden),
                 ]
             else:
-                found.append(
-                    StageTensor(stage, f"{prefix}{_MODULES[module]}.{kind}", name, spec.shape, spec.axis)
-                )
+                found.append(StageTensor(stage, f"{prefix}{_MODULES[module]}.{kind}", name, spec.shape, spec.axis))
         else:
             key = name.replace("decoder.final_layernorm", f"{ENCODER}final_layernorm")
             found.append(StageTensor(pipeline - 1, key, name, spec.shape, spec.axis))

@@ -96,9 +96,6 @@ def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str
             hint="leave it out",
         )
     if base is not None and not any(
-        format == "checkpoint" and read_manifest(find_checkpoint(path)).lora
-        for path, format in formats.items()
+        format == "checkpoint" and read_manifest(find_checkpoint(path)).lora for path, format in formats.items()
     ):
-        raise OctoError(
-            "--base-weights is for a LoRA run; here are whole weights", where=where, hint="leave it out"
-        )
+        raise OctoError("--base-weights is for a LoRA run; here are whole weights", where=where, hint="leave it out")

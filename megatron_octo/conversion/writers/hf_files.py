@@ -22,11 +22,7 @@ def write_json_file(path: Path, tree: Mapping[str, Any], keep: Sequence[str] = (
 
     A null stays where transformers' own default would be wrong: the end of a document is not token 50256.
     """
-    kept = {
-        key: value
-        for key, value in tree.items()
-        if value is not None or key.startswith(tuple(keep) or ("\0",))
-    }
+    kept = {key: value for key, value in tree.items() if value is not None or key.startswith(tuple(keep) or ("\0",))}
     path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
@@ -75,9 +71,7 @@ def write_card(directory: Path, source: Source, dtype: str) -> None:
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "## Where the weights come from", "", "| | |", "|---|---|"]
     lines += [
-        f"| {printable(key)} | `{printable(value)}` |"
-        for key, value in provenance(source).items()
-        if value is not None
+        f"| {printable(key)} | `{printable(value)}` |" for key, value in provenance(source).items() if value is not None
     ]
     lines += ["", "`conversion.json` has the digests of the files."]
     if source.format == "checkpoint":
@@ -98,9 +92,7 @@ def _training(attempts: Sequence[Contribution]) -> list[str]:
     ]
     for each in attempts:
         changed = "; ".join(f"`{change}`" for change in each.changed)
-        lines.append(
-            f"| {each.attempt} ({each.date}) | {each.first} to {each.last} | {each.world} | {changed} |"
-        )
+        lines.append(f"| {each.attempt} ({each.date}) | {each.first} to {each.last} | {each.world} | {changed} |")
     recipe = yaml.safe_dump(attempts[-1].recipe, sort_keys=False, allow_unicode=True).rstrip()
     return [*lines, "", f"Recipe of attempt {attempts[-1].attempt}:", "", "```yaml", recipe, "```"]
 

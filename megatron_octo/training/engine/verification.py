@@ -91,9 +91,7 @@ def verify_tokens(prefixes: set[str], run: Path, grid: Grid) -> Verified:
         raise problem
     fresh = {prefix: {**entry, "verified": time.strftime("%FT%TZ", time.gmtime())} for prefix, entry in due}
     size = sum(entry["bytes"] for _, entry in due)
-    parts = [
-        f"{len(due)} compared with their digests ({size / 1e9:.3g} GB in {time.monotonic() - started:.0f} s)"
-    ]
+    parts = [f"{len(due)} compared with their digests ({size / 1e9:.3g} GB in {time.monotonic() - started:.0f} s)"]
     parts += [f"{len(known)} the same files as when they were compared ({RECORD})"] if known else []
     text = "token files: " + ", ".join(parts if due else parts[1:]) if due or known else ""
     return Verified({**known, **fresh}, text)

@@ -63,9 +63,7 @@ def _owned(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> list[Held]:
     return found
 
 
-def weights_part(
-    model: torch.nn.Module, recipe: Recipe, grid: Grid, dtype: torch.dtype | None = None
-) -> StatePart:
+def weights_part(model: torch.nn.Module, recipe: Recipe, grid: Grid, dtype: torch.dtype | None = None) -> StatePart:
     """Return the weights that this rank stores, rounded to ``dtype``; none unless it is data-parallel rank 0."""
     part = StatePart()
     file = f"weights-tp{grid.tensor_rank:02d}-pp{grid.pipeline_rank:02d}.safetensors"
@@ -151,10 +149,7 @@ def load_state(
             for target, kind in sources.items():
                 found[target].append(reader.read_flat(held.spec.name, kind, *place))
         shard.write(
-            {
-                target: pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-                for target, pieces in found.items()
-            },
+            {target: pieces[0] if len(pieces) == 1 else torch.cat(pieces) for target, pieces in found.items()},
             steps,
         )
     if manifest.layout != grid.layout.sizes():

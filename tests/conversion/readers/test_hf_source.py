@@ -44,9 +44,7 @@ def test_a_shard_that_holds_more_is_refused(index: str, shards: tuple[Path, Tens
     """transformers loads all that shards hold: which of two tensors of a name counts would depend on an order."""
     shutil.copytree(shards[0], tmp_path / "hf")
     path = tmp_path / "hf/model.safetensors.index.json"
-    file = next(
-        each for each in sorted((tmp_path / "hf").glob("*.safetensors")) if NORM not in load_file(each)
-    )
+    file = next(each for each in sorted((tmp_path / "hf").glob("*.safetensors")) if NORM not in load_file(each))
     extra = NORM if index == "names another file" else "transformer.more"
     save_file({**load_file(file), extra: torch.zeros(32)}, file, {"format": "pt"})
     assert extra in path.read_text() or extra != NORM
@@ -84,9 +82,7 @@ SMALL = ["config.json", "generation_config.json", "model.safetensors.index.json"
 
 @pytest.mark.parametrize("file", SMALL)
 @pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_damaged_parts_of_an_export(
-    file: str, damage: str, shards: tuple[Path, Tensors], tmp_path: Path
-) -> None:
+def test_damaged_parts_of_an_export(file: str, damage: str, shards: tuple[Path, Tensors], tmp_path: Path) -> None:
     to_hf(shards[0], tmp_path / "export", shard_bytes=40_000)
     path = tmp_path / "export" / file
     assert {file, *SMALL} <= json.loads((tmp_path / "export/conversion.json").read_text())["files"].keys()

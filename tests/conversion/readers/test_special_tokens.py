@@ -36,9 +36,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({KEY: {"eos_token_id": 5}, ENDS: [{"token": "</s>", "id": 3}]}, None, 3),
     ],
 )
-def test_which_token_ends(
-    provenance: dict[str, Any], option: str | None, expected: int, tokenizer: Path
-) -> None:
+def test_which_token_ends(provenance: dict[str, Any], option: str | None, expected: int, tokenizer: Path) -> None:
     assert open_tokenizer(tokenizer, provenance, option).eod_id == expected
 
 

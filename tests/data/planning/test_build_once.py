@@ -95,9 +95,7 @@ def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
         "    with holding(Path(sys.argv[1])): pass"
     )
     for moment in range(10):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path / "it")], stdout=subprocess.PIPE
-        )
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "it")], stdout=subprocess.PIPE)
         assert process.stdout
         process.stdout.readline()
         time.sleep(0.01 + 0.0037 * moment)
@@ -176,9 +174,7 @@ def test_who_fails_gives_way(tmp_path: Path) -> None:
     make_once(tmp_path / "it", (tmp_path / "it").mkdir)
 
 
-def test_the_next_epoch_is_planned_by_one_process_ahead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_epoch_is_planned_by_one_process_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many ranks read past the middle of an epoch: one starts a process, and its plan is the one they would make."""
     monkeypatch.setattr(stream, "AHEAD", 10)
     write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(200)]))

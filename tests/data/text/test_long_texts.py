@@ -35,9 +35,7 @@ RUNS += ["<|endoftext|>", "a<fim_prefix>", "\x1c", "\x0b", "return ", "def f(x):
 
 
 @pytest.fixture(params=["auto", "reference"])
-def tokenizer(
-    request: pytest.FixtureRequest, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> Tokenizer:
+def tokenizer(request: pytest.FixtureRequest, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
     monkeypatch.setattr(long_texts, "SIZE", 100)
     monkeypatch.setattr("megatron_octo.data.text.tokenizer.LONG", 100)
     monkeypatch.setattr(long_texts, "_AHEAD", 40)
@@ -67,9 +65,7 @@ def test_several_texts_at_once(tokenizer: Tokenizer) -> None:
     texts = ["", "short", "x" * 500, "a b " * 90, ""]
     ids, lengths = tokenizer.encode_flat(texts)
     wanted = tokenizer.encode(texts)
-    assert lengths.tolist() == list(map(len, wanted)) and ids.tolist() == [
-        each for found in wanted for each in found
-    ]
+    assert lengths.tolist() == list(map(len, wanted)) and ids.tolist() == [each for found in wanted for each in found]
 
 
 def test_parts_are_small(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,9 +130,7 @@ def test_equals_the_step_of_megatron_core(layout: str, make_recipe: Callable[...
             for kind in ("weights", *KINDS):
                 assert ours[kind]
                 for mine, other in zip(ours[kind], theirs[kind], strict=True):
-                    assert mine.dtype == (
-                        torch.bfloat16 if (precision, kind) == ("bf16", "weights") else torch.float32
-                    )
+                    assert mine.dtype == (torch.bfloat16 if (precision, kind) == ("bf16", "weights") else torch.float32)
                     assert torch.equal(mine, other), (precision, clip, kind)
 
 

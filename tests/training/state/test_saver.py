@@ -39,15 +39,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["fp32", "tp2-bf16"],
 )
-def test_the_same_checkpoints_either_way(
-    tmp_path: Path, corpus: Path, world: int, sections: dict[str, Any]
-) -> None:
+def test_the_same_checkpoints_either_way(tmp_path: Path, corpus: Path, world: int, sections: dict[str, Any]) -> None:
     runs = {}
     for asynchronous in (True, False):
         checkpoint = {"interval": 2, "keep": 9, "asynchronous": asynchronous}
-        run = runs[asynchronous] = TestRun(
-            tmp_path / str(asynchronous), corpus, checkpoint=checkpoint, **sections
-        )
+        run = runs[asynchronous] = TestRun(tmp_path / str(asynchronous), corpus, checkpoint=checkpoint, **sections)
         text = run.train(world)
         # Training learns of the end of the write after step 3, and of the commit after step 4, at the earliest.
         events = re.findall(r"^(step|saved) (?:\S*step-0000000)?(\d)", text, re.MULTILINE)
@@ -89,9 +85,7 @@ def test_what_is_kept_and_weights_alone(tmp_path: Path, corpus: Path) -> None:
     )
     assert f"starting from the weights of {weights / 'step-00000005'}" in other.train(1, "train.steps=1")
     name = "weights-tp00-pp00.safetensors"
-    one, two = (
-        load_file(path / name) for path in (other.step(1), other.path / layout.WEIGHTS / "step-00000001")
-    )
+    one, two = (load_file(path / name) for path in (other.step(1), other.path / layout.WEIGHTS / "step-00000001"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     only = TestRun(tmp_path, corpus, "only", checkpoint={"interval": 0, "weights_every": 1})
     only.train(1, "train.steps=1")
