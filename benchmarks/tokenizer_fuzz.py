@@ -166,17 +166,16 @@ def change_model(tree: dict[str, Any], draw: random.Random, kind: str) -> None:
     elif kind == "id twice":
         vocabulary[draw.choice(order)] = draw.randrange(len(order))
     elif kind == "options":
-        key, values = draw.choice(
-            [
-                ("continuing_subword_prefix", ["", "##"]),
-                ("end_of_word_suffix", ["", "</w>"]),
-                ("unk_token", [END, "a", "<unk>"]),
-                ("byte_fallback", [True, False]),
-                ("ignore_merges", [True, False]),
-                ("fuse_unk", [True, False]),
-                ("dropout", [0.0]),
-            ]
-        )
+        options: list[tuple[str, list[Any]]] = [
+            ("continuing_subword_prefix", ["", "##"]),
+            ("end_of_word_suffix", ["", "</w>"]),
+            ("unk_token", [END, "a", "<unk>"]),
+            ("byte_fallback", [True, False]),
+            ("ignore_merges", [True, False]),
+            ("fuse_unk", [True, False]),
+            ("dropout", [0.0]),
+        ]
+        key, values = draw.choice(options)
         model[key] = draw.choice(values)
 
 

@@ -201,11 +201,11 @@ class Attacks(Campaign):
         run = make_run(folder, "run")
         self.sources = {name: folder / name for name in CONVERSIONS}
         shutil.copytree(run / "checkpoints" / f"step-{STEPS:08d}", self.sources["checkpoint"])
-        for words in (
+        for export in (
             ["to-hf", run, self.sources["hf"]],
             ["to-bigcode", run, self.sources["bigcode"], "--tensor", "2"],
         ):
-            done = forks.command("megatron_octo.convert", words, folder / "log")
+            done = forks.command("megatron_octo.convert", export, folder / "log")
             assert done.code == 0, done.text
         code, _ = forks.call(self._write_bin, folder / "log")
         assert code == 0, (folder / "log").read_text()
