@@ -63,9 +63,7 @@ class Bench:
         with gzip.open(commits, "wt") as rows, pairs.open("w") as few:
             for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
                 text = path.read_text(errors="replace")
-                rows.write(
-                    json.dumps({"old_contents": text, "new_contents": ast.unparse(ast.parse(text))}) + "\n"
-                )
+                rows.write(json.dumps({"old_contents": text, "new_contents": ast.unparse(ast.parse(text))}) + "\n")
                 few.write(json.dumps({"inputs": text[:2000], "outputs": text[2000:4000]}) + "\n")
         train_tokenizer([str(pairs), str(tokenizer), "--vocabulary", "8000"])
 
@@ -109,9 +107,7 @@ def measure(bench: Bench, names: list[str], other: Tree, rounds: int) -> dict[st
 def main() -> int:
     """Print a line per figure."""
     names = [name for name in vars(Bench) if not name.startswith("_")]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     other = parser.add_mutually_exclusive_group(required=True)
     other.add_argument("--commit", help="the other version")
     other.add_argument("--tree", type=Path, help="its directory")

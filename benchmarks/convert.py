@@ -42,9 +42,7 @@ def make_model(directory: Path, model: ModelConfig, seed: int) -> None:
     directory.mkdir(parents=True)
     config = architecture.hf_config(model, 0, "bfloat16")
     (directory / "config.json").write_text(json.dumps(config))
-    specs: Specs = {
-        name: (torch.bfloat16, each.shape) for name, each in architecture.hf_tensors(model).items()
-    }
+    specs: Specs = {name: (torch.bfloat16, each.shape) for name, each in architecture.hf_tensors(model).items()}
     shards: list[list[str]] = [[]]
     for name, spec in specs.items():
         if sum(spec_bytes(specs[each]) for each in shards[-1]) + spec_bytes(spec) > 5e9:
@@ -153,9 +151,7 @@ def measure(folder: Path, model: ModelConfig, args: argparse.Namespace) -> dict[
     source = folder / "hf"
     make_model(source, model, args.seed)
     before, size = model_digests(source), size_of(source)
-    largest = max(
-        math.prod(tensor.shape) for tensor in find_architecture("gpt_bigcode").hf_tensors(model).values()
-    )
+    largest = max(math.prod(tensor.shape) for tensor in find_architecture("gpt_bigcode").hf_tensors(model).values())
     bound = 2 * GIB + 2 * largest
     print(f"{size / 1e9:.2f} GB, {args.layers} layers; memory bound {bound / GIB:.2f} GiB", flush=True)
     figures: list[dict[str, Any]] = []

@@ -20,9 +20,7 @@ MEASURED = PROJECT / "benchmarks" / "results" / "throughput.jsonl"
 def compare(row: Measurement) -> dict[str, object]:
     """Return planned / measured of one row."""
     replicas = row.recipe.parallel.layout.replicas(row.ranks)
-    needed = (
-        memory(row.recipe.model, row.recipe.compute, replicas, check_batch(row.recipe, replicas)).total / GIB
-    )
+    needed = memory(row.recipe.model, row.recipe.compute, replicas, check_batch(row.recipe, replicas)).total / GIB
     return {
         "row": row.where,
         "model": f"{row.recipe.model.num_layers} x {row.recipe.model.hidden_size}",
@@ -37,18 +35,14 @@ def compare(row: Measurement) -> dict[str, object]:
 
 def main() -> int:
     """Print a line per row, and their summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=MEASURED)
     rows = [compare(row) for row in load_measurements(parser.parse_args().results, PROJECT)]
     for row in rows:
         print(json.dumps(row))
     for name in ("memory_ratio", "time_ratio"):
         ratios = [float(str(row[name])) for row in rows if row[name]]
-        within = ", ".join(
-            f"{sum(abs(r - 1) <= x for r in ratios)} within {x:.0%}" for x in (0.05, 0.08, 0.15)
-        )
+        within = ", ".join(f"{sum(abs(r - 1) <= x for r in ratios)} within {x:.0%}" for x in (0.05, 0.08, 0.15))
         print(f"# {name}: of {len(ratios)} rows {within}")
     return 0
 

@@ -45,9 +45,7 @@ def differences(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     ends = np.cumsum(lengths)
     found = []
     for text, wanted, begin, end in zip(texts, tokenizer.encode(texts), ends - lengths, ends):
-        if ids[begin:end].tolist() != wanted or (
-            tokenizer.decode(wanted) != text and not any(map(lost, set(text)))
-        ):
+        if ids[begin:end].tolist() != wanted or (tokenizer.decode(wanted) != text and not any(map(lost, set(text)))):
             found.append(text)
     return found
 

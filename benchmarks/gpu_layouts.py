@@ -49,9 +49,7 @@ CASES: dict[str, Sections] = {
     "pipeline 2": {"parallel": {"pipeline": 2}},
     "tensor 2 + sequence, pipeline 2": {"parallel": {"tensor": 2, "sequence": True, "pipeline": 2}},
     "padded rows": {},
-    "padded rows, tensor 2 + sequence, pipeline 2": {
-        "parallel": {"tensor": 2, "sequence": True, "pipeline": 2}
-    },
+    "padded rows, tensor 2 + sequence, pipeline 2": {"parallel": {"tensor": 2, "sequence": True, "pipeline": 2}},
     "recompute mlp": {"train": {"recompute": "mlp"}},
     "recompute full": {"train": {"recompute": "full"}},
     "torch attention": {"system": {"attention": "torch"}},
@@ -224,12 +222,8 @@ def tensor_differences(run_dir: str, reference: str) -> dict[str, float]:
 
 def main() -> int:  # one pass over the cases, which share the processes
     """Run all cases, print a line per case."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--case", action="append", help="run this case; may be repeated (default: all)", choices=CASES
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", help="run this case; may be repeated (default: all)", choices=CASES)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     from megatron_octo.model.platform.mcore import load_mcore

@@ -167,9 +167,7 @@ def speed(recipe: Recipe, grid: Any, count: int) -> dict[str, Any]:
 
 def main() -> int:
     """Check the small model, then measure the recipe."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", default="recipes/octocoder_lora.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--steps", type=int, default=10)

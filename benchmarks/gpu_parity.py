@@ -122,9 +122,7 @@ def relative_errors(found: dict[str, Any], reference: dict[str, Any]) -> dict[st
 
 def main() -> int:  # one pass over the cases, which share the process group
     """Run all cases, print a line per case."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="gpt_bigcode")
     arguments = parser.parse_args()
@@ -184,9 +182,7 @@ def main() -> int:  # one pass over the cases, which share the process group
             "packages": environment()["packages"],
         }
         if dist.get_rank() == 0:
-            print(
-                json.dumps({key: value for key, value in line.items() if key not in ("machine", "packages")})
-            )
+            print(json.dumps({key: value for key, value in line.items() if key not in ("machine", "packages")}))
             keep(arguments.output, line)
     dist.destroy_process_group()
     return 0

@@ -37,9 +37,7 @@ def kind_of(name: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--warm-up", type=int, default=4, help="steps before (default: 4)")
@@ -115,8 +113,7 @@ def report(profiler, arguments) -> None:  # type: ignore[no-untyped-def]
     events = [
         event
         for event in profiler.events()
-        if event.device_type == DeviceType.CUDA
-        and not event.name.startswith("Optimizer.")  # annotations cover kernels
+        if event.device_type == DeviceType.CUDA and not event.name.startswith("Optimizer.")  # annotations cover kernels
     ]
     kernels: dict[str, tuple[float, int]] = {}
     for event in events:
@@ -139,9 +136,7 @@ def report(profiler, arguments) -> None:  # type: ignore[no-untyped-def]
         if event.time_range.end > latest.time_range.end:
             latest = event
     small = sum(gap for gap, *_ in gaps if gap < 20)
-    print(
-        f"idle: {small / 1e3 / arguments.steps:.1f} ms a step in {len(gaps) // arguments.steps} pauses under 20 us;"
-    )
+    print(f"idle: {small / 1e3 / arguments.steps:.1f} ms a step in {len(gaps) // arguments.steps} pauses under 20 us;")
     for gap, before, after in sorted(gaps, reverse=True)[:8]:
         print(f"  {gap / 1e3:8.2f} ms between {before[:50]} and {after[:50]}")
     for name, (time, count) in sorted(kernels.items(), key=lambda item: -item[1][0])[: arguments.names]:

@@ -96,9 +96,7 @@ class Memory(threading.Thread):
             time.sleep(0.2)
 
 
-def measure(
-    command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
-) -> dict[str, float]:
+def measure(command: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> dict[str, float]:
     """Run a command to its end; returns seconds of wall time and of CPU, and MiB at the peak."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     log = folder / "log"
@@ -142,9 +140,7 @@ def theirs(rows: Path, tokenizer: Path, workers: int, folder: Path, megatron: Pa
     home.mkdir()
     shutil.copy(tokenizer, home / "tokenizer.json")
     ends = dict.fromkeys(("eos_token", "bos_token", "unk_token"), "<|endoftext|>")
-    (home / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **ends})
-    )
+    (home / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **ends}))
     command = [
         *(
             sys.executable,

@@ -143,9 +143,7 @@ class Workshop:
     def train(self, tree: Tree, name: str, run: Path, steps: int) -> str:
         """Start or resume a run until it has made so many steps."""
         world = ["--nproc", str(RUNS[name][0])]
-        return tree.call(
-            "megatron_octo.train", self.recipe(name), *world, f"run_dir={run}", f"train.steps={steps}"
-        )
+        return tree.call("megatron_octo.train", self.recipe(name), *world, f"run_dir={run}", f"train.steps={steps}")
 
 
 def check_data(shop: Workshop, verdict: Verdict) -> None:
@@ -161,10 +159,7 @@ def check_data(shop: Workshop, verdict: Verdict) -> None:
             old, new = shop.old.run(words), shop.new.run(words)
             same = old.returncode == new.returncode == 0 and old.stdout == new.stdout
             verdict.note(f"data set {name} is read", "" if same else f"{old} {new}", old.stdout.strip()[:40])
-            files = [
-                [Path(f"{folder / name}.{suffix}") for suffix in ("bin", "idx")]
-                for folder in (shop.data, again)
-            ]
+            files = [[Path(f"{folder / name}.{suffix}") for suffix in ("bin", "idx")] for folder in (shop.data, again)]
             equal = [*digests(files[0], shop.data).items()] == [*digests(files[1], again).items()]
             verdict.note(f"data set {name} is made again", "" if equal else "other bytes")
             shop.new.call("megatron_octo.inspect", shop.data / name)
@@ -178,12 +173,8 @@ def check_run(shop: Workshop, verdict: Verdict, name: str) -> None:
     shutil.copytree(whole, resumed)
     shop.train(shop.old, name, whole, STEPS)
     text = shop.train(shop.new, name, resumed, STEPS)
-    found = run_differences(whole, resumed, STEPS) or (
-        "" if "resuming at step" in text else "it did not resume"
-    )
-    verdict.note(
-        f"run {name} resumes", found, f"{len(records(whole))} steps, {len(tensors(whole, STEPS))} tensors"
-    )
+    found = run_differences(whole, resumed, STEPS) or ("" if "resuming at step" in text else "it did not resume")
+    verdict.note(f"run {name} resumes", found, f"{len(records(whole))} steps, {len(tensors(whole, STEPS))} tensors")
     for module, *words in (
         ("megatron_octo.inspect", whole),
         ("megatron_octo.submit", "status", whole),
@@ -245,15 +236,11 @@ def check_reverse(shop: Workshop, verdict: Verdict, name: str) -> None:
 
 def main() -> int:
     """Run all parts and print the verdict."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="the earlier version")
     parser.add_argument("--tree", type=Path, default=PROJECT, help="the present version (default: this one)")
     parser.add_argument("--only", action="append", choices=RUNS, help="runs (default: all)")
-    parser.add_argument(
-        "--keep", type=Path, help="folder for all files, which stay (default: a temporary one)"
-    )
+    parser.add_argument("--keep", type=Path, help="folder for all files, which stay (default: a temporary one)")
     args = parser.parse_args()
     verdict, start = Verdict(), time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:

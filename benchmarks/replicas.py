@@ -15,9 +15,7 @@ from megatron_octo.training.supervision import launch
 
 def main() -> int:
     """Time the comparison on random weights."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--step-ms", type=float, help="time of a training step, for the share of it")

@@ -29,20 +29,13 @@ def benchmark(runs: Trainings, nproc: int, interval: int, steps: int) -> dict[st
     if not SAVED.match(lines[-1][1]):
         raise RuntimeError(f"the run ended before its save was complete: {lines[-1][1]}")
     run = runs.folder / "run"
-    size = sum(
-        path.stat().st_size for path in (run / layout.CHECKPOINTS / layout.step_name(interval)).iterdir()
-    )
+    size = sum(path.stat().st_size for path in (run / layout.CHECKPOINTS / layout.step_name(interval)).iterdir())
     # The second attempt saves nothing: the disk may have no room for it.
-    again = timed_lines(
-        runs.command("run", *words, "checkpoint.interval=0", f"train.steps={interval + steps}")
-    )
+    again = timed_lines(runs.command("run", *words, "checkpoint.interval=0", f"train.steps={interval + steps}"))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first, second = ({r["step"]: r for r in records if r["attempt"] == number} for number in (1, 2))
     before = [first[step] for step in range(WARM_UP + 1, interval + 1)]
-    middle = {
-        key: value or 0.0
-        for key, value in medians(before, "step_s", "tokens_per_s", "tflops_per_gpu").items()
-    }
+    middle = {key: value or 0.0 for key, value in medians(before, "step_s", "tokens_per_s", "tflops_per_gpu").items()}
     # Where the next save is due before this one is complete, training stands still from there on: see waited_s.
     (save,) = cost_of_saves(lines)["saves"]
     both = [(first[step], second[step]) for step in sorted(first.keys() & second.keys())]

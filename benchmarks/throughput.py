@@ -20,9 +20,7 @@ WARM_UP = 5
 _MEDIANS = ("step_s", "tokens_per_s", "tflops_per_gpu", "mfu", "memory_gib", "fill", "data_s")
 
 
-def benchmark(
-    recipe_path: str, nproc: int, steps: int, mean_length: int, overrides: list[str]
-) -> dict[str, Any]:
+def benchmark(recipe_path: str, nproc: int, steps: int, mean_length: int, overrides: list[str]) -> dict[str, Any]:
     """Train ``steps`` steps and summarise them."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Trainings(folder, recipe_path, nproc, overrides, steps=steps, mean_length=mean_length)
@@ -60,13 +58,9 @@ def main() -> int:
     """Measure one recipe."""
     parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument(
-        "--mean-document", type=int, default=1024, help="tokens (default: 1024, eight per row of 8192)"
-    )
+    parser.add_argument("--mean-document", type=int, default=1024, help="tokens (default: 1024, eight per row of 8192)")
     arguments = parser.parse_intermixed_args()
-    found = benchmark(
-        arguments.recipe, arguments.nproc, arguments.steps, arguments.mean_document, arguments.overrides
-    )
+    found = benchmark(arguments.recipe, arguments.nproc, arguments.steps, arguments.mean_document, arguments.overrides)
     keep(arguments.output, found)
     found["machine"] = found["machine"]["gpus"] or "CPU"
     print(json.dumps(found))

@@ -183,9 +183,7 @@ def change_rest(tree: dict[str, Any], draw: random.Random, kind: str) -> None:
     """Change the split, the normalizer, the added tokens, or what is saved beside them."""
     if kind == "split":
         steps = draw.sample(SPLITS, draw.randint(0, 2))
-        flags = draw.choice(
-            [{}, {}, {"use_regex": False}, {"add_prefix_space": True}, {"trim_offsets": False}]
-        )
+        flags = draw.choice([{}, {}, {"use_regex": False}, {"add_prefix_space": True}, {"trim_offsets": False}])
         steps.append(byte_level(**flags))
         tree["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
     elif kind == "digits":

@@ -111,8 +111,7 @@ def compare() -> Comparison:
     return Comparison(
         resumed_at=resumed - 1,
         steps=len(expected),
-        steps_equal=dict(found).keys() == expected.keys()
-        and all(expected[step] == pair for step, pair in found),
+        steps_equal=dict(found).keys() == expected.keys() and all(expected[step] == pair for step, pair in found),
         tensors=len(theirs),
         tensors_equal=bool(theirs) and ours == theirs,
     )
@@ -143,8 +142,7 @@ def complete() -> None:
     model = AutoModelForCausalLM.from_pretrained(HF)
     tokenizer = AutoTokenizer.from_pretrained(HF)
     prompt = (
-        "Question: Write a Python function `close(self)` to solve the following problem:\n"
-        "Close the file.\n\nAnswer:\n"
+        "Question: Write a Python function `close(self)` to solve the following problem:\nClose the file.\n\nAnswer:\n"
     )
     tokens = tokenizer(prompt, return_tensors="pt")
     with torch.inference_mode():
@@ -177,9 +175,7 @@ def main() -> int:
     timed("the same command resumes", lambda: run(*TRAIN))
     timed("the same, uninterrupted", lambda: run(*TRAIN, f"run_dir={REFERENCE}"))
     timed("to Hugging Face", lambda: run("-m", "megatron_octo.convert", "to-hf", str(RUN), str(HF)))
-    timed(
-        "verify", lambda: run("-m", "megatron_octo.convert", "verify", str(RUN), str(HF), "--json", verdict)
-    )
+    timed("verify", lambda: run("-m", "megatron_octo.convert", "verify", str(RUN), str(HF), "--json", verdict))
     timed("transformers", complete)
     return report(killed_at, compare(), json.loads(Path(verdict).read_text())["max_abs"])
 

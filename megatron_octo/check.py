@@ -17,9 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", help="recipe file (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    parser.add_argument(
-        "--ranks", type=int, metavar="N", help="processes that will train (default: one replica's)"
-    )
+    parser.add_argument("--ranks", type=int, metavar="N", help="processes that will train (default: one replica's)")
     return parser
 
 

@@ -41,9 +41,7 @@ def complete() -> None:
 
     words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
     if len(words) > 2 and words[1] in COMMANDS:
-        os.environ["_ARGCOMPLETE"] = str(
-            int(os.environ["_ARGCOMPLETE"]) + 1
-        )  # words before the command's own
+        os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + 1)  # words before the command's own
         parser = importlib.import_module(f"megatron_octo.{words[1]}").build_parser()
     else:
         parser = argparse.ArgumentParser()

@@ -20,9 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
         "is wrong).",
     )
     add = parser.add_argument
-    add(
-        "prefix", metavar="PREFIX|RUN", help="path of the data set without .bin or .idx, or a run's directory"
-    )
+    add("prefix", metavar="PREFIX|RUN", help="path of the data set without .bin or .idx, or a run's directory")
     add("--sample", type=int, metavar="K", help="show document K, targets marked (from 0)")
     add("--tokenizer", metavar="tokenizer.json", help="to decode with (default: the one in the manifest)")
     add(
@@ -30,9 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read every byte: modes, token ids, digests (of a run: checkpoints)",
     )
-    add(
-        "--against", metavar="Q", help="compare with another data set, and name the first difference (exit 2)"
-    )
+    add("--against", metavar="Q", help="compare with another data set, and name the first difference (exit 2)")
     add("--plot", metavar="FILE.png", help="draw lengths and fill (needs the extra [plot])")
     runs = parser.add_argument_group("a run")
     runs.add_argument("--report", metavar="FILE.html", help="write a page with plots, all in one file")
@@ -43,17 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="show rows and documents of step N; with --row R the text of its row R",
     )
     rows = parser.add_argument_group("a packed row, as a run with these settings reads it")
-    rows.add_argument(
-        "--row", type=int, metavar="R", help="show row R (from 0): documents, targets, positions"
-    )
+    rows.add_argument("--row", type=int, metavar="R", help="show row R (from 0): documents, targets, positions")
     rows.add_argument("--epoch", type=int, default=0, metavar="E", help="of epoch E (default: %(default)s)")
-    rows.add_argument(
-        "--seq-length", type=int, default=2048, metavar="N", help="positions (default: %(default)s)"
-    )
+    rows.add_argument("--seq-length", type=int, default=2048, metavar="N", help="positions (default: %(default)s)")
     rows.add_argument("--seed", type=int, default=1234, help="train.seed (default: %(default)s)")
-    rows.add_argument(
-        "--overlong", choices=_OVERLONG, default="split", help="data.overlong (default: %(default)s)"
-    )
+    rows.add_argument("--overlong", choices=_OVERLONG, default="split", help="data.overlong (default: %(default)s)")
     rows.add_argument("--loss-on", choices=["targets", "all"], default="targets", help="train.loss_on")
     rows.add_argument("--fim-rate", type=float, default=0.0, metavar="X", help="data.fim_rate")
     rows.add_argument("--fim-spm-rate", type=float, default=0.0, metavar="X", help="data.fim_spm_rate")
@@ -96,9 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.seq_length < 1 or not 0 <= args.fim_rate <= 1 or not 0 <= args.fim_spm_rate <= 1:
         raise OctoError("--seq-length is 1 or more, rates are from 0 to 1", where="command line")
-    prefix, other = (
-        name and name.removesuffix(".idx").removesuffix(".bin") for name in (args.prefix, args.against)
-    )
+    prefix, other = (name and name.removesuffix(".idx").removesuffix(".bin") for name in (args.prefix, args.against))
     settings = RowSettings(
         cache_dir="",  # rows are planned in a temporary folder
         seq_length=args.seq_length,

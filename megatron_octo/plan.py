@@ -52,9 +52,7 @@ def main(argv: list[str] | None = None) -> int:
             option = "--" + name.replace("_", "-")
             raise OctoError(f"{option} is {value}, it has to be above 0", where="command line")
     if arguments.measured and not arguments.measured.is_file():
-        raise OctoError(
-            "no such file", where=arguments.measured, hint="benchmarks/throughput.py --output writes it"
-        )
+        raise OctoError("no such file", where=arguments.measured, hint="benchmarks/throughput.py --output writes it")
     plan = estimate(
         load_recipe(arguments.recipe, arguments.overrides),
         arguments.gpu,

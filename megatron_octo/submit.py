@@ -31,7 +31,7 @@ EPILOG = """after submission:
   submit resume RUN      submit again what is not done
   submit list [FOLDER]   the runs of a folder (default: runs)
 
-docs/slurm.md says more."""
+docs/slurm.md describes them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,9 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     asked.add_argument("--nodes", type=_positive, metavar="N")
     asked.add_argument("--gpus-per-node", type=_positive, metavar="N", help="and ranks")
     asked.add_argument("--gpu", metavar="X", help="h100, h200, a100, ...: what cannot fit is refused")
-    asked.add_argument(
-        "--time", metavar="HH:MM:SS", help="limit of one start; the training goes on in the next"
-    )
+    asked.add_argument("--time", metavar="HH:MM:SS", help="limit of one start; the training goes on in the next")
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         asked.add_argument(f"--{name}", metavar="X", help="as sbatch takes it")
     more = parser.add_argument_group("stages")
@@ -109,7 +107,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         raise OctoError(
             "this run does not fit:\n    " + "\n    ".join(plan.lines()),
             where=arguments.recipe,
-            hint="change what the plan says, or submit it nevertheless with --force",
+            hint="change the recipe as proposed, or submit it all the same with --force",
         )
     if slurm.installed():  # a run on this machine would change the code of the jobs that wait, too
         queue.check_idle(order.run)
@@ -174,9 +172,7 @@ def _profile(arguments: argparse.Namespace) -> "Profile":
     local = arguments.cluster == "local"
     profile = find_profile(None if local else arguments.cluster)
     names = ("nodes", "gpus_per_node", "gpu", "time", "partition", "account", "qos", "constraint", "exclude")
-    said: dict[str, Any] = {
-        name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
-    }
+    said: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return check_profile({**profile.model_dump(), **({"gpus_per_node": 1} if local else {}), **said})
 
 

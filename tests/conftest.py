@@ -24,9 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "slurm" in item.path.relative_to(Path(__file__).parent).parts:
             item.add_marker(pytest.mark.slurm)
-        used = {
-            getattr(value, "__module__", None) for value in vars(getattr(item, "module", object)).values()
-        }
+        used = {getattr(value, "__module__", None) for value in vars(getattr(item, "module", object)).values()}
         if used & _STARTS_RANKS:
             item.add_marker(pytest.mark.distributed)
 

@@ -29,9 +29,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _rank_main(
-    rank: int, world: int, port: int, results: Any, function: Callable[..., Any], arguments: Any
-) -> None:
+def _rank_main(rank: int, world: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

@@ -116,9 +116,7 @@ def test_every_command_has_a_parser_for_completion() -> None:
     ids=["old Python", "not installed"],
 )
 def test_a_start_that_cannot_work_says_why(lines: list[str], message: str) -> None:
-    script = "\n".join(
-        ["import sys", f"sys.path.insert(0, {str(LIBRARY.parent)!r})", *lines, "import megatron_octo"]
-    )
+    script = "\n".join(["import sys", f"sys.path.insert(0, {str(LIBRARY.parent)!r})", *lines, "import megatron_octo"])
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: megatron_octo {message}") and "make install" in done.stderr

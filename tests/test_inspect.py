@@ -105,9 +105,7 @@ def test_a_row_in_colour(tmp_path: Path, prefix: Path) -> None:
     def shown(path: Path, **options: Any) -> str:
         console = Console(force_terminal=True, record=True, width=200, color_system="standard")
         settings = RowSettings(seed=1234, cache_dir="", **options)
-        assert report(
-            str(path), sample=None, tokenizer=None, full=False, console=console, row=0, settings=settings
-        )
+        assert report(str(path), sample=None, tokenizer=None, full=False, console=console, row=0, settings=settings)
         return console.export_text(styles=True)
 
     pairs = shown(prefix, seq_length=100)

@@ -133,7 +133,7 @@ def test_page_holds_everything_and_fetches_nothing(
 
 
 def test_what_lives_is_seen(run: TestRun, tmp_path: Path) -> None:
-    """A state that says "running" is believed only if somebody holds the lock and shows a sign of life."""
+    """A state that says "running" counts only if the lock is held and its owner is alive."""
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(run.path), str(copy)], check=True)
     state = json.loads((copy / "state.json").read_text())
@@ -153,9 +153,7 @@ def test_what_lives_is_seen(run: TestRun, tmp_path: Path) -> None:
     assert load_run(copy).status == "dead"
 
 
-def test_a_changed_checkpoint_is_named(
-    run: TestRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_checkpoint_is_named(run: TestRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(run.path), str(copy)], check=True)
     victim = next((copy / "checkpoints" / "step-00000002").glob("weights*"))

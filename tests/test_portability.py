@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_octo.common.errors import OctoError
-from megatron_octo.conversion.engine.torch_zip import _mappings
 from tests.conversion.models import small_model, write_hf
 from tests.data.conftest import CONTROL, train_tokenizer
 from tests.places import PROJECT, RECIPES
@@ -70,10 +68,3 @@ def test_convert(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     done = call("convert", "verify", str(tmp_path / "ours"), str(tmp_path / "back"))
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_what_needs_linux_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory map of the process, by which records of torch.save are found in their file."""
-    monkeypatch.setattr(Path, "exists", lambda path: False)
-    with pytest.raises(OctoError, match="on Linux only"):
-        _mappings()

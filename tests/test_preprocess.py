@@ -69,9 +69,7 @@ def test_round_trip_and_manifest(
     tokenizer_file: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rows = write_rows(
-        tmp_path / "a.jsonl", [*GOOD, {"inputs": "x<|endoftext|>", "targets": "y<|endoftext|>"}]
-    )
+    rows = write_rows(tmp_path / "a.jsonl", [*GOOD, {"inputs": "x<|endoftext|>", "targets": "y<|endoftext|>"}])
     packed = tmp_path / "b.jsonl.gz"
     packed.write_bytes(gzip.compress(b'\n{"inputs": "", "outputs": "z"}'))
     prefix = tmp_path / "out" / "p"
@@ -98,12 +96,8 @@ def test_round_trip_and_manifest(
     assert sorted(path.name for path in prefix.parent.iterdir()) == ["p.bin", "p.idx", "p.json"]
 
 
-def test_workers_change_no_byte(
-    tmp_path: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_rows(
-        tmp_path / "a.jsonl", [{"text": f"def f{i}():\n    return {i}\n" * (i % 9)} for i in range(3000)]
-    )
+def test_workers_change_no_byte(tmp_path: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"text": f"def f{i}():\n    return {i}\n" * (i % 9)} for i in range(3000)])
     outputs = []
     for workers, block in ((1, 1 << 20), (2, 1 << 14), (4, 1 << 12)):
         monkeypatch.setattr(sources, "_SMALLEST", block)
@@ -184,21 +178,15 @@ def test_bad_input(
 
 def test_no_traceback_from_the_command(tmp_path: Path, tokenizer_file: Path) -> None:
     path = BAD["broken JSON"][0](tmp_path)
-    done = run_door(
-        "--input", path, "--output-prefix", tmp_path / "p", "--tokenizer", tokenizer_file, "--workers", "2"
-    )
+    done = run_door("--input", path, "--output-prefix", tmp_path / "p", "--tokenizer", tokenizer_file, "--workers", "2")
     assert done.returncode == 2
     assert done.stderr.startswith("error: not valid JSON") and f"where: {path}:3" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path: Path, tokenizer_file: Path) -> None:
-    path = _line('{"inputs": "a"}\n{"inputs": "a", "outputs": ""}\n{"inputs": "a", "outputs": ""}\n{')(
-        tmp_path
-    )
-    preprocess(
-        "--on-error", "skip", input=path, output_prefix=tmp_path / "p", tokenizer=tokenizer_file, workers=1
-    )
+    path = _line('{"inputs": "a"}\n{"inputs": "a", "outputs": ""}\n{"inputs": "a", "outputs": ""}\n{')(tmp_path)
+    preprocess("--on-error", "skip", input=path, output_prefix=tmp_path / "p", tokenizer=tokenizer_file, workers=1)
     manifest = read_manifest(tmp_path / "p")
     assert manifest is not None
     assert manifest.documents == 2
@@ -273,9 +261,7 @@ def test_death_leaves_no_output_and_no_process(tmp_path: Path, tokenizer_file: P
         while len(list(out.glob("p.work-*/*.shard"))) < 3:
             assert time.monotonic() < limit and door.poll() is None
             time.sleep(0.01)
-        workers = [
-            pid for pid in _children(door.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
-        ]
+        workers = [pid for pid in _children(door.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
         assert len(workers) == 2
         target, number = {
             "worker": (workers[0], signal.SIGKILL),

@@ -89,9 +89,7 @@ def test_changed_options_start_anew_and_say_so(
     assert "going on after " in capsys.readouterr().err
 
 
-def test_a_damaged_shard_is_made_again_or_named(
-    tmp_path: Path, tokenizer_file: Path, rows_file: Path
-) -> None:
+def test_a_damaged_shard_is_made_again_or_named(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
     wanted = preprocess(rows_file, tmp_path / "one", tokenizer_file)
     preprocess(rows_file, tmp_path / "p", tokenizer_file, "--task", "0/1")
     first, second, *_ = sorted(tmp_path.glob("p.work-*/*.shard"))
@@ -138,9 +136,7 @@ def test_dedup_keeps_the_first_and_shuffle_loses_nothing(
     assert preprocess(rows_file, tmp_path / "u", tokenizer_file, "--dedup", "--shuffle", "1") == wanted
 
 
-def test_every_kind_of_input_gives_the_same_bytes(
-    tmp_path: Path, tokenizer_file: Path, rows_file: Path
-) -> None:
+def test_every_kind_of_input_gives_the_same_bytes(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
     parquet, zstandard = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("zstandard")
     datasets, arrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
@@ -186,9 +182,7 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path: Path, tokenizer_file: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.bin", "p.idx", "p.json", "rows.jsonl"]
 
 
-def test_other_inputs_on_the_same_output_are_refused_while_one_runs(
-    tmp_path: Path, tokenizer_file: Path
-) -> None:
+def test_other_inputs_on_the_same_output_are_refused_while_one_runs(tmp_path: Path, tokenizer_file: Path) -> None:
     """The second command has other inputs, so a directory of its own: it must not remove the first one's."""
     rows, other = make_rows(tmp_path / "rows.jsonl", 12), make_rows(tmp_path / "other.jsonl", 0.1)
     prefix = tmp_path / "p"
@@ -213,9 +207,7 @@ def test_other_inputs_on_the_same_output_are_refused_while_one_runs(
     assert names == ["other.jsonl", "p.bin", "p.idx", "p.json", "rows.jsonl"]
 
 
-def test_a_complete_data_set_is_replaced_only_when_asked(
-    tmp_path: Path, tokenizer_file: Path, rows_file: Path
-) -> None:
+def test_a_complete_data_set_is_replaced_only_when_asked(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
     rows, prefix = tmp_path / "rows.jsonl", tmp_path / "p"
     rows.write_bytes(rows_file.read_bytes())
     first = preprocess(rows, prefix, tokenizer_file)
@@ -291,15 +283,11 @@ def test_shards_of_an_input_that_was_only_touched_are_kept(
     preprocess(rows, tmp_path / "p", tokenizer_file, "--merge")
 
 
-def test_a_file_without_a_row_is_never_left_out(
-    tmp_path: Path, tokenizer_file: Path, rows_file: Path
-) -> None:
+def test_a_file_without_a_row_is_never_left_out(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": \n{"text": "a\n' * 20)
     arguments = command(rows_file, tmp_path / "p", tokenizer_file, "--on-error", "skip", "--workers", "1")[3:]
     arguments.insert(arguments.index(str(rows_file)) + 1, str(bad))
-    with pytest.raises(
-        OctoError, match=r"not one row of this file is a JSON object .40 broken JSON."
-    ) as caught:
+    with pytest.raises(OctoError, match=r"not one row of this file is a JSON object .40 broken JSON.") as caught:
         main(arguments)
     assert caught.value.where == str(bad) and not list(tmp_path.glob("p.*[nx]"))

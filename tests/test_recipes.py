@@ -100,9 +100,7 @@ def test_santacoderpack_data(tmp_path: Path) -> None:
         assert preprocess([*arguments, *options]) == 0
         corpus = open_corpus(prefix)
         found.append([corpus.document(number)[0].tolist() for number in range(len(rows))])
-    assert found[0] == found[1] and all(
-        document[0] == CONTROL.index("<commit_before>") for document in found[0]
-    )
+    assert found[0] == found[1] and all(document[0] == CONTROL.index("<commit_before>") for document in found[0])
 
 
 def test_starcoderbase_finetune() -> None:

@@ -96,16 +96,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_layouts_that_do_not_fit(desk: Path) -> None:
     said = refused(str(RECIPE), "--nodes", "1")
-    assert (
-        "1 node x 8 GPUs = 8 ranks: 8 processes cannot hold tensor 4 x pipeline 4 = 16 ranks per model"
-        in said
-    )
+    assert "1 node x 8 GPUs = 8 ranks: 8 processes cannot hold tensor 4 x pipeline 4 = 16 ranks per model" in said
     assert "a multiple of that many" in said
     said = refused(str(RECIPE), "--nodes", "6")
     assert "= 48 ranks: batch.global_size 128 is no multiple of" in said
-    said = refused(
-        str(RECIPE), "--nodes", "2", "--gpu", "a100-40", "train.recompute=none", "parallel.pipeline=1"
-    )
+    said = refused(str(RECIPE), "--nodes", "2", "--gpu", "a100-40", "train.recompute=none", "parallel.pipeline=1")
     assert "this run does not fit" in said and "--force" in said
     assert list(desk.glob("runs")) == []
 
@@ -129,9 +124,7 @@ def test_stages_and_their_arguments(desk: Path) -> None:
 
 def test_profiles(desk: Path) -> None:
     assert find_profile(str(PROJECT / "clusters/example.yaml")).time == "20:00:00"
-    (desk / "clusters" / "mine.yaml").write_text(
-        "account: me\npartiton: gpu\nstages:\n  convert: {cpus: 4}\n"
-    )
+    (desk / "clusters" / "mine.yaml").write_text("account: me\npartiton: gpu\nstages:\n  convert: {cpus: 4}\n")
     said = refused(str(RECIPE), "--cluster", "mine")
     assert "unknown key 'partiton'; did you mean 'partition'?" in said
     assert "unknown key 'stages.convert.cpus'; did you mean 'stages.convert.cpus_per_task'?" in said
@@ -190,15 +183,11 @@ def test_control_characters_are_refused(text: str, desk: Path) -> None:
         said = refused(str(RECIPE), "--nodes", "2", "--dry-run", f'{key}="{text}"')
         assert "control characters" in said
     for option in ("--partition", "--account", "--qos", "--constraint", "--exclude"):
-        said = refused(
-            str(RECIPE), "--nodes", "2", option, text.encode().decode("unicode_escape"), "--dry-run"
-        )
+        said = refused(str(RECIPE), "--nodes", "2", option, text.encode().decode("unicode_escape"), "--dry-run")
         assert "control characters" in said
 
 
-@pytest.mark.parametrize(
-    "scratch", ['a"; touch x; "', "$(touch x)", "`touch x`", "a\\b", "$((1))", "${x:-$(y)}"]
-)
+@pytest.mark.parametrize("scratch", ['a"; touch x; "', "$(touch x)", "`touch x`", "a\\b", "$((1))", "${x:-$(y)}"])
 def test_scratch_is_no_command(scratch: str) -> None:
     with pytest.raises(ValidationError, match="scratch"):
         Profile(scratch=scratch)
@@ -209,9 +198,7 @@ def test_words_of_the_user_stay_words(tmp_path: Path) -> None:
     """What a job's script runs, with names that are code to a shell, against the words that were meant."""
     names = ["$(touch x)", "`touch x`", "a b", "it's", 'say "x"', "a;b", "*", "--x", "a\\b", "#a", "%j", "~"]
     for name in names:
-        recipe = load_recipe(
-            RECIPE, [f"run_dir={json.dumps('runs/' + name)}", f"data.tokenizer={json.dumps(name)}"]
-        )
+        recipe = load_recipe(RECIPE, [f"run_dir={json.dumps('runs/' + name)}", f"data.tokenizer={json.dumps(name)}"])
         profile = Profile(
             nodes=2,
             environment={"A": name},
@@ -236,8 +223,7 @@ def test_words_of_the_user_stay_words(tmp_path: Path) -> None:
         assert words[words.index("--tokenizer") + 1] == words[words.index("--input") + 1] == name
         assert f"export A={shlex.quote(name)}\n" in job.text
         assert (
-            shlex.split(next(line for line in job.text.splitlines() if "--comment" in line))[1]
-            == f"--comment={name}"
+            shlex.split(next(line for line in job.text.splitlines() if "--comment" in line))[1] == f"--comment={name}"
         )
         subprocess.run(["bash", "-n"], input=job.text, text=True, check=True)
 
@@ -315,9 +301,7 @@ def test_dry_run_shows_all_of_it_and_leaves_nothing(desk: Path, capsys: pytest.C
 def test_what_would_stop_the_training_is_not_submitted(desk: Path) -> None:
     said = refused(str(RECIPE), "--nodes", "2")
     assert "- data.train: no such data set file" in said and "- weights: no such directory" in said
-    said = refused(
-        str(RECIPE), "--nodes", "2", "--stages", "preprocess,train", "--preprocess", "--input x.jsonl"
-    )
+    said = refused(str(RECIPE), "--nodes", "2", "--stages", "preprocess,train", "--preprocess", "--input x.jsonl")
     assert "data.train" not in said and "no such directory" in said  # the first stage makes the data
     assert sorted(path.name for path in desk.iterdir()) == ["clusters"]
 

@@ -60,9 +60,7 @@ def _cpu_seconds(command: list[str]) -> float:
 
 
 def test_mistakes_found_before_any_process_starts(run: TestRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        os, "environ", os.environ.copy()
-    )  # the command sets its rank; that stays in this test
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # the command sets its rank; that stays in this test
     for variable in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(variable, raising=False)
     recipe = str(run.recipe)

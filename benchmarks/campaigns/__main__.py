@@ -22,16 +22,12 @@ NAMES = ("tokenizers", "parquet", "runs", "injections", "conversions", "kills")
 
 def main() -> int:
     """Run one campaign; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, help="attacks (default: as many as the campaign is quoted with)")
     parser.add_argument("--first", type=int, default=0, help="number of the first attack (default: 0)")
-    parser.add_argument(
-        "--keep", type=Path, help="folder for the inputs, which stay (default: a temporary one)"
-    )
+    parser.add_argument("--keep", type=Path, help="folder for the inputs, which stay (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="file to which JSON lines are appended")
     args = parser.parse_args()
     kind: type[attack.Campaign] = importlib.import_module(f"benchmarks.campaigns.{args.name}").Attacks

@@ -62,11 +62,7 @@ def ending(done: Done, codes: tuple[int, ...] = (0, 2)) -> str:
 def controls(text: str) -> str:
     """Return the fault of control characters in a text that goes to a terminal; empty: none."""
     found = CONTROL.search(text)
-    return (
-        f"control character {found[0]!r} in {text[max(0, found.start() - 40) : found.end() + 20]!r}"
-        if found
-        else ""
-    )
+    return f"control character {found[0]!r} in {text[max(0, found.start() - 40) : found.end() + 20]!r}" if found else ""
 
 
 def run(campaign: Campaign, name: str, seed: int, first: int, count: int) -> dict[str, Any]:
@@ -147,9 +143,7 @@ def damage_json(data: bytes, generator: random.Random) -> tuple[str, bytes]:
 def _change(tree: Any, generator: random.Random) -> str:
     """Walk to a random place of a JSON value, and replace, drop or add there."""
     while True:
-        keys = (
-            list(tree) if isinstance(tree, dict) else list(range(len(tree))) if isinstance(tree, list) else []
-        )
+        keys = list(tree) if isinstance(tree, dict) else list(range(len(tree))) if isinstance(tree, list) else []
         if not keys:
             return "nothing"
         key = generator.choice(keys)

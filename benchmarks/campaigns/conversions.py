@@ -36,9 +36,7 @@ class Touch:
         return os.system, (f"touch {CANARY}",)
 
 
-def _rewrite_zip(
-    path: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes], packed: bool
-) -> None:
+def _rewrite_zip(path: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes], packed: bool) -> None:
     """Write a zip again with other contents and more entries."""
     with zipfile.ZipFile(path) as old:
         entries = [(name, old.read(name)) for name in old.namelist()]
@@ -49,9 +47,7 @@ def _rewrite_zip(
 
 def pickled(source: Path, generator: random.Random) -> str:
     """Put a call into a file of pickled weights."""
-    path = generator.choice(
-        sorted([*source.rglob("*.pt"), *source.glob("*.bin")]) or [source / "pytorch_model.bin"]
-    )
+    path = generator.choice(sorted([*source.rglob("*.pt"), *source.glob("*.bin")]) or [source / "pytorch_model.bin"])
     way = generator.choice(["bare", "entry", "prefix", "inner", "twice"])
     evil = pickle.dumps(Touch(), protocol=2)
     if way == "bare" or not path.exists() or not zipfile.is_zipfile(path):
@@ -81,9 +77,7 @@ def zipped(source: Path, generator: random.Random) -> str:
         "directory": {"archive/data/": b""},
         "record": {"archive/byteorder": b"big", "archive/version": b"999"},
     }[way]
-    _rewrite_zip(
-        path, lambda name, data: bytes(1 << 27) if way == "bomb" and "/data/" in name else data, extra, True
-    )
+    _rewrite_zip(path, lambda name, data: bytes(1 << 27) if way == "bomb" and "/data/" in name else data, extra, True)
     return f"zip, {way}"
 
 
@@ -113,9 +107,7 @@ def headed(source: Path, generator: random.Random) -> str:
     elif way == "type":
         item["dtype"] = generator.choice(["I32", "F64", "F16", "BF16", "BOOL", "F8_E4M3", "x", 3])
     elif way == "shape":
-        item["shape"] = generator.choice(
-            [[2**62], [-1], [0], [1.0], "x", [*item["shape"], 1], [2**32, 2**32]]
-        )
+        item["shape"] = generator.choice([[2**62], [-1], [0], [1.0], "x", [*item["shape"], 1], [2**32, 2**32]])
     elif way == "long":
         length = generator.choice([2**63, 2**40, len(raw), 0, 1])
         path.write_bytes(struct.pack("<Q", length) + raw[8:])
@@ -136,9 +128,7 @@ def counted(source: Path, generator: random.Random) -> str:
     path = generator.choice(sorted(source.rglob("*.json")))
     tree = json.loads(path.read_text())
     node = tree["model"] if isinstance(tree.get("model"), dict) and "num_layers" in tree["model"] else tree
-    keys = [
-        key for key, value in node.items() if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
+    keys = [key for key, value in node.items() if isinstance(value, int | float) and not isinstance(value, bool)]
     if not keys:
         return described(source, generator)
     node[generator.choice(keys)] = generator.choice(HUGE)
@@ -191,21 +181,18 @@ class Attacks(Campaign):
         """Train a run and export it in all formats."""
         super().__init__(folder)
         forks.warm_up_training()
-        forks.warm_up(
-            "megatron_octo.preprocess", "megatron_octo.convert", "megatron_octo.conversion.writers.to_hf"
-        )
-        forks.warm_up(
-            "megatron_octo.conversion.writers.to_bigcode", "megatron_octo.conversion.writers.to_checkpoint"
-        )
+        forks.warm_up("megatron_octo.preprocess", "megatron_octo.convert", "megatron_octo.conversion.writers.to_hf")
+        forks.warm_up("megatron_octo.conversion.writers.to_bigcode", "megatron_octo.conversion.writers.to_checkpoint")
         make_data(folder)
         run = make_run(folder, "run")
         self.sources = {name: folder / name for name in CONVERSIONS}
         shutil.copytree(run / "checkpoints" / f"step-{STEPS:08d}", self.sources["checkpoint"])
-        for export in (
+        made: list[list[str | Path]] = [
             ["to-hf", run, self.sources["hf"]],
             ["to-bigcode", run, self.sources["bigcode"], "--tensor", "2"],
-        ):
-            done = forks.command("megatron_octo.convert", export, folder / "log")
+        ]
+        for arguments in made:
+            done = forks.command("megatron_octo.convert", arguments, folder / "log")
             assert done.code == 0, done.text
         code, _ = forks.call(self._write_bin, folder / "log")
         assert code == 0, (folder / "log").read_text()
@@ -230,7 +217,7 @@ class Attacks(Campaign):
 
     def _convert(self, words: list[str], source: Path, out: Path, folder: Path) -> forks.Done:
         place = [source] if words[0] == "show" else [source, out]
-        command = [words[0], *place, *words[1:]]
+        command: list[str | Path] = [words[0], *place, *words[1:]]
         return forks.command("megatron_octo.convert", command, folder / "log", 40, folder, memory=4 * _GIB)
 
     def attack(self, generator: random.Random, folder: Path) -> Outcome:

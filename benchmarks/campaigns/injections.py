@@ -72,9 +72,7 @@ class Attacks(Campaign):
         super().__init__(folder)
         forks.warm_up_training()
         forks.warm_up("megatron_octo.inspect", "megatron_octo.runview.page", "megatron_octo.runview.text")
-        forks.warm_up(
-            "megatron_octo.submit", "megatron_octo.cluster.run_commands", "megatron_octo.preprocess"
-        )
+        forks.warm_up("megatron_octo.submit", "megatron_octo.cluster.run_commands", "megatron_octo.preprocess")
         make_data(folder)
         self.run = make_run(folder, "run")
         ledger = {"event": "start", "job": "7", "restart": 0, "time": 1.0, "nodes": ["n1"], "saved": 0}
@@ -119,18 +117,14 @@ class Attacks(Campaign):
         slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
         return {"PATH": f"{self.stubs}:{os.environ['PATH']}", **slurm, **more}
 
-    def _submit(
-        self, folder: Path, recipe: dict[str, Any], profile: dict[str, Any], *words: str
-    ) -> tuple[str, str]:
+    def _submit(self, folder: Path, recipe: dict[str, Any], profile: dict[str, Any], *words: str) -> tuple[str, str]:
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         (folder / "cluster.yaml").write_text(yaml.safe_dump({"gpus_per_node": 1, **profile}))
         stages = "train,convert,verify" if not words else "preprocess,train,convert"
         command = ["recipe.yaml", "--cluster", "cluster.yaml", "--stages", stages, *words]
         environment = {"PATH": self._environment()["PATH"]}
         before = {*folder.rglob("*")}
-        done = forks.command(
-            "megatron_octo.submit", command, folder / "log", folder=folder, environment=environment
-        )
+        done = forks.command("megatron_octo.submit", command, folder / "log", folder=folder, environment=environment)
         if fault := ending(done) or controls(done.text):
             return "", f"submit: {fault}"
         if done.code:
@@ -225,7 +219,8 @@ class Attacks(Campaign):
         path = folder / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         prefix = folder / "data"
-        words = ["--input", path, "--output-prefix", prefix, "--tokenizer", self.folder / "tokenizer.json"]
+        words: list[str | Path] = ["--input", path, "--output-prefix", prefix]
+        words += ["--tokenizer", self.folder / "tokenizer.json"]
         done = forks.command("megatron_octo.preprocess", [*words, "--workers", "1"], folder / "log")
         if (fault := ending(done)) or done.code:
             return "refused", fault

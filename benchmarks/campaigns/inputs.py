@@ -38,7 +38,16 @@ def make_data(folder: Path) -> tuple[Path, Path]:
         folder / "data",
     )
     rows.write_text("".join(json.dumps(row) + "\n" for row in make_rows()))
-    words = ["--input", rows, "--output-prefix", prefix, "--tokenizer", tokenizer, "--workers", "1"]
+    words: list[str | Path] = [
+        "--input",
+        rows,
+        "--output-prefix",
+        prefix,
+        "--tokenizer",
+        tokenizer,
+        "--workers",
+        "1",
+    ]
     done = forks.command("megatron_octo.preprocess", words, folder / "preprocess.log")
     assert done.code == 0, done.text
     return tokenizer, prefix

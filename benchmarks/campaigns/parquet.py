@@ -26,9 +26,7 @@ def _write(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(
-        {"inputs": [r["inputs"] for r in make_rows()], "outputs": [r["outputs"] for r in make_rows()]}
-    )
+    table = pa.table({"inputs": [r["inputs"] for r in make_rows()], "outputs": [r["outputs"] for r in make_rows()]})
     for name, options in KINDS.items():
         settings = {"write_statistics": False, **options}
         pq.write_table(table, folder / f"{name}.parquet", write_page_checksum=True, **settings)
@@ -54,7 +52,8 @@ class Attacks(Campaign):
 
     def _preprocess(self, path: Path, folder: Path) -> tuple[forks.Done, str]:
         prefix = folder / path.stem
-        words = ["--input", path, "--output-prefix", prefix, "--tokenizer", self.tokenizer, "--workers", "1"]
+        words: list[str | Path] = ["--input", path, "--output-prefix", prefix, "--workers", "1"]
+        words += ["--tokenizer", self.tokenizer]
         done = forks.command("megatron_octo.preprocess", words, folder / "log", memory=4 * _GIB)
         files = [Path(f"{prefix}.{suffix}") for suffix in ("bin", "idx")]
         if not all(file.exists() for file in files):
@@ -69,9 +68,7 @@ class Attacks(Campaign):
         while damaged == data:
             if generator.random() < 0.7:
                 place = generator.randrange(len(data))
-                damaged = (
-                    data[:place] + bytes([data[place] ^ 1 << generator.randrange(8)]) + data[place + 1 :]
-                )
+                damaged = data[:place] + bytes([data[place] ^ 1 << generator.randrange(8)]) + data[place + 1 :]
                 way = "bit"
             else:
                 way, damaged = damage_bytes(data, generator)

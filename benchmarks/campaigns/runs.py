@@ -88,9 +88,7 @@ class Attacks(Campaign):
         super().__init__(folder)
         forks.warm_up_training()
         forks.warm_up("megatron_octo.inspect", "megatron_octo.runview.page", "megatron_octo.runview.text")
-        forks.warm_up(
-            "megatron_octo.submit", "megatron_octo.cluster.run_commands", "megatron_octo.preprocess"
-        )
+        forks.warm_up("megatron_octo.submit", "megatron_octo.cluster.run_commands", "megatron_octo.preprocess")
         make_data(folder)
         self.run = make_run(folder, "run")
         lines = "".join(json.dumps(line) + "\n" for line in _LEDGER)
@@ -120,9 +118,7 @@ class Attacks(Campaign):
             fault = ending(done) or controls(done.text)
             if words[0] == "list" and not fault:
                 fault = (
-                    ""
-                    if done.code == 0 and "good" in done.text
-                    else f"the good run is not listed: {done.text[-200:]}"
+                    "" if done.code == 0 and "good" in done.text else f"the good run is not listed: {done.text[-200:]}"
                 )
             if fault:
                 name = f"{module.rpartition('.')[2]} {words[0] if isinstance(words[0], str) else len(words)}"

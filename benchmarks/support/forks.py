@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 # Threads do not survive a fork.
-os.environ.update(
-    OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1"
-)
+os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
 os.environ.update(PYTHONUNBUFFERED="1", COLUMNS="200")
 os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "200")
 HANG = "no end"
@@ -128,9 +126,7 @@ def call(function: Callable[[], Any], log: Path, limit: float = 120.0) -> tuple[
     return code, pickle.loads(payload) if payload else None
 
 
-def _fork(
-    body: Callable[[], int], log: Path, folder: Path | None, environment: Mapping[str, str] | None
-) -> int:
+def _fork(body: Callable[[], int], log: Path, folder: Path | None, environment: Mapping[str, str] | None) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     if pid := os.fork():
@@ -143,9 +139,7 @@ def _fork(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        sys.stdout, sys.stderr = (
-            os.fdopen(number, "w", buffering=1, errors="backslashreplace") for number in (1, 2)
-        )
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, errors="backslashreplace") for number in (1, 2))
         if folder:
             os.chdir(folder)
         os.environ.update(environment or {})

@@ -20,9 +20,7 @@ _PATIENCE_S = 60.0  # for a program that was asked to end
 
 def arguments_of(description: str | None, kills: int) -> argparse.ArgumentParser:
     """Return the arguments that every benchmark with kills has; ``kills`` is the default of ``--kills``."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=kills, help="interruptions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="place for the files (default: a temporary directory)")
@@ -59,9 +57,7 @@ def digests(paths: Sequence[Path], root: Path) -> dict[str, str]:
     """Return the BLAKE2 digest of every file among ``paths`` and below them, by its path relative to ``root``."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
     return {
-        str(file.relative_to(root)): hashlib.blake2b(file.read_bytes()).hexdigest()
-        for file in files
-        if file.is_file()
+        str(file.relative_to(root)): hashlib.blake2b(file.read_bytes()).hexdigest() for file in files if file.is_file()
     }
 
 
@@ -103,9 +99,7 @@ class Task:
         assert done.returncode == 0, f"the undisturbed run failed:\n{done.stderr[-3000:]}"
         return time.perf_counter() - start, digests(self.outputs(), self.root)
 
-    def trial(
-        self, moments: Sequence[float], signals: Sequence[signal.Signals], wanted: dict[str, str]
-    ) -> int:
+    def trial(self, moments: Sequence[float], signals: Sequence[signal.Signals], wanted: dict[str, str]) -> int:
         """Interrupt at each moment in turn, then let it finish; prints a line and returns the interruptions.
 
         Raises:
@@ -129,9 +123,7 @@ class Task:
         assert not other, f"other bytes after {hits}: {other}"
         left = [path.name for path in self.leftovers()]
         assert not left, f"left behind after {hits}: {left}"
-        print(
-            f"  {', '.join(hits) or 'was done'}: same bytes, {self.kept(errors)} parts were kept", flush=True
-        )
+        print(f"  {', '.join(hits) or 'was done'}: same bytes, {self.kept(errors)} parts were kept", flush=True)
         return len(hits)
 
 

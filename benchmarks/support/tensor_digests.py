@@ -32,8 +32,4 @@ def tensor_digests(path: Path) -> dict[str, str]:
 
 def model_digests(directory: Path) -> dict[str, str]:
     """Return the same for all files of a directory whose tensors have different names."""
-    return {
-        name: value
-        for path in directory.glob("*.safetensors")
-        for name, value in tensor_digests(path).items()
-    }
+    return {name: value for path in directory.glob("*.safetensors") for name, value in tensor_digests(path).items()}

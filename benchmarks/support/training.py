@@ -30,9 +30,7 @@ def parser_of(text: str | None, overrides: str | None = None) -> argparse.Argume
     return parser
 
 
-def corpus_for(
-    prefix: Path, recipe: Recipe, steps: int, mean_length: int = 1024, learnable: bool = False
-) -> Path:
+def corpus_for(prefix: Path, recipe: Recipe, steps: int, mean_length: int = 1024, learnable: bool = False) -> Path:
     """Write random documents for ``steps`` steps and one more; returns the prefix."""
     tokens = int(1.1 * (steps + 1) * recipe.batch.global_size * recipe.data.seq_length)
     return write_random_corpus(prefix, tokens, recipe.model.vocab_size, mean_length, learnable=learnable)
@@ -52,9 +50,7 @@ class Trainings:
     ) -> None:
         """Take a corpus, or write one with ``documents``: the arguments of ``corpus_for``."""
         self.folder, self.overrides = Path(folder), [*overrides]
-        self.corpus = corpus or corpus_for(
-            self.folder / "random", load_recipe(recipe, self.overrides), **documents
-        )
+        self.corpus = corpus or corpus_for(self.folder / "random", load_recipe(recipe, self.overrides), **documents)
         start = [sys.executable, "-m", "megatron_octo.train", recipe, "--nproc", str(nproc)]
         self._command = [*start, *self.overrides, *overrides_on(self.corpus)]
 

@@ -134,13 +134,9 @@ class Architecture(ABC):
             raise ValueError(f"{self.name} has learned positions: model.rotary_base must be null")
         if self.description.positions == "rotary":
             if model.rotary_base is None:
-                raise ValueError(
-                    f"{self.name} has rotary positions: model.rotary_base is missing (10000.0 is common)"
-                )
+                raise ValueError(f"{self.name} has rotary positions: model.rotary_base is missing (10000.0 is common)")
             if model.head_dim % 2:
-                raise ValueError(
-                    f"rotary positions turn pairs of numbers: head dimension {model.head_dim} is odd"
-                )
+                raise ValueError(f"rotary positions turn pairs of numbers: head dimension {model.head_dim} is odd")
 
     @abstractmethod
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
@@ -227,11 +223,7 @@ class Architecture(ABC):
         """Return the linear modules of a layer (``mlp.linear_fc1``) with Hugging Face's names of the first layer's."""
         found = {}
         for spec in self.parameters(model):
-            if (
-                spec.name.startswith(f"{LAYER_PREFIX}0.")
-                and spec.name.endswith(".weight")
-                and len(spec.shape) == 2
-            ):
+            if spec.name.startswith(f"{LAYER_PREFIX}0.") and spec.name.endswith(".weight") and len(spec.shape) == 2:
                 ours = spec.name.removeprefix(f"{LAYER_PREFIX}0.").removesuffix(".weight")
                 found[ours] = tuple(t.name.removesuffix(".weight") for t in self.split(spec, model))
         return found
@@ -249,9 +241,7 @@ class Architecture(ABC):
             hits = {each for each in every if f".{each}".endswith(f".{name}")}
             if not hits:
                 words = ", ".join(sorted(ours.rpartition(".")[2] for ours in linear))
-                raise ValueError(
-                    f"lora.target_modules: no {name!r} in a {self.name} layer, which has {words}"
-                )
+                raise ValueError(f"lora.target_modules: no {name!r} in a {self.name} layer, which has {words}")
             named |= hits
         for ours, theirs in linear.items():
             # Queries, keys and values are one linear layer here.

@@ -100,14 +100,10 @@ class GPTBigCode(Architecture):
     def read_extra(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         function = tree.get("activation_function", TANH_GELU[0])
         if function not in ("gelu", *TANH_GELU):
-            raise ValueError(
-                f"activation_function {function!r} is not supported, only {['gelu', *TANH_GELU]}"
-            )
+            raise ValueError(f"activation_function {function!r} is not supported, only {['gelu', *TANH_GELU]}")
         groups = 1 if tree.get("multi_query", True) else tree["n_head"]
         if tree.get("num_key_value_heads", groups) != groups:
-            raise ValueError(
-                f"num_key_value_heads {tree['num_key_value_heads']!r}, multi_query says {groups}"
-            )
+            raise ValueError(f"num_key_value_heads {tree['num_key_value_heads']!r}, multi_query says {groups}")
         return {
             # SantaCoder has the approximation, StarCoder the exact function.
             "activation": "gelu" if function == "gelu" else "gelu_tanh",

@@ -73,9 +73,7 @@ class Starcoder2(Architecture):
             "sliding_window",
         ]
     )
-    harmless = frozenset(
-        ["attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "scale_attn_weights"]
-    )
+    harmless = frozenset(["attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "scale_attn_weights"])
 
     @override
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
@@ -110,9 +108,7 @@ class Starcoder2(Architecture):
             raise ValueError("num_attention_heads is 0")
         head_dim = tree["hidden_size"] // tree["num_attention_heads"]
         if (tree.get("head_dim") or head_dim) != head_dim:
-            raise ValueError(
-                f"head_dim {tree['head_dim']} is not supported, only hidden size / heads, {head_dim}"
-            )
+            raise ValueError(f"head_dim {tree['head_dim']} is not supported, only hidden size / heads, {head_dim}")
         return {
             "rotary_base": 10000.0 if base is None else float(base),
             "sliding_window": tree.get("sliding_window"),

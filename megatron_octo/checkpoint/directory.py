@@ -18,10 +18,13 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from megatron_octo.architectures import checked_model
 from megatron_octo.checkpoint.digest import FileRecord, differing
+from megatron_octo.common.dtypes import SAFETENSORS
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import atomic_write, digest_json, read_json, remove_leftovers, write_json
 from megatron_octo.config.model import LoraConfig, ModelConfig
@@ -32,6 +35,8 @@ MANIFEST = "manifest.json"
 LATEST = "latest"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"  # beside it: checkpoints of weights alone, for conversion and evaluation
+Extent = Annotated[int, Field(ge=0, le=1 << 50)]
+DType = Annotated[str, Field(pattern=f"^({'|'.join(SAFETENSORS.values())})$")]
 _STEP = re.compile(r"^step-(\d{8})$")
 
 
@@ -41,18 +46,21 @@ class Fragment:
 
     file: str
     key: str
-    offset: tuple[int, ...]  # corner of the box in the whole tensor
-    shape: tuple[int, ...]  # extent of the box
-    flat: tuple[int, int] | None = None  # [start, end) of the flattened box
+    offset: tuple[Extent, ...]  # corner of the box in the whole tensor
+    shape: tuple[Extent, ...]  # extent of the box
+    flat: tuple[Extent, Extent] | None = None  # [start, end) of the flattened box
 
 
 @dataclass(frozen=True)
 class TensorEntry:
     """A tensor of the whole model and its fragments."""
 
-    shape: tuple[int, ...]
-    dtype: str  # safetensors' name: F32, BF16, ...; fragments that are stored finer are rounded when they are read
+    shape: tuple[Extent, ...]
+    dtype: DType  # safetensors' name: F32, BF16, ...; fragments that are stored finer are rounded when they are read
     fragments: tuple[Fragment, ...]
+
+
+Entries = dict[str, dict[str, TensorEntry]]  # kind -> tensor -> its place
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Manifest:
     precision: str
     tokenizer: str | None  # digest of tokenizer.json
     files: dict[str, FileRecord]
-    tensors: dict[str, dict[str, TensorEntry]]
+    tensors: Entries
     layout: dict[str, int] = field(default_factory=dict)  # sizes: tensor, pipeline, data
     state: dict[str, Any] = field(default_factory=dict)  # everything else that training resumes from
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -102,26 +110,22 @@ class Manifest:
         tree["model"] = checked_model(tree["model"])
         lora = tree.get("lora")  # absent in manifests of earlier versions
         tree["lora"] = LoraConfig.model_validate(lora) if lora else None
-        tree["tensors"] = {
-            kind: {name: entry_from_json(entry) for name, entry in entries.items()}
-            for kind, entries in tree["tensors"].items()
-        }
-        return cls(**tree)
+        if unknown := tree.keys() - {each.name for each in dataclasses.fields(cls)}:
+            raise ValueError(f"unknown key {min(unknown)!r}")
+        return _MANIFEST.validate_python(tree)
 
 
-def entry_from_json(tree: dict[str, Any]) -> TensorEntry:
-    """Build a tensor's entry from JSON values."""
-    fragments = tuple(
-        Fragment(
-            item["file"],
-            item["key"],
-            tuple(item["offset"]),
-            tuple(item["shape"]),
-            (item["flat"][0], item["flat"][1]) if item["flat"] else None,
-        )
-        for item in tree["fragments"]
-    )
-    return TensorEntry(tuple(tree["shape"]), tree["dtype"], fragments)
+_ENTRIES = TypeAdapter(Entries)
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def entries_from_json(tree: Any) -> Entries:
+    """Build tensors' entries, kind -> name -> entry, from JSON values.
+
+    Raises:
+        ValueError: a value is of a wrong type or out of range.
+    """
+    return _ENTRIES.validate_python(tree)
 
 
 def step_name(step: int) -> str:
@@ -180,9 +184,7 @@ def check_files(directory: Path, manifest: Manifest, names: list[str] | None = N
     names = list(manifest.files) if names is None else names
     problems = check_sizes(directory, manifest, names)
     expected = {directory / name: manifest.files[name]["digest"] for name in names if name not in problems}
-    changed = [
-        f"{path.name} has changed since it was written (digest differs)" for path in differing(expected)
-    ]
+    changed = [f"{path.name} has changed since it was written (digest differs)" for path in differing(expected)]
     return [*problems.values(), *changed]
 
 

@@ -53,9 +53,7 @@ class FileImage:
                 raise ValueError(f"{name}: announced {shape}, got {tuple(tensor.shape)}")
             data = tensor.detach().to(dtype).contiguous()
             if data.is_cuda:
-                data.record_stream(
-                    torch.cuda.current_stream(data.device)
-                )  # it may be freed before it was copied
+                data.record_stream(torch.cuda.current_stream(data.device))  # it may be freed before it was copied
             rest = data.view(-1).view(torch.uint8)
             while rest.numel():
                 number, start = divmod(place, CHUNK)

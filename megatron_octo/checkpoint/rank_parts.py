@@ -11,10 +11,8 @@ from pathlib import Path
 
 from megatron_octo.checkpoint import directory as layout
 from megatron_octo.checkpoint.digest import FileRecord
-from megatron_octo.checkpoint.directory import TensorEntry
+from megatron_octo.checkpoint.directory import Entries, TensorEntry
 from megatron_octo.common.files import read_json, write_json
-
-Entries = dict[str, dict[str, TensorEntry]]  # kind -> parameter -> place
 
 
 def part_name(rank: int) -> str:
@@ -25,8 +23,7 @@ def part_name(rank: int) -> str:
 def write_part(directory: Path, rank: int, files: Mapping[str, FileRecord], tensors: Entries) -> None:
     """Record what a rank wrote; its files must be complete and on the disk."""
     trees = {
-        kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()}
-        for kind, entries in tensors.items()
+        kind: {name: dataclasses.asdict(entry) for name, entry in entries.items()} for kind, entries in tensors.items()
     }
     write_json(directory / part_name(rank), {"files": dict(files), "tensors": trees})
 
@@ -42,9 +39,9 @@ def merge_parts(directory: Path, world: int) -> tuple[dict[str, FileRecord], Ent
     for rank in range(world):
         tree = read_json(directory / part_name(rank))
         files.update(tree["files"])
-        for kind, entries in tree["tensors"].items():
+        for kind, entries in layout.entries_from_json(tree["tensors"]).items():
             merged = tensors.setdefault(kind, {})
-            for name, entry in ((name, layout.entry_from_json(entry)) for name, entry in entries.items()):
+            for name, entry in entries.items():
                 before = merged[name].fragments if name in merged else ()
                 merged[name] = TensorEntry(entry.shape, entry.dtype, before + entry.fragments)
     for rank in range(world):

@@ -187,9 +187,7 @@ class Source:
         step = max(1, BLOCK // max(1, columns * out.itemsize))
         for row in range(0, rows, step):
             stop = min(rows, row + step)
-            self.rows(
-                name, kind, (offset[0] + row, offset[0] + stop), (first, first + columns), out[row:stop]
-            )
+            self.rows(name, kind, (offset[0] + row, offset[0] + stop), (first, first + columns), out[row:stop])
         return out.view(shape)
 
     def read_flat(
@@ -205,9 +203,7 @@ class Source:
                 return out
         return self.read(name, kind, offset, shape).reshape(-1)[start:end]
 
-    def rows(
-        self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor
-    ) -> None:
+    def rows(self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor) -> None:
         """Fill ``out`` [rows, columns] from a tensor seen as a matrix. Padding of the vocabulary reads as zeros.
 
         Raises:
@@ -278,9 +274,7 @@ class Source:
                     target.copy_(rounded(raw, out.dtype, fragment, self.directory))
                 filled += high - low
         if filled != out.numel():
-            raise OctoError(
-                f"{box.fragments[0].key}: fragments do not cover the tensor", where=self.directory
-            )
+            raise OctoError(f"{box.fragments[0].key}: fragments do not cover the tensor", where=self.directory)
 
     def _stored(self, file: TensorFile, fragment: Fragment) -> Stored:
         if fragment.key not in file.tensors:

@@ -103,9 +103,7 @@ class TensorFile:
             digest at once, and the page cache keeps none of them.
     """
 
-    def __init__(
-        self, path: Path, tensors: Mapping[str, Stored], spans: Iterable[Span] = (), stream: bool = False
-    ):
+    def __init__(self, path: Path, tensors: Mapping[str, Stored], spans: Iterable[Span] = (), stream: bool = False):
         self.path, self.tensors, self._stream = path, tensors, stream
         self._spans = list(spans)
         self._file = open(regular(path), "rb", buffering=0)  # noqa: SIM115 - closed with the object
@@ -174,9 +172,7 @@ class TensorFile:
             if span.digest.finish() != span.expected:
                 inside = [name for name, tensor in self.tensors.items() if span.start == tensor.start]
                 what = f"{inside[0]} in {self.path.name}" if inside else self.path.name
-                raise OctoError(
-                    f"damaged: {what} has changed since it was written (digest differs)", where=self.path
-                )
+                raise OctoError(f"damaged: {what} has changed since it was written (digest differs)", where=self.path)
         self._spans = []
 
 

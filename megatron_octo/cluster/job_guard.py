@@ -121,9 +121,7 @@ class Guard:
         # What ends the job may signal this process, too; it has to write its record first.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         mine = [
-            start
-            for start in ledger.read_starts(self.run)
-            if (start.job, start.restart) == (self.job, self.restart)
+            start for start in ledger.read_starts(self.run) if (start.job, start.restart) == (self.job, self.restart)
         ]
         fields = slurm.job_fields(self.job)
         state = fields.get("JobState", "RUNNING")
@@ -214,15 +212,11 @@ class Guard:
         try:
             left = slurm.partition_nodes(fields.get("Partition", "")) - away
         except OctoError as error:  # the job is worth more than the choice of its nodes
-            say(
-                f"{', '.join(sorted(bad))} failed twice, but SLURM does not say what else there is: {error.what}"
-            )
+            say(f"{', '.join(sorted(bad))} failed twice, but SLURM does not say what else there is: {error.what}")
             return set()
         needed = int(fields.get("NumNodes", "1").partition("-")[0])
         if len(left) < needed:
-            say(
-                f"{', '.join(sorted(bad))} failed twice, but without them {len(left)} of {needed} nodes are left"
-            )
+            say(f"{', '.join(sorted(bad))} failed twice, but without them {len(left)} of {needed} nodes are left")
             return set()
         return away
 

@@ -40,8 +40,7 @@ class _Here:
     def listening(self) -> Iterator[None]:
         """Ctrl-C, a SIGTERM and the end of the terminal stop the command, and then this process."""
         before = {
-            number: signal.signal(number, self._stop)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         try:
             yield
@@ -76,9 +75,7 @@ class _Here:
                 return code
             print(f"# the training ended with {code}: starting it again", flush=True)
 
-    def run(
-        self, command: Command, more: list[str] | None = None, farewell: signal.Signals = signal.SIGINT
-    ) -> int:
+    def run(self, command: Command, more: list[str] | None = None, farewell: signal.Signals = signal.SIGINT) -> int:
         """Run a command to its end; return its exit code."""
         if self.stopped:
             return _STOPPED

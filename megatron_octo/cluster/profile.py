@@ -15,9 +15,7 @@ FOLDER = Path("clusters")
 TIME = r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$"
 _TIME = Annotated[str, Field(pattern=TIME)]
 # In double quotes, so that $USER and $SLURM_JOB_ID become what they are in the job.
-_FOLDER = Annotated[
-    str, Field(pattern=r"""^([^"`\\$!]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\})+$""")
-]
+_FOLDER = Annotated[str, Field(pattern=r"""^([^"`\\$!]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\})+$""")]
 _VARIABLE = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _OPTION = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 _STAGE = Literal["preprocess", "merge", "train", "convert", "verify"]  # of stages.py; a test compares
@@ -68,9 +66,7 @@ class Profile(Section):
     setup: list[str] = Field(default_factory=list)  # lines of shell before everything else
     python: str | None = None  # of the tasks; default: the one that submits
     srun: list[str] = Field(default_factory=list)
-    sbatch: dict[_OPTION, str | int | bool] = Field(
-        default_factory=dict
-    )  # any other option: name without dashes
+    sbatch: dict[_OPTION, str | int | bool] = Field(default_factory=dict)  # any other option: name without dashes
     stages: dict[_STAGE, Resources] = Field(default_factory=dict)
 
     def resources(self, stage: str) -> Resources:
@@ -104,9 +100,7 @@ def find_profile(name: str | None) -> Profile:
     text = read_text(path)
     tree = parse_yaml(text, path, fractions=False) or {}
     if not isinstance(tree, dict):
-        raise OctoError(
-            "a cluster profile is a YAML mapping", where=path, hint="docs/slurm.md has an example"
-        )
+        raise OctoError("a cluster profile is a YAML mapping", where=path, hint="docs/slurm.md has an example")
     return check_profile(tree, path, key_lines(text, path))
 
 

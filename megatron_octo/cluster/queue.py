@@ -36,9 +36,7 @@ class Queue:
 
     def of(self, run: Path) -> "Queue":
         """Return the same without the jobs of other runs, such as the one that this run is a copy of."""
-        mine = self.waiting and {
-            job: entry for job, entry in self.waiting.items() if not _is_of_another(run, entry)
-        }
+        mine = self.waiting and {job: entry for job, entry in self.waiting.items() if not _is_of_another(run, entry)}
         return Queue(mine, self.rows, self.silent)
 
 

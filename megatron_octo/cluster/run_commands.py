@@ -28,9 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     logs = commands.add_parser("logs", help="the newest log of a run")
     logs.add_argument("run", type=Path)
     logs.add_argument("--stage", help="of this stage")
-    logs.add_argument(
-        "--lines", type=int, default=50, metavar="N", help="the last ones (default: %(default)s)"
-    )
+    logs.add_argument("--lines", type=int, default=50, metavar="N", help="the last ones (default: %(default)s)")
     logs.add_argument("--follow", "-f", action="store_true", help="and what comes after them")
     cancel = commands.add_parser("cancel", help="end all jobs of a run")
     cancel.add_argument("run", type=Path)
@@ -46,9 +44,7 @@ def watch(words: list[str]) -> int:
     arguments = build_parser().parse_args(words)
     if arguments.command == "list":
         return _list(arguments.folder)
-    return {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume}[arguments.command](
-        arguments
-    )
+    return {"status": _status, "logs": _logs, "cancel": _cancel, "resume": _resume}[arguments.command](arguments)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -86,6 +82,13 @@ def _cancel(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run.absolute()
     order = snapshot.read_order(run)
+    folder = Path(order.get("folder") or run)
+    if not folder.is_dir():
+        raise OctoError(
+            "the folder that this run was submitted from is not there, and its relative paths start from it",
+            where=folder,
+            hint="python -m megatron_octo.submit RECIPE run_dir=RUN --change-recipe, from the new folder",
+        )
     queue.check_idle(run)
     status = status_of(run)
     newest = {stage.stage: stage.state for stage in status.stages}
@@ -133,9 +136,7 @@ def _list(folder: Path) -> int:
         try:
             status = status_of(run, asked)
         except (OctoError, OSError) as error:
-            print(
-                f"{name} cannot be read: {printable(error.what if isinstance(error, OctoError) else error)}"
-            )
+            print(f"{name} cannot be read: {printable(error.what if isinstance(error, OctoError) else error)}")
             continue
         jobs = ", ".join(f"{stage.stage} {stage.state}" for stage in status.stages)
         print(f"{name} {status.state:<10} step {status.step:,} of {status.steps:,}  {jobs}".rstrip())

@@ -54,9 +54,7 @@ def submit(job: Job, folder: Path, after: str | None = None) -> str:
 def _outside_of_jobs() -> Iterator[None]:
     """Hide the variables of an interactive job that submits, so that the new job does not inherit its size."""
     inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("SLURM_") and name != "SLURM_CONF"
+        name: value for name, value in os.environ.items() if name.startswith("SLURM_") and name != "SLURM_CONF"
     }
     for name in inherited:
         del os.environ[name]
@@ -123,9 +121,7 @@ def _explain(said: str, script: Path) -> OctoError:
                 where=script,
                 hint=_filled(hint),
             )
-    return OctoError(
-        f"sbatch refuses the job:\n    {words}", where=script, hint="sbatch's options are in this script"
-    )
+    return OctoError(f"sbatch refuses the job:\n    {words}", where=script, hint="sbatch's options are in this script")
 
 
 def _filled(hint: str) -> str:

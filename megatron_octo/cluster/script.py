@@ -126,19 +126,12 @@ def _header(stage: str, order: Order) -> list[str]:
         **profile.sbatch,
     }
     kept = {name: value for name, value in options.items() if value is not None and value is not False}
-    return [
-        f"#SBATCH --{name}" + ("" if value is True else f"={sbatch(value, name)}")
-        for name, value in kept.items()
-    ]
+    return [f"#SBATCH --{name}" + ("" if value is True else f"={sbatch(value, name)}") for name, value in kept.items()]
 
 
 def _setup(stage: str, order: Order) -> Iterator[str]:
     profile, own = order.profile, script_name(stage)
-    number = (
-        "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-        if stage == "preprocess" and order.array
-        else "$SLURM_JOB_ID"
-    )
+    number = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if stage == "preprocess" and order.array else "$SLURM_JOB_ID"
     yield "set -euo pipefail"
     yield f"cd {shell(order.folder)}"
     yield "# The run is where this file was given to sbatch, whatever it was called when it was written."

@@ -53,9 +53,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return ``key: old -> new`` for every key that differs."""
     theirs, ours = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
     keys = [*theirs, *(key for key in ours if key not in theirs)]
-    return [
-        f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}" for key in keys if theirs.get(key) != ours.get(key)
-    ]
+    return [f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}" for key in keys if theirs.get(key) != ours.get(key)]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -81,7 +81,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Stage:
-    """Attributes: purpose, one line; commands; ranks: one task a GPU on all nodes, else one task without a GPU."""
+    """A stage: its purpose in one line, its commands, and ``ranks``: one task per GPU on all nodes, or one in all."""
 
     purpose: str
     commands: Callable[[Order], list[Command]]
@@ -142,9 +142,7 @@ def read_stages(text: str) -> tuple[str, ...]:
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in STAGES]:
-        raise OctoError(
-            f"unknown stage {unknown[0]!r}", where="--stages", hint=f"the stages: {', '.join(STAGES)}"
-        )
+        raise OctoError(f"unknown stage {unknown[0]!r}", where="--stages", hint=f"the stages: {', '.join(STAGES)}")
     if not names:
         raise OctoError("no stage is named", where="--stages", hint=f"the stages: {', '.join(STAGES)}")
     return tuple(name for name in STAGES if name in names)

@@ -19,7 +19,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runfiles.run_lock import sign_of_life
-from megatron_octo.runfiles.step_metrics import StepLine, read_steps
+from megatron_octo.runfiles.steps import StepLine, read_steps
 
 _JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
 _RECENT = 50  # steps that the ETA is counted from
@@ -146,9 +146,7 @@ def _steps(metrics: list[StepLine]) -> dict[int, tuple[int | None, int]]:
     return found
 
 
-def _row(
-    run: Path, start: Start | None, attempt: Attempt | None, steps: dict[int, tuple[int | None, int]]
-) -> Row:
+def _row(run: Path, start: Start | None, attempt: Attempt | None, steps: dict[int, tuple[int | None, int]]) -> Row:
     first, last = steps.get(attempt.number, (None, attempt.last_step)) if attempt else (None, None)
     if start and first is None and last is not None and last > start.saved:
         first = start.saved + 1
@@ -202,12 +200,10 @@ def render(status: Status) -> str:
         progress += f", {duration(status.seconds_left)} left"
     lines = [f"run       {printable(status.run)}", f"state     {status.state}", f"progress  {progress}"]
     if status.silent:
-        lines.append(f"SLURM     does not answer ({status.silent}): this is from the run's own records")
+        lines.append(f"SLURM     does not answer ({printable(status.silent)}): this is from the run's own records")
     for number, stage in enumerate(status.stages):
         why = f" ({stage.why})" if stage.why else ""
-        lines.append(
-            f"{'stages' if not number else '':<10}{stage.stage:<11}job {stage.job}  {stage.state}{why}"
-        )
+        lines.append(f"{'stages' if not number else '':<10}{stage.stage:<11}job {stage.job}  {stage.state}{why}")
     for number, row in enumerate(status.rows, 1):
         lines += _row_lines(number, row)
     return "\n".join([*lines, *problem_lines(status.problems)])

@@ -22,6 +22,5 @@ SAFETENSORS = {
 }
 # Code in the header of a Megatron index file -> numpy's.
 INDEX_CODES = {
-    code: np.dtype(name)
-    for code, name in enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)
+    code: np.dtype(name) for code, name in enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)
 }

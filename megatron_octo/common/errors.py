@@ -72,6 +72,7 @@ _REFUSALS = {
     errno.ELOOP: ("a symbolic link that leads to itself", "remove it"),
     errno.ENXIO: ("a pipe, socket or device, a file was expected", "remove it or check the path"),
     errno.EROFS: ("read-only file system", "point the output elsewhere"),
+    errno.ENAMETOOLONG: ("file name too long", "check the path"),
     errno.EFBIG: ("file too large", "raise the limit (ulimit -f) or point the output elsewhere"),
 }
 

@@ -29,7 +29,7 @@ def digest_bytes(*parts: bytes) -> str:
     return f"{DIGEST_NAME}:{state.hexdigest()}"
 
 
-def regular[P: (str, Path)](path: P) -> P:
+def regular[P: str | Path](path: P) -> P:
     """Return a path whose read does not wait for a writer; a missing file passes.
 
     Raises:
@@ -117,7 +117,7 @@ def beside(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed writers of files left :func:`beside` them; for the only one who writes there now.
+    """Remove the files that killed writers left :func:`beside` others; for the only process that writes there now.
 
     Args:
         folder: where the files lie.

@@ -30,9 +30,7 @@ def append(path: Path, record: dict[str, Any]) -> None:
         os.close(handle)
 
 
-def read[T](
-    path: Path, adapter: TypeAdapter[T], report: Report = ignore, *, tail: int | None = None
-) -> list[T]:
+def read[T](path: Path, adapter: TypeAdapter[T], report: Report = ignore, *, tail: int | None = None) -> list[T]:
     """Read the complete lines of a file that may be growing; those that are not valid are counted and reported.
 
     Args:

@@ -103,16 +103,15 @@ def _start_of(pid: int) -> str:
         return ""
 
 
-def _open_and_read(path: Path) -> tuple[int, bytes]:
-    for again in (True, False):
-        try:
-            with open(path, "rb") as file:  # opening asks the server: no stale attributes
-                return os.fstat(file.fileno()).st_mtime_ns, file.read()
-        except OSError as error:
-            # Removed between open and read, as network file systems report it, or a server that was away.
-            if error.errno != errno.ESTALE or not again:
-                raise
-    raise AssertionError("not reached")
+def _open_and_read(path: Path, again: bool = True) -> tuple[int, bytes]:
+    try:
+        with open(path, "rb") as file:  # opening asks the server: no stale attributes
+            return os.fstat(file.fileno()).st_mtime_ns, file.read()
+    except OSError as error:
+        # Removed between open and read, as network file systems report it, or a server that was away.
+        if error.errno != errno.ESTALE or not again:
+            raise
+        return _open_and_read(path, again=False)
 
 
 Seen = tuple[Owner | None, int]
@@ -202,22 +201,16 @@ class Lease:
         lost: the message and the hint of the error for an owner that lost it.
     """
 
-    def __init__(
-        self, path: Path, owner: Owner, heartbeat: float, lost: tuple[str, str] = ("lease lost", "")
-    ):
+    def __init__(self, path: Path, owner: Owner, heartbeat: float, lost: tuple[str, str] = ("lease lost", "")):
         self.path, self.owner, self.heartbeat, self.lost = path, owner, heartbeat, lost
+        self._text = json.dumps(asdict(owner))
         self._done = threading.Event()
         self._is_lost = False
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
-    @property
-    def text(self) -> str:
-        """The content of the file."""
-        return json.dumps(asdict(self.owner))
-
     def make(self) -> bool:
         """Make the file; False if there is one."""
-        return create(self.path, self.text)
+        return create(self.path, self._text)
 
     def make_after(self, watch: Watch) -> bool:
         """Take away the lease that ``watch`` saw, and make the file; False if another process was faster."""
@@ -230,7 +223,7 @@ class Lease:
     def adopt(self) -> None:
         """Write this owner into a file that another process made for it."""
         with contextlib.suppress(FileNotFoundError), atomic_write(self.path, "w") as file:
-            file.write(self.text)
+            file.write(self._text)
 
     def start(self) -> None:
         """Begin to touch the file."""

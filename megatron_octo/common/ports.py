@@ -25,9 +25,7 @@ def free_port_of_job(job: int) -> int:
             except OSError:
                 continue
             return port
-    raise OctoError(
-        f"no free port from {port_of_job(job)} to {_END} on this node", where=socket.gethostname()
-    )
+    raise OctoError(f"no free port from {port_of_job(job)} to {_END} on this node", where=socket.gethostname())
 
 
 def free_port() -> int:

@@ -37,9 +37,7 @@ def row_sums(values: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArr
     return np.diff(running_sum(values)[running_sum(lengths)])
 
 
-def take_rows[T: np.generic](
-    values: NDArray[T], lengths: NDArray[np.integer], rows: NDArray[np.integer]
-) -> NDArray[T]:
+def take_rows[T: np.generic](values: NDArray[T], lengths: NDArray[np.integer], rows: NDArray[np.integer]) -> NDArray[T]:
     """Gather the values of the rows ``rows``, end to end in that order."""
     picked = lengths[rows].astype(np.int64)
     into = running_sum(picked)

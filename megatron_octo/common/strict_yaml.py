@@ -205,9 +205,7 @@ def explain(
         path = [str(part) for part in item["loc"] if part != "[key]"]
         key = ".".join(path)
         # An override may also have created the whole section.
-        given = key in overridden or (
-            key not in lines and any(name.startswith(f"{key}.") for name in overridden)
-        )
+        given = key in overridden or (key not in lines and any(name.startswith(f"{key}.") for name in overridden))
         origin = "command line" if given else lines.get(key, str(where))
         first = first or origin
         if item["type"] == "extra_forbidden":

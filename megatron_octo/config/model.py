@@ -12,7 +12,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Extent = Annotated[int, Field(gt=0, le=1 << 40)]
 Few = Annotated[int, Field(gt=0, le=10_000)]
 Count = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -58,19 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep an OUT of the run's newest checkpoint, replace one of another",
     )
-    to_hf.add_argument(
-        "--push", metavar="REPO", help="upload the result to this repository of the Hugging Face Hub"
-    )
-    to_hf.add_argument(
-        "--public", action="store_true", help="a repository that --push makes is private without it"
-    )
-    to_hf.add_argument(
-        "--verify", action="store_true", help="compare both afterwards, and upload what is equal alone"
-    )
+    to_hf.add_argument("--push", metavar="REPO", help="upload the result to this repository of the Hugging Face Hub")
+    to_hf.add_argument("--public", action="store_true", help="a repository that --push makes is private without it")
+    to_hf.add_argument("--verify", action="store_true", help="compare both afterwards, and upload what is equal alone")
 
-    from_hf = commands.add_parser(
-        "from-hf", help="Hugging Face directory -> weights for checkpoint.init_from"
-    )
+    from_hf = commands.add_parser("from-hf", help="Hugging Face directory -> weights for checkpoint.init_from")
     _paths(from_hf, "DIR", "directory with config.json and safetensors")
 
     to_bigcode = commands.add_parser("to-bigcode", help="any weights -> checkpoint of BigCode's Megatron-LM")
@@ -86,9 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     reshard.add_argument("--weights-only", action="store_true", help="leave the optimizer's state behind")
 
     for command in (to_hf, from_hf, to_bigcode, from_bigcode, reshard):
-        command.add_argument(
-            "--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (default: their own)"
-        )
+        command.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (default: their own)")
     for command in (to_hf, from_hf, from_bigcode, reshard):
         command.add_argument(
             "--shard-size",
@@ -97,20 +87,14 @@ def build_parser() -> argparse.ArgumentParser:
             help="of a file; what a kill can cost (default: 5)",
         )
     for command in (from_hf, to_bigcode, from_bigcode, reshard):
-        command.add_argument(
-            "--tensor", type=_size, default=1, help="ranks of tensor parallelism (default: 1)"
-        )
-        command.add_argument(
-            "--pipeline", type=_size, default=1, help="stages of pipeline parallelism (default: 1)"
-        )
+        command.add_argument("--tensor", type=_size, default=1, help="ranks of tensor parallelism (default: 1)")
+        command.add_argument("--pipeline", type=_size, default=1, help="stages of pipeline parallelism (default: 1)")
 
     verify = commands.add_parser("verify", help="compare two copies of a model: weights, and logits on text")
     verify.add_argument("source", metavar="ONE", help=_WEIGHTS)
     verify.add_argument("other", metavar="OTHER", nargs="?", help="the same, in the same format or another")
     verify.add_argument("--against", metavar="OTHER", help="another way to name it")
-    verify.add_argument(
-        "--text", help="file that both networks read (default: a source file of this library)"
-    )
+    verify.add_argument("--text", help="file that both networks read (default: a source file of this library)")
     verify.add_argument("--json", help="write the figures to this file, too")
 
     show = commands.add_parser("show", help="what a directory of weights holds")
@@ -119,13 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="as JSON")
 
     for command in (to_hf, verify):
-        command.add_argument(
-            "--tolerance", type=_tolerance, help="of the largest logit difference (default: 1e-4)"
-        )
+        command.add_argument("--tolerance", type=_tolerance, help="of the largest logit difference (default: 1e-4)")
     for command in (to_hf, to_bigcode, reshard, verify):
-        command.add_argument(
-            "--base-weights", metavar="DIR", help="of a LoRA run: its base, if that was moved"
-        )
+        command.add_argument("--base-weights", metavar="DIR", help="of a LoRA run: its base, if that was moved")
     for command in (to_hf, to_bigcode, from_bigcode, reshard, verify, show):
         command.add_argument(
             "--vocab-size",

@@ -98,8 +98,7 @@ class RowStream:
         self.ends = self._planner.ends
         self.corpora_digest, self.fim_tokens = self._planner.corpora_digest, self._planner.fim_tokens
         self._begin = [
-            source.documents(len(corpus))[0]
-            for source, corpus in zip(group.sources, self._corpora, strict=True)
+            source.documents(len(corpus))[0] for source, corpus in zip(group.sources, self._corpora, strict=True)
         ]
         self._plan = functools.lru_cache(maxsize=2)(self._planner.plan)
         self._fim = functools.lru_cache(maxsize=64)(self._planner.fim)
@@ -122,9 +121,7 @@ class RowStream:
         """
         return dict(self._plan(epoch).summary)
 
-    def take(
-        self, position: Position, count: int, more: int | None = None
-    ) -> tuple[list[tuple[int, int]], Position]:
+    def take(self, position: Position, count: int, more: int | None = None) -> tuple[list[tuple[int, int]], Position]:
         """Return the next ``count`` rows as (epoch, row), over ends of epochs, and the position behind them.
 
         Args:
@@ -170,10 +167,7 @@ class RowStream:
     def segments(self, epoch: int, row: int) -> list[Segment]:
         """Read the documents and pieces of a row."""
         plan = self._plan(epoch)
-        return [
-            self._segment(plan, epoch, int(item))
-            for item in plan.order[plan.offsets[row] : plan.offsets[row + 1]]
-        ]
+        return [self._segment(plan, epoch, int(item)) for item in plan.order[plan.offsets[row] : plan.offsets[row + 1]]]
 
     def _segment(self, plan: Plan, epoch: int, item: int) -> Segment:
         piece: np.void | None = None
@@ -203,9 +197,7 @@ class RowStream:
             )
             tokens, learned = tokens[chosen], learned[chosen][1:]
             learned[: context + int(piece["skip"])] = False
-        return Segment(
-            source, document, tokens, learned.astype(np.float32) / np.float32(divisor), context, reordered
-        )
+        return Segment(source, document, tokens, learned.astype(np.float32) / np.float32(divisor), context, reordered)
 
     def batch(self, rows: Sequence[tuple[int, int]]) -> Batch:
         """Read rows into a batch."""

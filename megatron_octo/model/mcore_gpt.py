@@ -70,9 +70,7 @@ def transformer_config(
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
         attention_softmax_in_fp32=True,
-        window_size=(model.sliding_window - 1, 0)
-        if model.sliding_window
-        else None,  # tokens before and after
+        window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,  # tokens before and after
         apply_rope_fusion=model.rotary_base is not None and backend.transformer_engine,
         masked_softmax_fusion=False,
         attention_backend=AttnBackend.fused,
@@ -134,9 +132,7 @@ def build_model(model: ModelConfig, compute: Compute, grid: Grid, backend: Backe
         layer.submodules.self_attention.submodules.core_attention = partial(
             backend.core_attention, rotary=_rotary(model)
         )
-        spec = TransformerBlockSubmodules(
-            layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=_norm
-        )
+        spec = TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=_norm)
     network = GPTModel(
         config=config,
         transformer_layer_spec=spec,

@@ -58,9 +58,7 @@ class Held:
         return tuple(slice(start, start + extent) for start, extent in zip(self.offset, self.shape))
 
 
-def held_parameters(
-    network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
-) -> Iterator[Held]:
+def held_parameters(network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid) -> Iterator[Held]:
     """Yield what this rank holds of the model's parameters.
 
     The last pipeline stage has a copy of the word embeddings for the tied output layer, with the same entry as the
@@ -131,9 +129,7 @@ def _draw(spec: ParameterSpec, seed: int, device: torch.device, std: float) -> T
 
 
 @torch.no_grad()
-def load_weights(
-    reader: Source, network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid
-) -> None:
+def load_weights(reader: Source, network: torch.nn.Module, model: ModelConfig, compute: Compute, grid: Grid) -> None:
     """Fill this rank's parameters except adapters from weights of the same shape, of any layout and precision.
 
     Raises:

@@ -70,17 +70,13 @@ ALIASES = {name: key for key, names in _NAMES_ELSEWHERE.items() for name in name
 
 def _explain(error: ValidationError, where: str, lines: dict[str, str], overridden: set[str]) -> OctoError:
     hint = "train --help-keys [SECTION] and docs/recipes.md describe the keys"
-    return explain(
-        error, Recipe, "recipe", where=where, lines=lines, hint=hint, overridden=overridden, aliases=ALIASES
-    )
+    return explain(error, Recipe, "recipe", where=where, lines=lines, hint=hint, overridden=overridden, aliases=ALIASES)
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise OctoError(
-            f"cannot read the override {override!r}", where="command line", hint="write section.key=value"
-        )
+        raise OctoError(f"cannot read the override {override!r}", where="command line", hint="write section.key=value")
     node = tree
     *sections, leaf = key.split(".")
     for section in sections:
@@ -111,9 +107,7 @@ def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dic
     text = read_text(path)
     tree = parse_yaml(text, path)
     if not isinstance(tree, dict):
-        raise OctoError(
-            "a recipe is a YAML mapping of sections", where=path, hint="start from recipes/demo.yaml"
-        )
+        raise OctoError("a recipe is a YAML mapping of sections", where=path, hint="start from recipes/demo.yaml")
     lines = key_lines(text, path)
     if "base" not in tree:
         return tree, lines
@@ -125,9 +119,7 @@ def _read_tree(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dic
         shown = " -> ".join(file.name for file in (*chain, target.resolve()))
         raise OctoError(f"bases go in a circle: {shown}", where=where)
     if not target.is_file():
-        raise OctoError(
-            f"no recipe at {target}", where=where, hint="base is relative to the file that names it"
-        )
+        raise OctoError(f"no recipe at {target}", where=where, hint="base is relative to the file that names it")
     under, under_lines = _read_tree(target, chain)
     return _merge(under, tree), {**under_lines, **lines}
 
@@ -144,9 +136,7 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _shipped(path: Path) -> Path:
     """Return the installed library's own recipe for a ``recipes/NAME.yaml`` that is not in the current directory."""
     installed = Path(__file__).parents[1] / path
-    return (
-        installed if not path.exists() and path.parts[0:1] == ("recipes",) and installed.is_file() else path
-    )
+    return installed if not path.exists() and path.parts[0:1] == ("recipes",) and installed.is_file() else path
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -59,9 +59,7 @@ def tables() -> str:
     for name, purpose, keys in sections():
         rows = [f"| `{key.name}` | {key.default} | {key.meaning} |" for key in keys]
         head = ["| key | default | meaning |", "|---|---|---|"]
-        parts.append(
-            "\n".join([f"## {name or 'The run'}", "", *([purpose, ""] if purpose else []), *head, *rows])
-        )
+        parts.append("\n".join([f"## {name or 'The run'}", "", *([purpose, ""] if purpose else []), *head, *rows]))
     # Descriptions name pages from the project's root; the reference lies beside them.
     return re.sub(r"docs/(\w+\.md)", r"[\1](\1)", "\n\n".join(parts))
 
@@ -75,9 +73,7 @@ def update_page(text: str, where: str) -> str:
     begin, found, rest = text.partition(_BEGIN)
     _, closed, end = rest.partition(_END)
     if not (found and closed):
-        raise OctoError(
-            "no generated part in this page", where=where, hint=f"put {_BEGIN} and {_END} into it"
-        )
+        raise OctoError("no generated part in this page", where=where, hint=f"put {_BEGIN} and {_END} into it")
     return f"{begin}{_BEGIN}\n\n{tables()}\n\n{_END}{end}"
 
 
@@ -144,9 +140,7 @@ class HelpKeys(argparse.Action):
         help_line = "describe the recipe's keys, or those of one section, and exit"
         super().__init__(option_strings, dest, nargs="?", const="", metavar="SECTION", help=help_line)
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
-    ) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
         """Print and exit."""
         print(help_text(values))
         parser.exit()

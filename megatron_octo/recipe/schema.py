@@ -102,9 +102,7 @@ class Recipe(Section):
         }
         for name, size in sizes.items():
             if size % 16:
-                raise ValueError(
-                    f"train.fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank"
-                )
+                raise ValueError(f"train.fp8 multiplies matrices of multiples of 16; {name}: {size} on a tensor rank")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

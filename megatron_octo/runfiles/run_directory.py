@@ -43,9 +43,7 @@ def code_version() -> str:
     root = Path(megatron_octo.__file__).parent.parent
     git = ["git", "-C", str(root)]
     try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return megatron_octo.__version__
@@ -88,9 +86,7 @@ class RunDirectory:
         self.is_main = is_main
         self.attempt = 0
 
-    def open_attempt(
-        self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None
-    ) -> None:
+    def open_attempt(self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None) -> None:
         """Record that the run is started (again); on rank 0.
 
         ``recipe.yaml`` stays what the run was last trained with (:meth:`begin_training`); a new run gets its first one.

@@ -45,9 +45,7 @@ class RunLock(Lease):
     """
 
     def __init__(self, path: Path, owner: Owner):
-        what = (
-            "another attempt took over this run: this process was taken for dead, and leaves without saving"
-        )
+        what = "another attempt took over this run: this process was taken for dead, and leaves without saving"
         hint = f"a process has to touch this file within {STALE:.0f} s; was it stopped, or the disk away?"
         super().__init__(path, owner, HEARTBEAT, (what, hint))
 
@@ -78,9 +76,7 @@ class RunLock(Lease):
                 )
             elif state is not State.FREE and not waits:
                 waits = True
-                say(
-                    f"the run directory is locked by {owner or 'an unknown process'}: checking whether it is alive"
-                )
+                say(f"the run directory is locked by {owner or 'an unknown process'}: checking whether it is alive")
             time.sleep(_POLL if state is State.UNKNOWN else _POLL / 10)
         # The takeover of former versions: whatever became of its process, the lock is ours.
         lock.path.with_name(f".{LOCK}.gate").unlink(missing_ok=True)

@@ -37,6 +37,8 @@ RECORD = np.dtype(
     ]
 )
 
+_ATTEMPTS = 50_000  # a record of a later one is damaged
+
 
 class SampleLog:
     """Appends a record per step; on rank 0."""
@@ -51,7 +53,7 @@ class SampleLog:
     def write(self, step: int, before: Position, after: Position, rows: int, skipped: bool) -> None:
         """Append the record of a step made of ``rows`` rows between two positions."""
         place = (before.epoch, before.row, after.epoch, after.row)
-        record = np.array((step, *place, rows, self._attempt, skipped), RECORD)
+        record = np.array((step, *place, rows, min(self._attempt, _ATTEMPTS - 1), skipped), RECORD)
         self._file.write(record.tobytes())
         self._file.flush()
 
@@ -75,11 +77,12 @@ def read_samples(run: str | Path) -> NDArray[np.void]:
             hint="is this a run? the file may also have been removed: training writes it, step by step",
         ) from None
     every = np.frombuffer(data[: len(data) // RECORD.itemsize * RECORD.itemsize], RECORD)
+    every = every[(every["attempt"] < _ATTEMPTS) & (every["rows"] > 0) & (every["step"] < 1 << 40)]
     return every[that_count(every["step"], every["attempt"])]
 
 
 def last_attempt(run: str | Path) -> int:
-    """Return the attempt of the last record, 0 if there is none."""
+    """Return the attempt of the last record, 0 if there is none that can be read."""
     try:
         with open(regular(Path(run) / SAMPLES), "rb") as file:
             count = file.seek(0, 2) // RECORD.itemsize
@@ -87,7 +90,8 @@ def last_attempt(run: str | Path) -> int:
             found = np.frombuffer(file.read(RECORD.itemsize), RECORD, count=min(1, count))
     except OSError:
         return 0
-    return int(found["attempt"][0]) if len(found) else 0
+    last = int(found["attempt"][0]) if len(found) else 0
+    return last if last < _ATTEMPTS else 0
 
 
 def find_gaps(samples: NDArray[np.void], last: int | None = None) -> list[str]:

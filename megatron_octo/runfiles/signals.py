@@ -98,7 +98,7 @@ def slurm_end() -> float | None:
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return None
-    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
+    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdecimal():
         return float(end)
     try:
         answer = subprocess.run(

@@ -65,9 +65,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
         return found[:: 1 + len(found) // 7]
     found = [n + math.log10(f) for n in range(math.floor(low), math.ceil(high) + 1) for f in (1, 2, 5)]
     found = [value for value in found if low <= value <= high]
-    return (
-        found if len(found) >= 3 else [math.log10(value) for value in ticks(10**low, 10**high) if value > 0]
-    )
+    return found if len(found) >= 3 else [math.log10(value) for value in ticks(10**low, 10**high) if value > 0]
 
 
 def number(value: float) -> str:
@@ -146,9 +144,7 @@ def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: boo
             a, b = float(axes.left(x)[0]), float(axes.top(mean)[0])
             parts.append(f'<circle class="dot s{order}" cx="{a:.1f}" cy="{b:.1f}" r="3">{title}</circle>')
         else:
-            parts.append(
-                f'<polyline class="line s{order}" points="{axes.points(x, mean)}">{title}</polyline>'
-            )
+            parts.append(f'<polyline class="line s{order}" points="{axes.points(x, mean)}">{title}</polyline>')
     if len(curves) > 1:
         # Rising curves leave the upper left corner free, falling ones the right.
         rises = curves[0][1][1][-1] > curves[0][1][1][0]

@@ -20,8 +20,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt, ErrorRecord
 from megatron_octo.runfiles.run_lock import sign_of_life
-from megatron_octo.runfiles.step_metrics import StepLine, read_steps, read_validation
-from megatron_octo.runfiles.steps import that_count
+from megatron_octo.runfiles.steps import StepLine, read_steps, read_validation, that_count
 
 _QUICK_BYTES = 64 << 20  # of metrics.jsonl: read in a moment
 # Columns in use; the file has more.

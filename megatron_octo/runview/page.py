@@ -112,9 +112,7 @@ def _timeline(run: RunView) -> str:
         reason, detail = words.end_of(run, attempt)
         kind = "good" if reason.startswith(("finished", "running")) else "bad"
         kind = "stopped" if attempt.exit_code == 75 else kind
-        text = f"attempt {attempt.number}, {attempt.world} ranks: {reason}" + (
-            f": {detail}" if detail else ""
-        )
+        text = f"attempt {attempt.number}, {attempt.world} ranks: {reason}" + (f": {detail}" if detail else "")
         bars.append(Bar(attempt.started, words.end_time(run, attempt), kind, text))
     return timeline(bars)
 
@@ -161,16 +159,13 @@ def render(run: RunView) -> str:
     """Return the whole page."""
     name = markup(str(run.path))
     cards = "".join(
-        f'<div class="card"><span>{markup(f.name)}</span><b>{markup(f.value)}</b></div>'
-        for f in words.figures(run)
+        f'<div class="card"><span>{markup(f.name)}</span><b>{markup(f.value)}</b></div>' for f in words.figures(run)
     )
     plots = "".join(f"<figure><h2>{markup(title)}</h2>{svg}</figure>" for title, svg in _plots(run))
     restarts = max(0, len(run.attempts) - 1)
     recipe = markup(yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True))
     thinned = (
-        ""
-        if len(run.curves) <= 500
-        else " Lines are means of neighbouring steps, their shade is least to largest."
+        "" if len(run.curves) <= 500 else " Lines are means of neighbouring steps, their shade is least to largest."
     )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

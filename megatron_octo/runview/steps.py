@@ -12,7 +12,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.data.view.row_view import print_segments
 from megatron_octo.runfiles.samples import StepSamples, kept_path, read_kept, samples_of_step
-from megatron_octo.runfiles.step_metrics import StepLine, read_steps
+from megatron_octo.runfiles.steps import StepLine, read_steps
 
 
 def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, console: Console) -> None:
@@ -31,9 +31,7 @@ def print_step(run: Path, step: int, row: int | None, tokenizer: str | None, con
         OctoError: there is no such step or row, or the data has changed since.
     """
     found, why = _find(run, step)
-    console.print(
-        f"[bold]step {step}[/bold], attempt {found.attempt}: {len(found.rows)} rows", highlight=False
-    )
+    console.print(f"[bold]step {step}[/bold], attempt {found.attempt}: {len(found.rows)} rows", highlight=False)
     line = _metrics(run, step)
     if line:
         console.print(
@@ -75,9 +73,7 @@ def _print_table(found: StepSamples, console: Console) -> None:
     for number, ((epoch, row), documents) in enumerate(zip(found.rows, found.documents, strict=True)):
         texts = []
         for segment in documents:
-            about = (
-                f"{segment.document:,} ({len(segment.weights):,}, {int(np.count_nonzero(segment.weights)):,}"
-            )
+            about = f"{segment.document:,} ({len(segment.weights):,}, {int(np.count_nonzero(segment.weights)):,}"
             about += f", {segment.context:,} repeated" if segment.context else ""
             about += ", fill in the middle" if segment.fim else ""
             name = f"{segment.source}:" if len(found.sources) > 1 else ""

@@ -63,15 +63,11 @@ def figures(run: RunView) -> list[Figure]:
     found.append(Figure("row fill", f"{now.median('fill'):.2%}"))
     if now.median("step_s") > 0:
         found.append(Figure("waiting for data", f"{now.median('data_s') / now.median('step_s'):.2%}"))
-    found.append(
-        Figure("tokens", f"{number(run.step * run.positions)} of {number(run.steps * run.positions)}")
-    )
+    found.append(Figure("tokens", f"{number(run.step * run.positions)} of {number(run.steps * run.positions)}"))
     for name, (steps, losses) in run.validation.items():
         found.append(Figure(f"{name} loss", f"{losses[-1]:.4f} at step {steps[-1]:,.0f}"))
     if (left := run.left_seconds) is not None:
-        words = duration(left) + (
-            f", {moment(time.time() + left)}" if run.status == "running" else " of training"
-        )
+        words = duration(left) + (f", {moment(time.time() + left)}" if run.status == "running" else " of training")
         found.append(Figure("left", words))
     return found
 

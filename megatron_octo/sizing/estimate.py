@@ -223,9 +223,7 @@ def plan_on(recipe: Recipe, cluster: Cluster) -> Plan:
     """
     replicas = recipe.parallel.layout.replicas(cluster.gpus)
     micro_batches = check_batch(recipe, replicas)
-    seconds = cluster.factor * step_seconds(
-        recipe, cluster.gpu, cluster.gpus, cluster.per_node, cluster.mean_document
-    )
+    seconds = cluster.factor * step_seconds(recipe, cluster.gpu, cluster.gpus, cluster.per_node, cluster.mean_document)
     return Plan(
         recipe=recipe,
         cluster=cluster,

@@ -17,9 +17,7 @@ FORMULA = (
     "(under a sliding window w, n_i^2 - (n_i-w)^2 for the longer ones); recomputation is not counted"
 )
 
-LORA_FORMULA = (
-    "with frozen weights their factor is 2, not 3; adapters add 3 * 2 T for each of their parameters"
-)
+LORA_FORMULA = "with frozen weights their factor is 2, not 3; adapters add 3 * 2 T for each of their parameters"
 
 
 def squared_lengths(lengths: Iterable[int], window: int | None) -> int:
@@ -35,9 +33,7 @@ def _matrix_weights(config: ModelConfig) -> int:
     return sum(math.prod(spec.shape) for spec in layers)
 
 
-def training_flops(
-    config: ModelConfig, positions: int, squared_lengths: int, lora: LoraConfig | None = None
-) -> int:
+def training_flops(config: ModelConfig, positions: int, squared_lengths: int, lora: LoraConfig | None = None) -> int:
     """Return the model FLOPs of a step (see :data:`FORMULA`, and :data:`LORA_FORMULA` with adapters).
 
     ``positions`` include padding; ``squared_lengths`` come from the function of that name.

@@ -95,9 +95,7 @@ def _fp8_weights(model: ModelConfig, compute: Compute, stage: int, in_flight: in
     if compute.fused:
         copies = 0 if compute.recompute == "full" else in_flight
     specs = parameter_specs(model)
-    linear = {
-        name: spec for name, spec in specs.items() if name.startswith(LAYER_PREFIX) and len(spec.shape) == 2
-    }
+    linear = {name: spec for name, spec in specs.items() if name.startswith(LAYER_PREFIX) and len(spec.shape) == 2}
     return copies * int(_held(model, compute, stage, linear) + _copied_parameters(model, compute))
 
 
@@ -110,9 +108,7 @@ def layer_tensors(model: ModelConfig, compute: Compute) -> dict[str, float]:
     tensor, share = compute.layout.tensor, compute.layout.token_ranks
     size, hidden, ffn = compute.element_bytes, model.hidden_size, model.ffn_hidden_size
     kinds = describe_layer(model)
-    statistics = (
-        8 if kinds.norm == "layer_norm" else 4
-    ) / share  # fp32: deviation, and the mean if there is one
+    statistics = (8 if kinds.norm == "layer_norm" else 4) / share  # fp32: deviation, and the mean if there is one
     groups = max(1, model.num_query_groups / tensor)
     tensors = {
         "attention: residual": size * hidden / share,
@@ -183,9 +179,7 @@ def _loss_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
     """Return the bytes of the last hidden state's and the embeddings' gradients, which exist beside the logits."""
     if not compute.fused:
         return 0.0  # megatron-core has freed one copy of the logits by then
-    return (
-        compute.element_bytes * model.hidden_size * (tokens + model.padded_vocab_size / compute.layout.tensor)
-    )
+    return compute.element_bytes * model.hidden_size * (tokens + model.padded_vocab_size / compute.layout.tensor)
 
 
 def _backward_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
@@ -204,9 +198,7 @@ def _backward_bytes(model: ModelConfig, compute: Compute, tokens: int) -> float:
     return tokens * again + in_flight
 
 
-def stage_memory(
-    model: ModelConfig, compute: Compute, replicas: int, micro_batches: int, stage: int
-) -> Memory:
+def stage_memory(model: ModelConfig, compute: Compute, replicas: int, micro_batches: int, stage: int) -> Memory:
     """Return the memory of a GPU of one pipeline stage.
 
     ``replicas`` is the data-parallel size, over which the optimizer's state is sharded; ``micro_batches`` are those of

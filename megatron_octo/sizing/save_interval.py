@@ -64,9 +64,7 @@ def lost_share(interval: float, save_seconds: float, failure_seconds: float) -> 
     return 1 - 1 / wall
 
 
-def saving(
-    recipe: Recipe, nodes: int, gpus: int, step_seconds: float, failures: float, disk: float
-) -> Saving:
+def saving(recipe: Recipe, nodes: int, gpus: int, step_seconds: float, failures: float, disk: float) -> Saving:
     """Return the costs of saving: ``failures`` are per 1,000 node-days, ``disk`` is in bytes/s."""
     size = checkpoint_bytes(recipe.model, recipe.compute)
     written = size / disk

@@ -67,9 +67,7 @@ def _matmul_speed(recipe: Recipe, gpu: Gpu) -> float:
     """Return the FLOP/s of the matrix products; QuACK is installed with FlashAttention-4, so ``auto`` takes both."""
     compute, hidden = recipe.compute, recipe.model.hidden_size
     layers = _FUSED if compute.fused else _MCORE
-    speed = (
-        layers.matmul * hidden / (hidden + layers.narrow) * gpu.peak * _ATTENTION.get(compute.attention, 1.0)
-    )
+    speed = layers.matmul * hidden / (hidden + layers.narrow) * gpu.peak * _ATTENTION.get(compute.attention, 1.0)
     if compute.fp8 != "none":
         return speed * _FP8
     usual = "quack" if compute.attention == "flash4" else "plain"

@@ -45,9 +45,7 @@ class Training:
             self.reporter.say(line)
         # Rank 0's clock decides for all.
         system = recipe.system
-        self.clock = (
-            WallClock(self.stop.made, system.wall_minutes, system.reserve_minutes) if grid.is_main else None
-        )
+        self.clock = WallClock(self.stop.made, system.wall_minutes, system.reserve_minutes) if grid.is_main else None
         self.step, self.position = 0, Position()
         self._at("start", 0)
         folder, say = self.directory.checkpoints, self.reporter.say

@@ -62,9 +62,7 @@ def judge(facts: list[Facts], needed: float = 0.0) -> list[Finding]:
         peers = [fact for fact in facts if fact.device == name]
         findings += _slow(peers, "matmul", lambda f: f.matmul, _SLOW_MATMUL[kind], 1e12, "TFLOP/s")
         findings += _slow(peers, "link to its neighbours", lambda f: f.link, _SLOW_LINK[kind], 1e9, "GB/s")
-    slow_disks = _slow(
-        facts, "writing into the run directory", lambda f: f.disk_write, _SLOW_DISK, 1e6, "MB/s"
-    )
+    slow_disks = _slow(facts, "writing into the run directory", lambda f: f.disk_write, _SLOW_DISK, 1e6, "MB/s")
     return findings + [replace(finding, severe=False) for finding in slow_disks]
 
 
@@ -126,9 +124,7 @@ def measure(grid: Grid, run: Path) -> tuple[list[Facts], float | None]:
     if facts.local_rank == 0:
         facts = replace(facts, sees_run=probes.sees(token[0]))
         try:
-            facts = replace(
-                facts, disk_free=probes.free_space(run), disk_write=probes.write_speed(run, device)
-            )
+            facts = replace(facts, disk_free=probes.free_space(run), disk_write=probes.write_speed(run, device))
         except OSError as error:
             facts = replace(facts, problem=f"cannot write into the run directory: {error}")
     if device.type == "cuda":
@@ -184,9 +180,7 @@ def preflight(recipe: Recipe, grid: Grid, run: RunDirectory, corpora: str) -> li
     start = time.perf_counter()
     warning = grid.main_first(lambda: check_space(recipe, run) if grid.is_main else None)
     facts, reduced = measure(grid, run.path)
-    needed = memory(
-        recipe.model, recipe.compute, grid.layout.data, check_batch(recipe, grid.layout.data)
-    ).total
+    needed = memory(recipe.model, recipe.compute, grid.layout.data, check_batch(recipe, grid.layout.data)).total
     findings = judge(facts, needed)
     lines = [_describe(facts, reduced, time.perf_counter() - start)]
     lines += [f"WARNING: {text}" for text in (warning, *(finding.text for finding in findings)) if text]

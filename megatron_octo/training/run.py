@@ -60,9 +60,7 @@ class Run:
         watch: ends the run if a rank dies or hangs.
     """
 
-    def __init__(
-        self, recipe: Recipe, grid: Grid, stop: StopRequest | None = None, watch: Watch | None = None
-    ):
+    def __init__(self, recipe: Recipe, grid: Grid, stop: StopRequest | None = None, watch: Watch | None = None):
         check_batch(recipe, grid.layout.data)
         self.recipe, self.grid, self.watch, self.stop = recipe, grid, watch, stop or StopRequest()
         self.directory = RunDirectory(recipe, grid.is_main)

@@ -56,9 +56,7 @@ def test_names_that_are_refused(model: ModelConfig, targets: tuple[str, ...], me
 
 def test_shapes_and_cuts() -> None:
     lora = LoraConfig(rank=3, target_modules=("c_attn", "c_proj"))
-    found = {
-        name: (spec.shape, spec.axis, spec.init) for name, spec in adapter_parameters(BIGCODE, lora).items()
-    }
+    found = {name: (spec.shape, spec.axis, spec.init) for name, spec in adapter_parameters(BIGCODE, lora).items()}
     assert len(found) == 2 * 3 * 2
     layer = "decoder.layers.1."
     assert found[f"{layer}{QKV}.lora.a"] == ((3, 32), None, "fan_in")

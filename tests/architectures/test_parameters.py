@@ -67,9 +67,7 @@ def built(recipe: Recipe) -> list[tuple[str, tuple[int, ...], bool, int]]:
     from megatron_octo.model.platform.grid import Grid
 
     grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
-    model = build_model(
-        recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
-    )
+    model = build_model(recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device))
     first_layer = model.decoder.layers[0].layer_number - 1
     return [
         (
@@ -200,14 +198,9 @@ def start(recipe: Recipe) -> dict[str, Any]:
     from megatron_octo.model.weights import held_parameters, init_weights
 
     grid = Grid.build(recipe.parallel.layout, torch.device("cpu"), 0)
-    model = build_model(
-        recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
-    )
+    model = build_model(recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device))
     init_weights(model, recipe.model, recipe.compute, grid)
-    return {
-        held.key: held.parameter.detach()
-        for held in held_parameters(model, recipe.model, recipe.compute, grid)
-    }
+    return {held.key: held.parameter.detach() for held in held_parameters(model, recipe.model, recipe.compute, grid)}
 
 
 def test_start_is_gpt2s_and_padding_is_zero(make_recipe: Callable[..., Recipe]) -> None:
@@ -222,7 +215,5 @@ def test_start_is_gpt2s_and_padding_is_zero(make_recipe: Callable[..., Recipe]) 
         expected = {"ones": 0.0, "zeros": 0.0, "normal": 0.1, "residual": residual}[spec.init]
         assert float(value.std()) == pytest.approx(expected, rel=0.05), name
         assert float(value.mean()) == pytest.approx(1.0 if spec.init == "ones" else 0.0, abs=0.01), name
-    other = run_ranks(
-        1, start, make_recipe(model={"hidden_size": 64, "ffn_hidden_size": 256}, train={"seed": 5})
-    )[0]
+    other = run_ranks(1, start, make_recipe(model={"hidden_size": 64, "ffn_hidden_size": 256}, train={"seed": 5}))[0]
     assert not torch.equal(other[WORD_EMBEDDINGS], weights[WORD_EMBEDDINGS])

@@ -57,9 +57,16 @@ class LlamaLike(Architecture):
         "num_query_groups": ("num_key_value_heads", None),
         "ffn_hidden_size": ("intermediate_size", None),
         "layernorm_epsilon": ("rms_norm_eps", 1e-6),
+        "attention_dropout": ("attention_dropout", 0.0),
         "init_std": ("initializer_range", 0.02),
     }
-    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {"hidden_act": ("silu",), "attention_bias": (False,)}
+    fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "hidden_act": ("silu",),
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+        "pretraining_tp": (1,),
+    }
+    extra = frozenset({"rope_parameters", "head_dim"})
 
     def write_extra(self, model: ModelConfig) -> dict[str, Any]:
         return {"rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base}}

@@ -20,9 +20,7 @@ class Half(Campaign):
         return Outcome("coin", "good", f"fault {value}" if value < 0.5 else "")
 
 
-def test_a_fault_is_printed_with_its_command_and_repeats(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_is_printed_with_its_command_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = attack.run(Half(tmp_path), "half", seed=3, first=0, count=20)
     assert 3 < len(found["faults"]) < 17
     number = found["faults"][0]["number"]

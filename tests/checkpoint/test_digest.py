@@ -19,9 +19,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def defined(data: bytes) -> str:
     pieces = [data[start : start + 100] for start in range(0, len(data), 100)]
-    return (
-        "xxh3-128-64m:" + xxhash.xxh3_128(b"".join(xxhash.xxh3_128(p).digest() for p in pieces)).hexdigest()
-    )
+    return "xxh3-128-64m:" + xxhash.xxh3_128(b"".join(xxhash.xxh3_128(p).digest() for p in pieces)).hexdigest()
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 1280])

@@ -13,9 +13,7 @@ from tests.checkpoint.test_reader import MODEL
 
 
 def manifest(step: int = 7, files: dict[str, dict[str, object]] | None = None) -> Manifest:
-    entry = TensorEntry(
-        (4, 2), "F32", (Fragment("f", "x", (0, 0), (2, 2)), Fragment("f", "y", (2, 0), (2, 2), (1, 3)))
-    )
+    entry = TensorEntry((4, 2), "F32", (Fragment("f", "x", (0, 0), (2, 2)), Fragment("f", "y", (2, 0), (2, 2), (1, 3))))
     return Manifest(
         model=MODEL,
         step=step,

@@ -1,4 +1,4 @@
-"""Page-locked memory: a GPU's copies into it need nobody to wait, and it can be given back."""
+"""Page-locked memory: copies from a GPU into it do not block, and it can be freed."""
 
 import gc
 

@@ -75,9 +75,7 @@ def test_any_box_from_any_fragmentation(tmp_path: Path, seed: int) -> None:
         assert torch.equal(reader.read("x", "weights", offset, extent), box)
         start = rng.randrange(box.numel())
         end = rng.randint(start, box.numel())
-        assert torch.equal(
-            reader.read_flat("x", "weights", offset, extent, start, end), box.reshape(-1)[start:end]
-        )
+        assert torch.equal(reader.read_flat("x", "weights", offset, extent, start, end), box.reshape(-1)[start:end])
 
 
 def test_flat_ranges_of_the_stored_boxes(tmp_path: Path) -> None:
@@ -86,9 +84,7 @@ def test_flat_ranges_of_the_stored_boxes(tmp_path: Path) -> None:
     reader = store(tmp_path, whole, cuts)
     for start in range(12):
         for end in range(start, 13):
-            assert torch.equal(
-                reader.read_flat("x", "weights", (0, 0), (3, 4), start, end), whole.view(-1)[start:end]
-            )
+            assert torch.equal(reader.read_flat("x", "weights", (0, 0), (3, 4), start, end), whole.view(-1)[start:end])
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

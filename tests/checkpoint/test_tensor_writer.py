@@ -1,4 +1,4 @@
-"""Our safetensors writer against the library that everybody reads with."""
+"""Our safetensors writer against the safetensors library."""
 
 from pathlib import Path
 

@@ -25,9 +25,7 @@ def start(
     begun = Start(job, restart, NOW + restart, ("n1", "n2"), saved[0])
     if reason is None:
         return begun
-    return replace(
-        begun, ended=NOW + restart + 1, reason=reason, failed_nodes=failed, saved_after=saved[1], code=76
-    )
+    return replace(begun, ended=NOW + restart + 1, reason=reason, failed_nodes=failed, saved_after=saved[1], code=76)
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
@@ -60,9 +58,7 @@ def test_restarts_without_progress_are_counted() -> None:
     assert ledger.fruitless(bad, "8") == 0, "a new job has all its restarts"
     assert ledger.fruitless([*bad, start(3, "error", saved=(10, 20))], "7") == 0
     assert ledger.fruitless([start(0, "hang", saved=(0, 10)), *bad[1:]], "7") == 2
-    assert ledger.fruitless([bad[0], start(1, "preempted", saved=(10, 10)), bad[2]], "7") == 2, (
-        "nobody's fault"
-    )
+    assert ledger.fruitless([bad[0], start(1, "preempted", saved=(10, 10)), bad[2]], "7") == 2, "nobody's fault"
     assert ledger.fruitless([*bad, start(3)], "7") == 3, "what runs has not failed yet"
 
 

@@ -53,9 +53,7 @@ def start(script: Path, folder: Path) -> str:
         (folder / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (folder / "bin" / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "PATH": f"{folder}/bin:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-s"], input=script.read_text(), env=job, cwd="/", text=True, capture_output=True
-    )
+    done = subprocess.run(["bash", "-s"], input=script.read_text(), env=job, cwd="/", text=True, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     run = script.parent.parent if script.parent.name == "submit" else script.parent
     (log,) = (run / "submit/logs").iterdir()
@@ -89,9 +87,7 @@ def test_resume_submits_the_scripts_of_the_new_place(order: Order, tmp_path: Pat
     assert [record["job"] for record in snapshot.read_jobs(run)] == ["12", "12"]
 
 
-def test_resume_refuses_scripts_that_name_the_former_place(
-    order: Order, tmp_path: Path, answers: Answers
-) -> None:
+def test_resume_refuses_scripts_that_name_the_former_place(order: Order, tmp_path: Path, answers: Answers) -> None:
     """Those of former versions."""
     text = f"#!/usr/bin/env bash\nrecipe={order.run}/submit/recipe.yaml\n"
     (order.run / "submit.sh").write_text(text)
@@ -100,6 +96,17 @@ def test_resume_refuses_scripts_that_name_the_former_place(
     order.run.rename(tmp_path / "b")
     with pytest.raises(OctoError, match="was moved or copied"):
         submit.main(["resume", str(tmp_path / "b")])
+
+
+def test_resume_refuses_when_the_folder_of_the_submission_is_gone(
+    order: Order, tmp_path: Path, answers: Answers
+) -> None:
+    record = json.loads((order.run / "submit/order.json").read_text())
+    (order.run / "submit/order.json").write_text(json.dumps({**record, "folder": str(tmp_path / "gone")}))
+    answers(sbatch="Submitted batch job 12")
+    with pytest.raises(OctoError, match="the folder that this run was submitted from is not there"):
+        submit.main(["resume", str(order.run)])
+    assert not (tmp_path / "asked").exists()
 
 
 def test_the_jobs_of_the_original_are_not_those_of_a_copy(

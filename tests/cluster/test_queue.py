@@ -100,9 +100,7 @@ def test_what_runs_no_more_has_ended(run: Path, answers: Answers, monkeypatch: p
         if (job, restart) in (("7", 0), ("8", 0)):
             number = int(job)
             records.begin_attempt(run, number, world=1, started=start.time + 1)
-            records.write_error(
-                run, attempt=number, rank=0, kind="hang", step=1, phase="x", what="stuck", traceback=""
-            )
+            records.write_error(run, attempt=number, rank=0, kind="hang", step=1, phase="x", what="stuck", traceback="")
     records.end_attempt(run, 7, reason="hang", exit_code=76, last_step=1)
     rows = {(each.job, each.started): each.reason for each in status_of(run).rows}
     assert list(rows.values()) == [ledger.NO_WORD, "hang", "running", ledger.NO_WORD]
@@ -158,9 +156,7 @@ def test_a_controller_that_is_away_hides_nothing(
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
 
 
-def test_a_list_asks_once(
-    run: Path, answers: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_list_asks_once(run: Path, answers: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, job in (("a", "7"), ("b", "8")):
         snapshot.write_job(run if name == "a" else make_run(tmp_path, name), "convert", job, None)
     answers(sacct=row("7", "FAILED", NOW, NOW + 1) + row("8", "COMPLETED", NOW, NOW + 1))
@@ -204,9 +200,7 @@ class TestABadNode:
         said = capfd.readouterr()
         assert "starting here all the same" in said.err and said.out.strip().isdigit()
 
-    def test_is_not_left_when_slurm_does_not_say_what_else_there_is(
-        self, guard: Guard, answers: Answers
-    ) -> None:
+    def test_is_not_left_when_slurm_does_not_say_what_else_there_is(self, guard: Guard, answers: Answers) -> None:
         answers(sinfo=None)
         assert guard.before() == 0
 

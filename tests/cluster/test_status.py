@@ -32,9 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run = make_run(tmp_path, "long")
     with open(run / "metrics.jsonl", "w") as file:
         for step in range(1, LINES + 1):
-            file.write(
-                json.dumps({"step": step, "loss": 2.0, "step_s": 0.5, "attempt": 1, "more": "x" * 200}) + "\n"
-            )
+            file.write(json.dumps({"step": step, "loss": 2.0, "step_s": 0.5, "attempt": 1, "more": "x" * 200}) + "\n")
     return run
 
 
@@ -56,9 +54,7 @@ def test_status_and_list_read_the_end_of_the_metrics(run: Path) -> None:
     assert read_by(lambda: submit.main(["list", str(run.parent)])) < 2 * jsonl.TAIL
     status = status_of(run)
     assert (status.step, status.loss) == (LINES, 2.0)
-    assert [(row.first, row.last) for row in status.rows] == [(None, LINES)], (
-        "its first step is not looked for"
-    )
+    assert [(row.first, row.last) for row in status.rows] == [(None, LINES)], "its first step is not looked for"
 
 
 ODD = [

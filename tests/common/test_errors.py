@@ -36,9 +36,9 @@ def test_codes_of_commands(answer: int | None, code: int) -> None:
 
 def test_the_users_mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert code_of(throw(OctoError("bad", where="file:3", hint="mend it"))) == 2
+    assert code_of(throw(OctoError("bad", where="file:3", hint="fix it"))) == 2
     captured = capsys.readouterr()
-    assert captured.err == "error: bad\n  where: file:3\n  hint:  mend it\n"
+    assert captured.err == "error: bad\n  where: file:3\n  hint:  fix it\n"
     assert captured.out == ""
 
 
@@ -90,8 +90,6 @@ def test_one_message_for_all_ranks(
 
 
 def test_errors_import_nothing_heavy() -> None:
-    code = (
-        "import sys, megatron_octo.common.errors, megatron_octo.recipe.loading; print('torch' in sys.modules)"
-    )
+    code = "import sys, megatron_octo.common.errors, megatron_octo.recipe.loading; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -44,9 +44,7 @@ def test_atomic_write_leaves_the_old_file(tmp_path: Path, error: type[BaseExcept
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_atomic_write_when_the_system_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_atomic_write_when_the_system_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*args: object) -> None:
         raise OSError(errno.EIO, "broken disk")
 

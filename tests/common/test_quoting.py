@@ -112,9 +112,7 @@ def test_secrets_are_masked_and_settings_are_not() -> None:
         "0123456789abcdef" * 4,
     ):
         shown = masked_value("NCCL_X", value)
-        assert (
-            "***" in shown and secret not in shown and "0123456789abcdef" not in shown and "u:p" not in shown
-        )
+        assert "***" in shown and secret not in shown and "0123456789abcdef" not in shown and "u:p" not in shown
     for value in (
         "/usr/local/bin:/home/me/projects/long-name-of-a-folder-2026-11-23/bin",
         "ib0,ib1",

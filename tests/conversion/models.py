@@ -106,11 +106,7 @@ def _nested(state: Tensors) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in state.items():
         encoder = "language_model.encoder."
-        path = (
-            ["language_model", "encoder", key.removeprefix(encoder)]
-            if key.startswith(encoder)
-            else key.split(".")
-        )
+        path = ["language_model", "encoder", key.removeprefix(encoder)] if key.startswith(encoder) else key.split(".")
         node = tree
         for name in path[:-1]:
             node = node.setdefault(name, {})

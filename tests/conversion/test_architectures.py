@@ -57,9 +57,7 @@ def variant(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[
 
     family, settings, section = VARIANTS[request.param]
     torch.manual_seed(0)
-    model = getattr(transformers, f"{family}ForCausalLM")(
-        getattr(transformers, f"{family}Config")(**settings)
-    )
+    model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**settings))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -98,9 +96,7 @@ def test_generation_ends_where_a_document_does(variant: tuple[Path, dict[str, An
     import transformers
 
     # The end of a document is no special id: 2 here, and neither 0 nor GPT-2's 50256.
-    tokenizer = train_tokenizer(
-        tmp_path / "tokenizer.json", ["<fim_prefix>", "<fim_middle>", "<|endoftext|>"]
-    )
+    tokenizer = train_tokenizer(tmp_path / "tokenizer.json", ["<fim_prefix>", "<fim_middle>", "<|endoftext|>"])
     from_hf(variant[0], tmp_path / "ours")
     to_hf(tmp_path / "ours", tmp_path / "again", tokenizer=tokenizer)
     settings = transformers.GenerationConfig.from_pretrained(tmp_path / "again")
@@ -110,9 +106,7 @@ def test_generation_ends_where_a_document_does(variant: tuple[Path, dict[str, An
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "again").eos_token_id == 2
 
 
-def test_without_a_tokenizer_generation_ends_as_it_did(
-    variant: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_without_a_tokenizer_generation_ends_as_it_did(variant: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """Straight, and through checkpoints: what ended a text there ends it here."""
     import transformers
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from megatron_octo.checkpoint.directory import read_manifest, write_manifest
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.common.errors import OctoError, run_command
+from megatron_octo.conversion.engine.conversion_record import RECORD
 from megatron_octo.conversion.proof.verify import Comparison, verify
-from megatron_octo.conversion.readers.hf_source import RECORD
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.writers.to_bigcode import to_bigcode
 from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint
@@ -45,9 +45,7 @@ def read_all(directory: Path) -> Tensors:
 
 
 def same(a: Tensors, b: Tensors) -> bool:
-    return a.keys() == b.keys() and all(
-        a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a
-    )
+    return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.slow
@@ -76,9 +74,7 @@ def test_every_layout_and_back(vocabulary: int, tied: bool, tmp_path: Path) -> N
             assert same(read_all(tmp_path / "again"), original), (tensor, pipeline)
             shutil.rmtree(tmp_path / "again")
             if tied:
-                to_bigcode(
-                    open_weights(tmp_path / "last"), tmp_path / "legacy", tensor=tensor, pipeline=pipeline
-                )
+                to_bigcode(open_weights(tmp_path / "last"), tmp_path / "legacy", tensor=tensor, pipeline=pipeline)
                 to_hf(tmp_path / "legacy", tmp_path / "again", vocab_size=vocabulary)
                 assert same(read_all(tmp_path / "again"), original), (tensor, pipeline, "BigCode")
                 shutil.rmtree(tmp_path / "again")
@@ -127,8 +123,7 @@ def test_an_optimizer_is_resharded_too(tmp_path: Path, capfd: pytest.CaptureFixt
     manifest = read_manifest(tmp_path / "ours")
     generator = torch.Generator().manual_seed(1)
     states = {
-        name: torch.randn(entry.shape, generator=generator)
-        for name, entry in manifest.tensors["weights"].items()
+        name: torch.randn(entry.shape, generator=generator) for name, entry in manifest.tensors["weights"].items()
     }
     files, entries = dict(manifest.files), {}
     pieces: list[dict[str, torch.Tensor]] = [{}, {}]
@@ -164,10 +159,7 @@ def test_an_optimizer_is_resharded_too(tmp_path: Path, capfd: pytest.CaptureFixt
         state={"optimizer_steps": 7},
     )
     write_manifest(tmp_path / "ours", full)
-    assert (
-        main(["reshard", str(tmp_path / "ours"), str(tmp_path / "new"), "--tensor", "4", "--pipeline", "2"])
-        == 0
-    )
+    assert main(["reshard", str(tmp_path / "ours"), str(tmp_path / "new"), "--tensor", "4", "--pipeline", "2"]) == 0
     reader = CheckpointReader(tmp_path / "new")
     reader.verify()
     assert reader.manifest.state == {"optimizer_steps": 7}
@@ -245,9 +237,7 @@ def test_rounding_is_reported_and_overflow_refused(
     from safetensors.torch import save_file
 
     save_file(large, tmp_path / "large/model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        OctoError, match=r"decoder.layers.1.mlp.linear_fc1.weight: 1e\+05 is too large for float16"
-    ):
+    with pytest.raises(OctoError, match=r"decoder.layers.1.mlp.linear_fc1.weight: 1e\+05 is too large for float16"):
         to_hf(tmp_path / "large", tmp_path / "fp16", dtype="fp16")
     assert not (tmp_path / "fp16").exists()
 
@@ -305,9 +295,7 @@ def test_killed_it_goes_on(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
     assert not (tmp_path / ".out.partial").exists()
 
 
-def test_another_job_does_not_take_over_what_a_killed_one_left(
-    hf: tuple[Path, Tensors], tmp_path: Path
-) -> None:
+def test_another_job_does_not_take_over_what_a_killed_one_left(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
     from_hf(hf[0], tmp_path / "ours")
     total = sum(tensor.nbytes for tensor in hf[1].values())
     convert_until(2 * total // 3, (tmp_path / "ours", tmp_path / "out"), to_hf)
@@ -405,9 +393,7 @@ def test_damage_to_a_model_is_named(name: str, words: str, hf: tuple[Path, Tenso
     ("command", "words"),
     [("from-bigcode", "not a checkpoint of BigCode"), ("from-hf", "not a Hugging Face model")],
 )
-def test_the_wrong_format_is_named(
-    command: str, words: str, hf: tuple[Path, Tensors], tmp_path: Path
-) -> None:
+def test_the_wrong_format_is_named(command: str, words: str, hf: tuple[Path, Tensors], tmp_path: Path) -> None:
     from_hf(hf[0], tmp_path / "ours")
     source = hf[0] if command == "from-bigcode" else tmp_path / "ours"
     with pytest.raises(OctoError, match=words):

@@ -1,6 +1,7 @@
 """Behaviour on malformed files: each is named, with exit code 2, and no result is left."""
 
 import json
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_octo.common.files import digest_json
+from megatron_octo.conversion.readers.formats import read_hf_config
 from megatron_octo.conversion.readers.open_weights import open_weights
 from megatron_octo.conversion.writers.to_bigcode import to_bigcode
+from megatron_octo.conversion.writers.to_checkpoint import write_checkpoint
 from megatron_octo.conversion.writers.to_hf import to_hf
-from tests.conversion.commands import assert_refused
+from tests.conversion.commands import assert_refused, run
 from tests.conversion.models import small_model, write_hf
 
 STARCODER2 = {"architecture": "starcoder2", "num_query_groups": 8, "rotary_base": 1e4}
@@ -52,6 +56,13 @@ def itself(tree: dict[str, Any]) -> None:
     tree["model"]["language_model"]["more"] = tree["model"]
 
 
+def many_times(tree: dict[str, Any]) -> None:
+    node: dict[str, Any] = {"x": 1}
+    for _ in range(60):
+        node = {"a": node, "b": node}
+    tree["model"]["language_model"]["more"] = node
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -68,6 +79,7 @@ def itself(tree: dict[str, Any]) -> None:
         (tensor(SHARED, torch.zeros(0, 32)), r"key_value.weight is \[0, 32\]"),
         (tensor(SHARED, torch.eye(8).to_sparse()), "not stored as one piece"),
         (itself, "holds itself"),
+        (many_times, "or too much"),
         (lambda tree: tree.update(model=[]), "no 'model'"),
         (lambda tree: tree.update(args=3, model={}), "not a multi-query GPT"),
     ],
@@ -145,8 +157,52 @@ def test_a_record_of_digests(
         ("plain", {"n_head": 0}, "num_attention_heads"),
         ("plain", {"n_embd": "32"}, "hidden_size"),
         ("starcoder2", {"num_attention_heads": 0}, "num_attention_heads is 0"),
-        ("starcoder2", {"rope_parameters": ["default"]}, "rope_parameters .* no mapping"),
+        ("starcoder2", {"rope_parameters": ["default"]}, "rope_parameters .* not a mapping"),
         ("starcoder2", {"rope_parameters": {"rope_theta": [1]}}, "bad configuration"),
+        (
+            "starcoder2",
+            {"rope_scaling": {"type": "linear", "factor": 4.0}},
+            "rope_parameters .* and rope_scaling .* differ",
+        ),
+        (
+            "starcoder2",
+            {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "'linear'",
+        ),
+        (
+            "starcoder2",
+            {"rope_parameters": {"rope_theta": 5e3}},
+            "rope_theta is 10000.0 and, in rope_parameters, 5000.0",
+        ),
+        (
+            "starcoder2",
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            "unknown key 'full_attention'",
+        ),
+        ("starcoder2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        (
+            "starcoder2",
+            {"embedding_dropout": 0.1},
+            "embedding_dropout 0.1 .* the value of residual_dropout, 0.0",
+        ),
+        ("starcoder2", {"layer_norm_epsilon": 1e-6}, "the value of norm_epsilon"),
+        ("starcoder2", {"use_sliding_window": True}, "unknown key 'use_sliding_window'"),
+        ("starcoder2", {"layer_types": ["full_attention"] * 4}, "unknown key 'layer_types'"),
+        ("plain", {"embd_pdrop": 0.1}, "embd_pdrop 0.1 .* the value of resid_pdrop, 0.0"),
+        ("plain", {"quantization_config": {"bits": 4}}, "unknown key 'quantization_config'"),
+        ("plain", {"auto_map": {"AutoModel": "x.Y"}, "zzz": 1}, r"unknown key 'auto_map' \(and 1 more\)"),
+        ("plain", {"is_encoder_decoder": True}, "is_encoder_decoder True is not supported"),
+        ("plain", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ("plain", {"hidden_size": 64}, "n_embd 32 and hidden_size 64 are one key"),
+        ("plain", {"num_key_value_heads": 4}, "num_key_value_heads 4, multi_query says 1"),
+        ("plain", {"layer_norm_epsilon": float("inf")}, "layernorm_epsilon"),
+        ("plain", {"n_layer": 10**9}, "num_layers"),
+        ("plain", {"n_layer": 1e9}, "num_layers"),
+        (
+            "starcoder2",
+            {"num_attention_heads": 1 << 30, "num_key_value_heads": 1 << 30},
+            "num_attention_heads",
+        ),
     ],
 )
 def test_a_configuration(
@@ -164,9 +220,116 @@ def test_a_configuration(
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-@pytest.mark.parametrize("file", [None, 3, "", "../hf/x", "a\0b"])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json", "conversion.json"])
+def test_deep_json(file: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(folder / "plain", tmp_path / "hf")
+    for text in ("[" * 200_000, '{"a":' * 200_000):
+        (tmp_path / "hf" / file).write_text(text)
+        assert_refused(capfd, r"not valid JSON|not a tokenizer", "to-hf", tmp_path / "hf", tmp_path / "out")
+
+
+@pytest.mark.parametrize("beside", ["plain", "starcoder2"])
+def test_missing_dropouts_are_those_of_transformers(beside: str, folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    shutil.copytree(folder / beside, tmp_path / "hf")
+    path = tmp_path / "hf/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if "drop" not in key}))
+    theirs, ours = AutoConfig.from_pretrained(tmp_path / "hf"), read_hf_config(path)
+    names = ("resid_pdrop", "attn_pdrop") if beside == "plain" else ("residual_dropout", "attention_dropout")
+    assert (ours.hidden_dropout, ours.attention_dropout) == tuple(getattr(theirs, name) for name in names)
+
+
+def test_other_spellings_are_read(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    config = json.loads((folder / "plain/config.json").read_text())
+    expected = read_hf_config(folder / "plain/config.json")
+    path.write_text(
+        json.dumps({{"n_embd": "hidden_size", "n_head": "num_attention_heads"}.get(k, k): v for k, v in config.items()})
+    )
+    assert read_hf_config(path) == expected
+
+
+def overlap(header: dict[str, Any]) -> None:
+    names = [name for name in header if header[name]["data_offsets"][1] == 128 + header[name]["data_offsets"][0]]
+    header[names[0]]["data_offsets"] = header[names[1]]["data_offsets"]
+
+
+def rename(header: dict[str, Any]) -> None:
+    header["\x1b[2J"] = header.pop("transformer.ln_f.bias")
+
+
+def hole(header: dict[str, Any]) -> None:
+    del header["transformer.ln_f.bias"]
+
+
+@pytest.mark.parametrize(("change", "words"), [(overlap, "overlaps"), (hole, "gap|describes"), (rename, "unexpected")])
+def test_a_header(
+    change: Callable[[dict[str, Any]], None],
+    words: str,
+    folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """What the safetensors library refuses is refused, and no name reaches a terminal as it is."""
+    shutil.copytree(folder / "plain", tmp_path / "hf")
+    file = tmp_path / "hf/model.safetensors"
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header.pop("__metadata__")
+    change(header)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    code, _, error = run(capfd, "from-hf", tmp_path / "hf", tmp_path / "out")
+    assert code == 2 and re.search(words, error) and error.replace("\n", "").isprintable(), error
+
+
+def test_a_name_twice(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(folder / "plain", tmp_path / "hf")
+    file = tmp_path / "hf/model.safetensors"
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    text = data[8:end].rstrip()[:-1] + b',"transformer.ln_f.bias":{"dtype":"F32","shape":[32],"data_offsets":[0,128]}}'
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    assert_refused(capfd, "'transformer.ln_f.bias' is there twice", "from-hf", tmp_path / "hf", tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "dtype", "file", "negative", "key"])
+def test_a_manifest_with_its_digest(
+    damage: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever makes a manifest makes its digest, too."""
+    write_checkpoint(open_weights(folder / "plain"), tmp_path / "ckpt", tensor=2)
+    path = tmp_path / "ckpt/manifest.json"
+    tree = json.loads(path.read_text())
+    del tree["digest"]
+    name = "decoder.layers.1.mlp.linear_fc1.bias"
+    entries = tree["tensors"]["weights"]
+    if damage == "missing":
+        del entries[name]
+    elif damage == "key":
+        tree["\x1b[2J"] = 1
+    elif damage == "shape":
+        entries[name]["shape"] = [1]
+    elif damage == "dtype":
+        entries[name]["dtype"] = "F31"
+    elif damage == "file":
+        entries[name]["fragments"][0]["file"] = {}
+    else:
+        entries[name]["fragments"][0]["offset"] = [-1]
+    path.write_text(json.dumps({**tree, "digest": digest_json(tree)}))
+    for command in ("to-hf", "reshard"):
+        code, _, error = run(capfd, command, tmp_path / "ckpt", tmp_path / "out")
+        assert code == 2 and "Traceback" not in error and error.replace("\n", "").isprintable(), error
+        assert re.search(r"damaged checkpoint|broken checkpoint manifest", error), error
+
+
+@pytest.mark.parametrize("file", [None, 3, "", "../hf/x", "a\0b", "x" * 300])
 def test_an_index(file: Any, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(folder / "hf", tmp_path / "hf")
+    (tmp_path / "hf/conversion.json").unlink()
     path = tmp_path / "hf/model.safetensors.index.json"
     index = json.loads(path.read_text())
     path.write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], file)}))

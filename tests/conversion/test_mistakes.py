@@ -34,9 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_output_is_where_it_is_said_to_be(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_output_is_where_it_is_said_to_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     to_hf(folder / "hf", ".")
@@ -81,12 +79,12 @@ def test_a_mount_point_is_refused_before_the_work(
         ("size above 0", ["--shard-size", "inf"]),
         ("size above 0", ["--shard-size=-1"]),
         ("size above 0", ["--shard-size", "0"]),
-        ("no number", ["--shard-size", "large"]),
+        ("not a number", ["--shard-size", "large"]),
         ("whole number above 0", ["--vocab-size", "0"]),
         ("--vocab-size is for a BigCode checkpoint", ["--vocab-size", "1001"]),
         ("--base-weights is for a LoRA run", ["--base-weights", "hf"]),
         ("--verify, which is missing", ["--tolerance", "1"]),
-        ("--push is missing", ["--public"]),
+        ("option of --push, which is missing", ["--public"]),
         ("it takes no --dtype", ["--adapter", "--dtype", "bf16"]),
         ("it takes no --base-weights", ["--adapter", "--base-weights", "x"]),
         ("no --tokenizer and no --vocab-size", ["--adapter", "--vocab-size", "7", "--tokenizer", "x"]),
@@ -108,7 +106,7 @@ def test_options_of_other_commands(folder: Path, tmp_path: Path, capfd: pytest.C
     assert_refused(capfd, "--vocab-size", "show", ours, "--vocab-size", "9")
     assert_refused(capfd, "--vocab-size", "verify", ours, hf, "--vocab-size", "9")
     assert_refused(capfd, "--base-weights", "verify", ours, legacy, "--base-weights", "x")
-    assert_refused(capfd, "no difference", "verify", ours, hf, "--tolerance", "nan")
+    assert_refused(capfd, "not a difference", "verify", ours, hf, "--tolerance", "nan")
     assert not list(tmp_path.iterdir())
 
 
@@ -119,9 +117,7 @@ def test_a_text_that_is_none(folder: Path, tmp_path: Path, capfd: pytest.Capture
         assert_refused(capfd, words, "verify", folder / "hf", folder / "ours", "--text", text)
 
 
-def test_a_tokenizer_of_another_model(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tokenizer_of_another_model(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tokenizer = train_tokenizer(tmp_path / "tokenizer.json", SPECIAL)
     write_hf(tmp_path / "hf", small_model(vocab_size=200))
     words = r"this tokenizer has 2\d\d tokens, the model 200"

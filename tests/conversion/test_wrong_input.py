@@ -39,6 +39,7 @@ def another_architecture(source: Path) -> None:
     if (source / "config.json").exists():
         config = json.loads((source / "config.json").read_text())
         (source / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+        (source / "conversion.json").unlink(missing_ok=True)
         return
     for file in source.rglob("*.pt"):  # of a model with as many keys as queries
         tree = torch.load(file, weights_only=False)

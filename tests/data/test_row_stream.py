@@ -151,9 +151,7 @@ def test_gaps_are_filled_with_documents_that_are_cut_anyway(tmp_path: Path) -> N
 def test_overlong_skip_and_error(tmp_path: Path) -> None:
     write(tmp_path / "p", tagged([[(3, 0), (3, 1)], [(5, 0), (9, 1)], [(2, 1)]]))
     group = read_group(f"x: 1 0:1 {tmp_path}/p")
-    stream = RowStream(
-        group, RowSettings(seq_length=8, seed=0, overlong="skip", cache_dir=tmp_path / "plans")
-    )
+    stream = RowStream(group, RowSettings(seq_length=8, seed=0, overlong="skip", cache_dir=tmp_path / "plans"))
     counts = stream.summary(0)
     assert counts["documents"] == 2
     assert counts["skipped_overlong_documents"] == 1
@@ -230,9 +228,7 @@ def test_blend(tmp_path: Path) -> None:
     seen: Counter[int] = Counter()
     for epoch in range(6):
         batch = whole_epoch(stream, epoch)
-        starts = Counter(
-            int(batch.tokens[part.start]) for part in segments(batch) if batch.weights[part].any()
-        )
+        starts = Counter(int(batch.tokens[part.start]) for part in segments(batch) if batch.weights[part].any())
         of_a = {token: count for token, count in starts.items() if token < 9000}
         assert sum(of_a.values()) == 10
         assert sorted(token for token in starts if token >= 9000) == list(range(9000, 9030))
@@ -301,9 +297,7 @@ def test_manifests(tmp_path: Path) -> None:
 
     def stream(*names: str) -> RowStream:
         sources = ", ".join(f"1 0:1 {tmp_path}/{name}" for name in names)
-        return RowStream(
-            read_group(f"x: {sources}"), RowSettings(seq_length=9, seed=0, cache_dir=tmp_path / "plans")
-        )
+        return RowStream(read_group(f"x: {sources}"), RowSettings(seq_length=9, seed=0, cache_dir=tmp_path / "plans"))
 
     assert (stream("a", "b").tokenizer_digest, stream("a", "b").vocab_size) == ("t1", 95)
     assert (stream("none").tokenizer_digest, stream("none").vocab_size) == (None, None)

@@ -37,9 +37,7 @@ def all_steps(recipes: list[Recipe]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def answers(
-    tmp_path_factory: pytest.TempPathFactory, corpus: Path
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def answers(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """By variant and layout, what each rank answers."""
     folder = tmp_path_factory.mktemp("kinds")
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}

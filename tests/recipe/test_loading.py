@@ -241,9 +241,7 @@ def test_a_recipe_never_changes(file: Path) -> None:
 def test_base_is_relative_to_the_file_and_sections_are_merged(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "variants"
     folder.mkdir()
-    (folder / "middle.yaml").write_text(
-        "base: ../recipe.yaml\noptimizer: {lr: 1e-4}\nparallel: {tensor: 2}\n"
-    )
+    (folder / "middle.yaml").write_text("base: ../recipe.yaml\noptimizer: {lr: 1e-4}\nparallel: {tensor: 2}\n")
     (folder / "top.yaml").write_text("base: middle.yaml\noptimizer: {weight_decay: 0.0}\ntrain: {steps: 7}\n")
     recipe, below = load_recipe(folder / "top.yaml", ["train.steps=8"]), load_recipe(file)
     assert (recipe.optimizer.lr, recipe.optimizer.weight_decay, recipe.train.steps) == (1e-4, 0.0, 8)

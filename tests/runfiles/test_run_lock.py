@@ -43,9 +43,7 @@ def said() -> list[str]:
     return []
 
 
-def test_a_live_owner_keeps_it_and_is_named(
-    tmp_path: Path, holder: subprocess.Popen[str], said: list[str]
-) -> None:
+def test_a_live_owner_keeps_it_and_is_named(tmp_path: Path, holder: subprocess.Popen[str], said: list[str]) -> None:
     with pytest.raises(OctoError, match=f"process {holder.pid} on .*, job 12, attempt 7") as error:
         RunLock.acquire(tmp_path / "run", 8, said.append)
     assert "another run_dir" in str(error.value)

@@ -93,9 +93,7 @@ def test_kills_at_any_moment(tmp_path: Path, corpus: Path, whole: TestRun) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
-def test_a_request_to_one_rank_stops_all(
-    tmp_path: Path, corpus: Path, whole: TestRun, number: signal.Signals
-) -> None:
+def test_a_request_to_one_rank_stops_all(tmp_path: Path, corpus: Path, whole: TestRun, number: signal.Signals) -> None:
     run = TestRun(tmp_path, corpus, **{**TP2, "checkpoint": {"interval": 100}})
     processes = run.start(2)
     wait_for(lambda: lines(run) >= 2, lambda: all(process.is_alive() for process in processes))
@@ -203,9 +201,7 @@ def test_nothing_is_said_to_be_saved_that_is_not(tmp_path: Path, corpus: Path) -
 def test_control_c_saves_and_a_second_one_leaves_at_once(tmp_path: Path, corpus: Path, times: int) -> None:
     """As a terminal sends it, to the whole group of the command; each step takes a minute."""
     run = TestRun(tmp_path, corpus, **{**TP2, "checkpoint": {"interval": 2, "asynchronous": False}})
-    fault = (
-        "rank=1,step=4,kind=slow,seconds=60" if times == 2 else "rank=1,step=4,kind=slow,seconds=1,phase=data"
-    )
+    fault = "rank=1,step=4,kind=slow,seconds=60" if times == 2 else "rank=1,step=4,kind=slow,seconds=1,phase=data"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OCTO_FAULT": fault}
     command = [sys.executable, "-m", "megatron_octo.train", str(run.recipe), "--nproc", "2"]
     with open(run.log, "ab") as log:

@@ -53,6 +53,16 @@ def test_a_late_writer_voids_nothing(tmp_path: Path) -> None:
     assert last_attempt(tmp_path) == 1 and last_recorded_step(tmp_path) == 5
 
 
+def test_damaged_records_void_nothing(tmp_path: Path) -> None:
+    write(tmp_path, 1, [1, 2, 3])
+    with open(tmp_path / "samples.bin", "ab") as file:
+        file.write(b"\xff" * 80)
+    (tmp_path / "metrics.jsonl").open("a").write("[" * 100_000 + '\n{"step": 1e400}\n')
+    assert last_attempt(tmp_path) == 0 and last_recorded_step(tmp_path) == 3
+    write(tmp_path, 2, [3, 4])
+    assert read_samples(tmp_path)["step"].tolist() == [1, 2, 3, 4]
+
+
 def test_gaps_have_names(tmp_path: Path) -> None:
     write(tmp_path, 1, [3, 4, 8, 9])
     samples = read_samples(tmp_path)

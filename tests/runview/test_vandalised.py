@@ -31,15 +31,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = TestRun(folder, small_corpus(folder), checkpoint={"interval": 1, "keep": 9})
     made.train(1, "train.steps=2")
     run = made.path
-    records.write_error(
-        run, attempt=1, rank=0, kind="hang", step=1, phase="x", what="stuck", traceback="a\nb"
-    )
+    records.write_error(run, attempt=1, rank=0, kind="hang", step=1, phase="x", what="stuck", traceback="a\nb")
     (run / "validation.jsonl").write_text('{"step": 1, "name": "valid", "loss": 2.0}\n')
     start = job_starts.Start("7", 0, 1.0, ("n1",), 0)
     job_starts.write_start(run, start)
-    order = Order(
-        load_recipe(run / "recipe.yaml"), Profile(gpus_per_node=1), ("train", "convert"), folder, "python"
-    )
+    order = Order(load_recipe(run / "recipe.yaml"), Profile(gpus_per_node=1), ("train", "convert"), folder, "python")
     (run / "submit/logs").mkdir(parents=True)
     (run / "submit/logs/train-7.log").write_text("error: something\n")
     for job in jobs_of(order):
@@ -114,11 +110,7 @@ def _vandalise(path: Path, draw: random.Random) -> None:
         path.write_bytes(data[:place] + bytes([draw.randrange(256)]) + data[place + draw.randrange(50) :])
     elif kind >= 3:
         with contextlib.suppress(ValueError):
-            lines = (
-                [json.loads(line) for line in data.split(b"\n") if line.strip()]
-                if path.suffix == ".jsonl"
-                else []
-            )
+            lines = [json.loads(line) for line in data.split(b"\n") if line.strip()] if path.suffix == ".jsonl" else []
             changed = [_mutate(line, draw) for line in lines] if lines else [_mutate(json.loads(data), draw)]
             path.write_text("".join(json.dumps(line) + "\n" for line in changed))
             return
@@ -136,9 +128,7 @@ def _answer(command: Callable[[], int]) -> tuple[object, str]:
 
 
 @pytest.mark.parametrize("number", range(COUNT))
-def test_every_command_answers(
-    number: int, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_answers(number: int, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     draw = random.Random(f"{SEED} {number}")
     run, good = tmp_path / "odd", tmp_path / "good"
@@ -148,9 +138,7 @@ def test_every_command_answers(
     for path in draw.sample(files, draw.randint(1, 3)):
         _vandalise(path, draw)
     if draw.random() < 0.3:
-        (
-            run / "attempts" / draw.choice(["001 copy.json", "0x1.json", "-1.json", "²²².json", "0001.json"])
-        ).touch()
+        (run / "attempts" / draw.choice(["001 copy.json", "0x1.json", "-1.json", "²²².json", "0001.json"])).touch()
     page = tmp_path / "page.html"
     commands: dict[str, Callable[[], int]] = {
         "inspect": lambda: inspect.main([str(run)]),

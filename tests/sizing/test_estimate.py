@@ -55,11 +55,7 @@ def test_what_does_not_fit_comes_with_changes_that_do() -> None:
 
 
 def test_search_proposes_what_fits_fastest_first() -> None:
-    start = on(
-        recipe(
-            "starcoderbase_finetune", "parallel.tensor=1", "parallel.pipeline=1", "parallel.sequence=false"
-        )
-    )
+    start = on(recipe("starcoderbase_finetune", "parallel.tensor=1", "parallel.pipeline=1", "parallel.sequence=false"))
     assert not start.fits
     found = search(start.recipe, start.cluster)
     assert found and all(other.fits for _, other in found)
@@ -210,9 +206,7 @@ def test_the_command_answers_without_torch() -> None:
         "code = plan.main(['recipes/starcoderbase_finetune.yaml', '--gpu', 'h100', '--nodes', '8', '--search'])\n"
         "print(code, [m for m in ('torch', 'numpy', 'megatron') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], text=True, capture_output=True, check=True, cwd=PROJECT
-    )
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True, cwd=PROJECT)
     lines = done.stdout.splitlines()
     assert lines[-1] == "0 []"
     assert any(line.startswith("search: ") for line in lines)

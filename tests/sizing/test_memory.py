@@ -41,10 +41,7 @@ def starcoder(*overrides: str) -> Recipe:
 def test_what_was_measured(number: int) -> None:
     """torch.cuda.max_memory_allocated of real runs, within a tenth."""
     row = ROWS[number]
-    if any(
-        (later.recipe, later.gpu, later.ranks) == (row.recipe, row.gpu, row.ranks)
-        for later in ROWS[number + 1 :]
-    ):
+    if any((later.recipe, later.gpu, later.ranks) == (row.recipe, row.gpu, row.ranks) for later in ROWS[number + 1 :]):
         pytest.skip("measured again later")
     replicas = row.recipe.parallel.layout.replicas(row.ranks)
     planned = memory(*given(row.recipe), replicas, check_batch(row.recipe, replicas)).total / GIB
@@ -77,9 +74,7 @@ def test_logits_by_the_loss_that_holds_them() -> None:
 def test_each_rank_has_the_one_key_and_value() -> None:
     """Fused layers, tensor 2: half of 2 x 128 rows of 6,144 weights and a bias more than an even cut, 40 times."""
     two = ["parallel.tensor=2", "parallel.pipeline=1"]
-    fused, cut = (
-        memory(*given(starcoder(*two, f"system.layers={kind}")), 1, 4) for kind in ("fused", "mcore")
-    )
+    fused, cut = (memory(*given(starcoder(*two, f"system.layers={kind}")), 1, 4) for kind in ("fused", "mcore"))
     assert (fused.weights - cut.weights) / 2 == 40 * 128 * 6_145
 
 
@@ -93,9 +88,7 @@ def test_only_the_optimizer_is_shared_out_over_replicas() -> None:
 @pytest.mark.parametrize("tensor", [1, 2, 4])
 def test_no_parameter_is_lost_between_ranks(tensor: int, pipeline: int) -> None:
     sequence = str(tensor > 1).lower()
-    recipe = starcoder(
-        f"parallel.tensor={tensor}", f"parallel.pipeline={pipeline}", f"parallel.sequence={sequence}"
-    )
+    recipe = starcoder(f"parallel.tensor={tensor}", f"parallel.pipeline={pipeline}", f"parallel.sequence={sequence}")
     model = recipe.model
     held = tensor * sum(stage_parameters(*given(recipe), stage) for stage in range(pipeline))
     # Each tensor rank has all of the norms, of the biases of row-parallel layers, and of the positions.
@@ -110,10 +103,7 @@ def test_bytes_of_a_layer() -> None:
     model = santacoder().model
     hidden, dim = model.hidden_size, model.head_dim
     without = santacoder("model.hidden_dropout=0.0")
-    assert (
-        sum(layer_tensors(*given(without)).values())
-        == 28 * hidden + 4 * dim + 16 + 4 * model.num_attention_heads
-    )
+    assert sum(layer_tensors(*given(without)).values()) == 28 * hidden + 4 * dim + 16 + 4 * model.num_attention_heads
     # Megatron-core's dropout remembers a byte an element, twice a layer; the fused layers a seed.
     assert layer_tensors(*given(santacoder())) == layer_tensors(*given(without))
     masks = sum(layer_tensors(*given(santacoder("system.layers=mcore"))).values()) - sum(
@@ -129,9 +119,7 @@ def test_recompute_keeps_less() -> None:
     }
     assert sizes["full"] == 4 * santacoder().model.hidden_size  # the residual, and what is to be added to it
     assert sizes["full"] < sizes["mlp"] < sizes["none"]
-    totals = [
-        memory(*given(santacoder(f"train.recompute={mode}")), 1, 4).total for mode in ("none", "mlp", "full")
-    ]
+    totals = [memory(*given(santacoder(f"train.recompute={mode}")), 1, 4).total for mode in ("none", "mlp", "full")]
     assert totals == sorted(totals, reverse=True)
 
 
@@ -161,9 +149,7 @@ def test_lora_keeps_frozen_weights_and_trains_adapters() -> None:
     # On two GPUs a replica: B of c_attn and A of both c_proj are cut, the other half of each pair is on both.
     halves = 40 * 16 * ((6144 + 6400 // 2) + (6144 // 2 + 6144) + (24576 // 2 + 6144))
     assert (
-        trained_parameters(
-            *given(load_recipe(PROJECT / "recipes/octocoder_lora.yaml", ["parallel.tensor=2"])), 0
-        )
+        trained_parameters(*given(load_recipe(PROJECT / "recipes/octocoder_lora.yaml", ["parallel.tensor=2"])), 0)
         == halves
     )
 

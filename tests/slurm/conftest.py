@@ -17,9 +17,7 @@ TOOLS = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd", "ip"
 
 def ask(*words: str | Path) -> str:
     """The answer of one of SLURM's commands."""
-    return subprocess.run(
-        [str(word) for word in words], check=True, text=True, capture_output=True
-    ).stdout.strip()
+    return subprocess.run([str(word) for word in words], check=True, text=True, capture_output=True).stdout.strip()
 
 
 def wait_for[Result](what: str, look: Callable[[], Result], seconds: float = 120.0) -> Result:

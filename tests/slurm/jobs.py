@@ -54,9 +54,7 @@ def make_desk(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "pairs.jsonl", "w") as file:
         for _ in range(120):
-            pair = {
-                key: " ".join(random.choices(WORDS, k=random.randint(3, 40))) for key in ("inputs", "outputs")
-            }
+            pair = {key: " ".join(random.choices(WORDS, k=random.randint(3, 40))) for key in ("inputs", "outputs")}
             file.write(json.dumps(pair) + "\n")
     train_tokenizer(folder / "tokenizer.json", ["<|endoftext|>"])
     vocabulary = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]) + 64
@@ -155,22 +153,18 @@ class SlurmRun:
         """Step, loss, gradient norm and place in the data; a step that was computed again counts once."""
         steps = {record["step"]: record for record in self.metrics()}
         return [
-            tuple(steps[step][key] for key in ("step", "loss", "grad_norm", "epoch", "row"))
-            for step in sorted(steps)
+            tuple(steps[step][key] for key in ("step", "loss", "grad_norm", "epoch", "row")) for step in sorted(steps)
         ]
 
     def weights(self) -> dict[str, str]:
         """Digest of every tensor file of the last checkpoint: weights and optimizer."""
         folder = self.path / "checkpoints" / f"step-{STEPS:08d}"
-        return {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")
-        }
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
 
     def over(self) -> bool:
         """Whether the accounting has seen the end of every stage."""
         return all(
-            stage["state"] not in ("PENDING", "RUNNING", "COMPLETING", "UNKNOWN")
-            for stage in self.status()["stages"]
+            stage["state"] not in ("PENDING", "RUNNING", "COMPLETING", "UNKNOWN") for stage in self.status()["stages"]
         )
 
     def log(self) -> str:

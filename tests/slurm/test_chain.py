@@ -26,7 +26,7 @@ def undisturbed(desk: Path) -> SlurmRun:
 
 @contextmanager
 def busy_nodes(cluster: Cluster) -> Iterator[None]:
-    """Meanwhile somebody else's job has all nodes."""
+    """Another user's job holds all nodes meanwhile."""
     job = ask("sbatch", "--parsable", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600")
     try:
         cluster.wait(job, "RUNNING")
@@ -67,9 +67,7 @@ def test_a_chain_of_four_stages(cluster: Cluster, undisturbed: SlurmRun) -> None
     }
     assert not list(run.path.rglob("*.pkl"))
     assert "is done" in octo("megatron_octo.submit", "resume", run.name, folder=run.desk)
-    assert "finished at step" in octo(
-        "megatron_octo.submit", "logs", run.name, "--stage", "train", folder=run.desk
-    )
+    assert "finished at step" in octo("megatron_octo.submit", "logs", run.name, "--stage", "train", folder=run.desk)
 
 
 class TestABadDay:
@@ -117,9 +115,7 @@ class TestABadDay:
         row = self.told(run, 4, "error")
         assert "rank 1 on node2" in row["detail"] and row["last"] == 59
         assert row["lines"][-1].startswith("RuntimeError: a fault on purpose"), "its last lines are shown"
-        assert "| RuntimeError: a fault on purpose" in octo(
-            "megatron_octo.submit", "status", run.name, folder=run.desk
-        )
+        assert "| RuntimeError: a fault on purpose" in octo("megatron_octo.submit", "status", run.name, folder=run.desk)
 
     def test_a_hung_rank(self, cluster: Cluster, run: SlurmRun) -> None:
         row = self.told(run, 5, "hang")
@@ -130,10 +126,7 @@ class TestABadDay:
         second = ask("sbatch", "--parsable", str(run.path / "submit.sh"))
         cluster.wait(second, "FAILED")
         log = (run.path / "submit" / "logs" / f"train-{second}.log").read_text()
-        assert (
-            "another process trains in this run directory: process" in log
-            and f"job {run.job}, attempt 6" in log
-        )
+        assert "another process trains in this run directory: process" in log and f"job {run.job}, attempt 6" in log
         assert "an error that a restart does not fix" in log
         assert cluster.state(run.job) == "RUNNING"
 
@@ -156,9 +149,7 @@ class TestABadDay:
         row = self.told(run, 7, "node failure")
         assert row["detail"] == "node2 went down"
 
-    def test_it_ends_as_if_nothing_had_happened(
-        self, cluster: Cluster, run: SlurmRun, undisturbed: SlurmRun
-    ) -> None:
+    def test_it_ends_as_if_nothing_had_happened(self, cluster: Cluster, run: SlurmRun, undisturbed: SlurmRun) -> None:
         cluster.wait(run.job, "COMPLETED", "FAILED")
         status = run.status()
         assert status["state"] == "finished"

@@ -25,16 +25,10 @@ def start(desk: Path, name: str, fault: str, *words: str, most: int = 3) -> Slur
     return run
 
 
-def test_a_node_that_fails_twice_is_left_out_and_a_mistake_stops_the_chain(
-    cluster: Cluster, desk: Path
-) -> None:
+def test_a_node_that_fails_twice_is_left_out_and_a_mistake_stops_the_chain(cluster: Cluster, desk: Path) -> None:
     """Two runs at once, one core each. The first fails on its node at steps 20 and 40, and goes on on the other one."""
-    failing = start(
-        desk, "failing", "rank=0,step=20,kind=exception,attempt=1;rank=0,step=40,kind=exception,attempt=2"
-    )
-    mistaken = start(
-        desk, "mistaken", "rank=0,step=5,kind=mistake,attempt=*", "--stages", "train,convert,verify"
-    )
+    failing = start(desk, "failing", "rank=0,step=20,kind=exception,attempt=1;rank=0,step=40,kind=exception,attempt=2")
+    mistaken = start(desk, "mistaken", "rank=0,step=5,kind=mistake,attempt=*", "--stages", "train,convert,verify")
     cluster.wait(mistaken.job, "FAILED", "COMPLETED")
     status = wait_for("end of the chain", lambda: mistaken.over() and mistaken.status())
     assert status["state"] == "failed"
@@ -89,10 +83,7 @@ def refused(desk: Path, *words: str) -> str:
 
 def test_what_sbatch_refuses_is_explained(cluster: Cluster, desk: Path) -> None:
     said = refused(desk, "--partition", "gpu")
-    assert (
-        "sbatch: error: invalid partition specified: gpu" in said
-        and "the partitions here: main, urgent" in said
-    )
+    assert "sbatch: error: invalid partition specified: gpu" in said and "the partitions here: main, urgent" in said
     said = refused(desk, "--account", "nobody")
     assert "Invalid account or account/partition combination specified" in said and "your accounts: " in said
     assert "tests" in said

@@ -34,9 +34,7 @@ def desk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sbatch(desk: Path, script: str, *options: str, arguments: Sequence[str] = (), **variables: str) -> str:
     words = ["sbatch", "--parsable", *options, str(PROJECT / "slurm" / script), *arguments]
     variables = {**environment(), "PYTHON": sys.executable, **variables}
-    return subprocess.run(
-        words, cwd=desk, env=variables, check=True, text=True, capture_output=True
-    ).stdout.strip()
+    return subprocess.run(words, cwd=desk, env=variables, check=True, text=True, capture_output=True).stdout.strip()
 
 
 def logs(desk: Path, pattern: str) -> str:

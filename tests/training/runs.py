@@ -83,9 +83,7 @@ class TestRun:
         """Digest of every tensor file of a checkpoint, and what else training resumes from."""
         path = self.step(number)
         manifest = layout.read_manifest(path)
-        files = {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.glob("*.safetensors")
-        }
+        files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.glob("*.safetensors")}
         assert sorted(files) == sorted(manifest.files)
         assert layout.check_files(path, manifest) == []
         return {"files": files, "state": manifest.state, "tensors": manifest.tensors, "step": manifest.step}

@@ -65,11 +65,7 @@ TRAIN: dict[str, dict[str, Any]] = {"gpt_bigcode-fp8": {"fp8": "current"}}
 Case = tuple[str, str, str, str]
 CASES: list[Case] = [
     *(("gpt_bigcode", "fused", layout, "packed") for layout in LAYOUTS),
-    *(
-        ("gpt_bigcode", "fused", layout, rows)
-        for layout in ("alone", "tp2-sp", "pp2-dp2")
-        for rows in ROWS[1:]
-    ),
+    *(("gpt_bigcode", "fused", layout, rows) for layout in ("alone", "tp2-sp", "pp2-dp2") for rows in ROWS[1:]),
     *(
         ("gpt_bigcode", "mcore", layout, "packed")
         for layout in ("tp2", "tp2-sp-pp2", "recompute-full", "recompute-mlp")
@@ -81,15 +77,10 @@ CASES: list[Case] = [
     ),
     ("starcoder2", "mcore", "alone", "padded"),
     # Layouts that cut no tensor: another cut has another maximum, and rounds otherwise.
-    *(
-        ("gpt_bigcode-fp8", "fused", layout, "packed")
-        for layout in ("pp2", "dp2", "recompute-full", "recompute-mlp")
-    ),
+    *(("gpt_bigcode-fp8", "fused", layout, "packed") for layout in ("pp2", "dp2", "recompute-full", "recompute-mlp")),
 ]
 # Those that do, and round otherwise.
-CUT_FP8: list[Case] = [
-    ("gpt_bigcode-fp8", "fused", layout, "packed") for layout in ("tp2", "tp2-sp", "tp2-sp-pp2")
-]
+CUT_FP8: list[Case] = [("gpt_bigcode-fp8", "fused", layout, "packed") for layout in ("tp2", "tp2-sp", "tp2-sp-pp2")]
 # One rank, megatron-core's layers, packed rows: what all others are compared with. On the CPU only ours round to fp8.
 BASELINES: dict[str, Case] = {
     architecture: (architecture, "fused" if architecture in TRAIN else "mcore", "alone", "packed")
@@ -153,9 +144,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[Case
     found: dict[Case, list[dict[str, Any]]] = {}
     for world in (1, 2, 4):
         cases = [
-            case
-            for case in dict.fromkeys([*BASELINES.values(), *CASES, *CUT_FP8])
-            if LAYOUTS[case[2]][0] == world
+            case for case in dict.fromkeys([*BASELINES.values(), *CASES, *CUT_FP8]) if LAYOUTS[case[2]][0] == world
         ]
         recipes = []
         for architecture, layers, layout, rows in cases:
@@ -207,9 +196,7 @@ def test_nothing_changes(case: Case, answers: dict[Case, list[dict[str, Any]]]) 
         assert answer["norms"] == pytest.approx(baseline["norms"], abs=TOLERANCE)
         for step, name, box, (start, end), part in answer["gradients"]:
             expected = box_of(gradients[step, name], box).view(-1)[start:end]
-            torch.testing.assert_close(
-                part, expected, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
-            )
+            torch.testing.assert_close(part, expected, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
             seen[step, name] += end - start
         for name, box, value in answer["weights"]:
             torch.testing.assert_close(value, box_of(weights[name], box), rtol=0, atol=TOLERANCE)

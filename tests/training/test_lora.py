@@ -80,9 +80,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory, corpus: Any) -> dict[str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layout_changes_nothing(
-    name: str, make_recipe: Callable[..., Recipe], baseline: dict[str, Any]
-) -> None:
+def test_layout_changes_nothing(name: str, make_recipe: Callable[..., Recipe], baseline: dict[str, Any]) -> None:
     world, sections = LAYOUTS[name]
     recipe = make_recipe(**{**SECTIONS, **sections})
     for answer in run_ranks(world, first_steps, recipe, 4):
@@ -185,9 +183,7 @@ def test_resumes_to_the_last_bit(precision: str, base: TestRun, tmp_path: Path) 
 def test_resumes_under_another_layout(base: TestRun, tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path)
     plain = {"lora": LORA, "model": {}}
-    runs = [
-        TestRun(tmp_path, corpus, name, checkpoint={"init_from": str(base.path)}, **plain) for name in "ab"
-    ]
+    runs = [TestRun(tmp_path, corpus, name, checkpoint={"init_from": str(base.path)}, **plain) for name in "ab"]
     runs[0].train(1)
     runs[1].train(2, "train.steps=3", "schedule.decay_steps=6", "parallel.tensor=2")
     runs[1].train(2, "parallel.pipeline=2")

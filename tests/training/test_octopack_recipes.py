@@ -1,4 +1,4 @@
-"""The recipes for GPUs train, OctoPack's and others: each with all that it says, but for the sizes."""
+"""The recipes for GPUs train, OctoPack's and others: each with all of its settings except the sizes."""
 
 import json
 from pathlib import Path

@@ -140,9 +140,7 @@ def test_judgement_of_gpus() -> None:
 
     assert found(5, matmul=650e12) == []  # chips differ
     assert found(5, matmul=420e12) == ["rank 5 on n1, GPU 1: matmul 420 TFLOP/s, its peers' median is 700"]
-    assert found(6, link=5e9) == [
-        "rank 6 on n1, GPU 2: link to its neighbours 5 GB/s, its peers' median is 40"
-    ]
+    assert found(6, link=5e9) == ["rank 6 on n1, GPU 2: link to its neighbours 5 GB/s, its peers' median is 40"]
     assert "50.0 of 80.0 GiB are free" in found(3, memory_free=50 << 30)[0]
     # All have less than they could, which is no node's fault; but not less than the run takes.
     less = [replace(fact, memory_free=70 << 30) for fact in good]
@@ -157,9 +155,7 @@ def test_judgement_of_gpus() -> None:
     assert [finding.severe for finding in judge(alone, needed=65 * 2.0**30)] == [True]
     assert [finding.severe for finding in judge(alone, needed=100 * 2.0**30)] == [False]
     # Of another kind there is less on all.
-    small = [
-        replace(fact, device="A100 40GB", memory_free=35 << 30, memory_total=40 << 30) for fact in good[:3]
-    ]
+    small = [replace(fact, device="A100 40GB", memory_free=35 << 30, memory_total=40 << 30) for fact in good[:3]]
     assert [finding.severe for finding in judge([*small, *good[3:]], needed=20 * 2.0**30)] == [False] * 3
     assert "n1 has 3 GPUs" in found(4, devices=3)[0]
     # Two ranks on one GPU: LOCAL_RANK was lost on the way.

@@ -42,9 +42,7 @@ def test_a_refused_start_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 2, "keep": 9})
     run.train(2, "train.steps=4")
     before = everything(run)
-    flip(
-        run.step(4) / "optimizer-00000.safetensors", -1
-    )  # which nobody reads to see that the data is another
+    flip(run.step(4) / "optimizer-00000.safetensors", -1)  # the data digest is compared before this is read
     damaged = everything(run)
     for overrides, said in (
         ([f"data.train=train: 1.0 0:0.5 {corpus}"], "the data is not what this run was trained on"),
@@ -53,9 +51,7 @@ def test_a_refused_start_changes_nothing(tmp_path: Path, corpus: Path) -> None:
         (["data.tokenizer=nowhere.json"], "nowhere.json"),
     ):
         for preflight in ("none", "warn"):
-            text = run.fails(
-                2, *overrides, f"system.preflight={preflight}", "train.steps=6", "optimizer.lr=0.5"
-            )
+            text = run.fails(2, *overrides, f"system.preflight={preflight}", "train.steps=6", "optimizer.lr=0.5")
             assert said in text and "damaged" not in text
     assert everything(run) == damaged
     flip(run.step(4) / "optimizer-00000.safetensors", -1)
@@ -96,18 +92,16 @@ def test_settings_by_attempt(tmp_path: Path, corpus: Path) -> None:
     assert [each.attempt for each in contributions(run.path, 3)] == [1]
     to_hf(run.path, tmp_path / "hf")
     card = (tmp_path / "hf/README.md").read_text()
-    assert (
-        "| 1 to 3 | 1 |  |" in card and "| 4 to 6 | 2 | " in card and "`optimizer.lr: 0.001 -> 0.002`" in card
-    )
+    assert "| 1 to 3 | 1 |  |" in card and "| 4 to 6 | 2 | " in card and "`optimizer.lr: 0.001 -> 0.002`" in card
     assert "Recipe of attempt 2:" in card and "  lr: 0.002\n" in card
     shutil.rmtree(run.path / "attempts")
     assert contributions(run.path, 6) == []
 
 
 def test_changes_know_defaults_of_later_versions() -> None:
-    assert [
-        str(change) for change in changes({"a": {"b": 1}, "run_dir": "x"}, {"a": {"b": None}, "run_dir": "y"})
-    ] == ["a.b: 1 -> null"]
+    assert [str(change) for change in changes({"a": {"b": 1}, "run_dir": "x"}, {"a": {"b": None}, "run_dir": "y"})] == [
+        "a.b: 1 -> null"
+    ]
 
 
 def test_lost_checkpoints_and_records_are_said(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
@@ -120,9 +114,7 @@ def test_lost_checkpoints_and_records_are_said(tmp_path: Path, corpus: Path, who
     shutil.rmtree(run.checkpoints)
     run.log.unlink()
     text = run.train(1)
-    assert (
-        "WARNING: step 5 was saved, but all checkpoints are gone: a run that recorded steps up to 5" in text
-    )
+    assert "WARNING: step 5 was saved, but all checkpoints are gone: a run that recorded steps up to 5" in text
     assert run.curve() == whole.curve()
 
 
@@ -149,9 +141,7 @@ def test_odd_manifests_are_passed_over(tmp_path: Path, corpus: Path, whole: Test
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "phase", ["start", "data", "gradients", "update", "replicas", "saving", "validation"]
-)
+@pytest.mark.parametrize("phase", ["start", "data", "gradients", "update", "replicas", "saving", "validation"])
 @pytest.mark.parametrize("asynchronous", [True, False], ids=["async", "sync"])
 def test_a_sleeper_that_lost_the_run_writes_nothing(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, phase: str, asynchronous: bool
@@ -178,13 +168,9 @@ def test_a_sleeper_that_lost_the_run_writes_nothing(
     assert "another attempt took over this run" in run.log.read_text()
     after = everything(run)
     mine = {
-        path
-        for path in after
-        if "/errors/" in path or "attempt-001.log" in path or path.endswith("attempts/001.json")
+        path for path in after if "/errors/" in path or "attempt-001.log" in path or path.endswith("attempts/001.json")
     }
-    assert {path: after[path] for path in set(after) - mine} == {
-        path: before[path] for path in set(before) - mine
-    }
+    assert {path: after[path] for path in set(after) - mine} == {path: before[path] for path in set(before) - mine}
     assert read_samples(run.path).tolist() == samples and len(samples) == STEPS
     assert find_gaps(read_samples(run.path), STEPS) == []
     assert read_attempts(run.path)[-1].reason == "finished"

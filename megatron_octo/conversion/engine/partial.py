@@ -60,9 +60,7 @@ class PartialOutput:
         self._job = dict(job)
         self.note: dict[str, Any] = {}
         self.path.mkdir(parents=True, exist_ok=True)
-        busy = OctoError(
-            "another process writes the same output", where=self._root, hint="wait for it, or end it"
-        )
+        busy = OctoError("another process writes the same output", where=self._root, hint="wait for it, or end it")
         self._lock = flock(self._root, busy)
         self.done = self._found()
 
@@ -72,9 +70,7 @@ class PartialOutput:
         try:
             tree: Any = read_json(self._root / _JOURNAL)
             if tree["job"] == self._job:
-                found = {
-                    name: record for name, record in tree["files"].items() if (self.path / name).is_file()
-                }
+                found = {name: record for name, record in tree["files"].items() if (self.path / name).is_file()}
                 self.note = tree["note"]
         except (OctoError, LookupError, TypeError, AttributeError):
             pass  # none, or a damaged one: begin afresh
@@ -82,9 +78,7 @@ class PartialOutput:
         for path in differing(paths):
             del found[str(path.relative_to(self.path))]
         for path in sorted(self._root.rglob("*"), reverse=True):
-            kept = path == self._root / _JOURNAL or (
-                path in paths and str(path.relative_to(self.path)) in found
-            )
+            kept = path == self._root / _JOURNAL or (path in paths and str(path.relative_to(self.path)) in found)
             if path.is_dir():
                 with contextlib.suppress(OSError):  # it is not empty
                     path.rmdir()

@@ -172,9 +172,7 @@ class _TransformersNetwork:
             config.max_position_embeddings = _LONGEST
         self._network = AutoModel.from_config(config, dtype=torch.float32).eval()
         # transformer.h.{}.ln_1: the list of layers is transformer.h.
-        path = (
-            self._table.hf_names(f"{LAYER_PREFIX}0.input_layernorm.weight")[0].partition(".0.")[0].split(".")
-        )
+        path = self._table.hf_names(f"{LAYER_PREFIX}0.input_layernorm.weight")[0].partition(".0.")[0].split(".")
         self._prefix = ".".join(path)
         self._layer = self._network.get_submodule(".".join(path[1:]))[0]
         self._shapes = {name: tuple(parameter.shape) for name, parameter in self._layer.named_parameters()}

@@ -6,6 +6,7 @@ from typing import Any
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import count_parameters, parameter_specs
 from megatron_octo.checkpoint.source import Source
+from megatron_octo.common.terminal import printable
 from megatron_octo.conversion.readers.open_weights import open_weights
 
 
@@ -80,4 +81,4 @@ def lines(found: dict[str, Any]) -> list[str]:
         text.append(f"  {size:>15,}  {name}" if size is not None else f"  {'MISSING':>15}  {name}")
     for name, tensor in found.get("tensors", {}).items():
         text.append(f"  {name}  {tensor['dtype']} {tensor['shape']}  {', '.join(tensor['files'])}")
-    return text
+    return [printable(line) for line in text]

@@ -91,13 +91,9 @@ def verify(
     return Comparison(equal, largest, tensor, **logits, tokens=tokens.numel(), layers=tuple(layers))
 
 
-def _open_both(
-    first: str | Path, second: str | Path, base: str | Path | None, vocab_size: int | None
-) -> list[Source]:
+def _open_both(first: str | Path, second: str | Path, base: str | Path | None, vocab_size: int | None) -> list[Source]:
     paths = (first, second)
-    found = [
-        open_weights(path, stream=True, vocab_size=vocab_size, base=base, rounded=True) for path in paths
-    ]
+    found = [open_weights(path, stream=True, vocab_size=vocab_size, base=base, rounded=True) for path in paths]
     # A BigCode checkpoint may take rows of padding for tokens, as many as its writer's ranks made. The other side's
     # number counts, and of two such checkpoints the smaller.
     sizes = {source.manifest.model.vocab_size for source in found if source.format != "bigcode"}
@@ -145,10 +141,7 @@ def _compare_weights(one: Source, other: Source) -> tuple[bool | None, float, st
 def _compare_logits(networks: list[Network], hidden: list[Tensor], vocabulary: int) -> dict[str, float]:
     last = [network.norm(each) for network, each in zip(networks, hidden)]
     largest, total = 0.0, 0.0
-    best = [
-        (torch.full((each.size(0),), -torch.inf), torch.zeros(each.size(0), dtype=torch.long))
-        for each in last
-    ]
+    best = [(torch.full((each.size(0),), -torch.inf), torch.zeros(each.size(0), dtype=torch.long)) for each in last]
     for start in range(0, vocabulary, _ROWS):
         stop = min(vocabulary, start + _ROWS)
         logits = [each @ network.output_rows(start, stop).T for network, each in zip(networks, last)]
@@ -181,9 +174,7 @@ def _tokens(one: Source, other: Source, text: str | None) -> Tensor:
             )
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, model.vocab_size, (length,), generator=generator)
-    sample = text or (Path(megatron_octo.__file__).parent / "config" / "sections.py").read_text(
-        encoding="utf-8"
-    )
+    sample = text or (Path(megatron_octo.__file__).parent / "config" / "sections.py").read_text(encoding="utf-8")
     tokens = torch.tensor(Tokenizer(tokenizer).encode([sample])[0][:length], dtype=torch.long)
     if not tokens.numel() or int(tokens.max()) >= model.vocab_size:
         what = f"token {int(tokens.max())}" if tokens.numel() else "no token"

@@ -199,9 +199,7 @@ def _entries(
     return {name: TensorEntry(spec.shape, dtype, tuple(fragments[name])) for name, spec in specs.items()}
 
 
-def _check_replicas(
-    opened: Mapping[str, TensorFile], ranks: list[list[Rank]], listed: list[StageTensor]
-) -> None:
+def _check_replicas(opened: Mapping[str, TensorFile], ranks: list[list[Rank]], listed: list[StageTensor]) -> None:
     """Check that tensors which several ranks hold are equal on all of them."""
     for part in listed:
         row = [each[part.stage].file for each in ranks]

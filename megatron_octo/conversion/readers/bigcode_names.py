@@ -113,14 +113,10 @@ def stage_tensors(model: ModelConfig, vocabulary: int, pipeline: int) -> list[St
                 queries, shared = (hidden, *rest), (2 * model.head_dim, *rest)
                 found += [
                     StageTensor(stage, f"{prefix}self_attention.query.{kind}", name, queries, 0),
-                    StageTensor(
-                        stage, f"{prefix}self_attention.key_value.{kind}", name, shared, None, hidden
-                    ),
+                    StageTensor(stage, f"{prefix}self_attention.key_value.{kind}", name, shared, None, hidden),
                 ]
             else:
-                found.append(
-                    StageTensor(stage, f"{prefix}{_MODULES[module]}.{kind}", name, spec.shape, spec.axis)
-                )
+                found.append(StageTensor(stage, f"{prefix}{_MODULES[module]}.{kind}", name, spec.shape, spec.axis))
         else:
             key = name.replace("decoder.final_layernorm", f"{ENCODER}final_layernorm")
             found.append(StageTensor(pipeline - 1, key, name, spec.shape, spec.axis))
@@ -131,13 +127,21 @@ def stage_tensors(model: ModelConfig, vocabulary: int, pipeline: int) -> list[St
     return found
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by their dotted paths."""
+def flatten(tree: Any, prefix: str = "", budget: list[int] | None = None) -> dict[str, Any]:
+    """Return the leaves of nested dicts by their dotted paths.
+
+    Raises:
+        RecursionError: there are more than any model has, as where dicts hold each other.
+    """
+    budget = budget or [200_000]
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise RecursionError
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found.update(flatten(value, f"{prefix}{key}."))
+        found.update(flatten(value, f"{prefix}{key}.", budget))
     return found
 
 

@@ -87,9 +87,7 @@ def _files(directory: Path) -> dict[tuple[int, int], str]:
 def _said_sizes(first: Rank | None, there: tuple[int, ...]) -> tuple[int, ...]:
     """Return the recorded numbers of ranks and stages: missing last ones leave no gap in the names."""
     said = [first.arguments.get(key) if first else None for key in _SIZES]
-    return tuple(
-        size if type(size) is int and size > 0 else found for size, found in zip(said, there, strict=True)
-    )
+    return tuple(size if type(size) is int and size > 0 else found for size, found in zip(said, there, strict=True))
 
 
 def read_rank(directory: Path, name: str) -> Rank:
@@ -105,14 +103,11 @@ def read_rank(directory: Path, name: str) -> Rank:
     try:
         leaves = flatten(tree["model"])
     except RecursionError:
-        raise OctoError("no Megatron checkpoint: 'model' holds itself", where=directory / name) from None
+        raise OctoError("no Megatron checkpoint: 'model' holds itself, or too much", where=directory / name) from None
     found = {
-        key.replace("language_model.transformer.", "language_model.encoder."): value
-        for key, value in leaves.items()
+        key.replace("language_model.transformer.", "language_model.encoder."): value for key, value in leaves.items()
     }
     placed = {key: file.place(key, value) for key, value in found.items()}
     tensors = {key: place for key, place in placed.items() if place is not None}
     arguments = tree.get("args")
-    return Rank(
-        name, tensors, arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {})
-    )
+    return Rank(name, tensors, arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {}))

@@ -86,4 +86,4 @@ def indexed_files(directory: Path) -> dict[str, str] | None:
 
 
 def _is_file_name(text: Any) -> bool:
-    return isinstance(text, str) and bool(text) and "\0" not in text and Path(text).name == text
+    return isinstance(text, str) and 0 < len(text) < 256 and text.isprintable() and Path(text).name == text

@@ -46,8 +46,7 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
     model = read_hf_config(directory / "config.json")
     file_of = weight_map(directory)
     opened = {
-        file: open_safetensors(directory / file, record.get(file), stream)
-        for file in sorted(set(file_of.values()))
+        file: open_safetensors(directory / file, record.get(file), stream) for file in sorted(set(file_of.values()))
     }
     _check_shards(opened, file_of)
     ignored = re.compile(find_architecture(model.architecture).ignored)
@@ -78,7 +77,7 @@ def open_hf(directory: Path, stream: bool = False) -> Source:
 
 
 def weight_map(directory: Path) -> dict[str, str]:
-    """Return tensor -> file."""
+    """Return tensor -> file, of the files that transformers loads."""
     if (indexed := indexed_files(directory)) is not None:
         return indexed
     return dict.fromkeys(open_safetensors(directory / SINGLE).tensors, SINGLE)
@@ -90,9 +89,7 @@ def _check_shards(opened: dict[str, TensorFile], file_of: dict[str, str]) -> Non
         if extra := sorted(name for name in each.tensors if file_of.get(name) != file):
             other = file_of.get(extra[0])
             raise OctoError(
-                f"{INDEX} says that {extra[0]!r} is in {other}"
-                if other
-                else f"{INDEX} does not name {extra[0]!r}",
+                f"{INDEX} says that {extra[0]!r} is in {other}" if other else f"{INDEX} does not name {extra[0]!r}",
                 where=each.path,
                 hint="shards and index are of different models: copy them again, or save the model again",
             )
@@ -141,14 +138,11 @@ def _entries(model: ModelConfig, file_of: dict[str, str], dtype: str) -> dict[st
             fragments[rows.parameter].append(RowsFragment(file_of[name], name, *box, row=row))
             row += count
     return {
-        name: TensorEntry(spec.shape, dtype, tuple(fragments[name]))
-        for name, spec in parameter_specs(model).items()
+        name: TensorEntry(spec.shape, dtype, tuple(fragments[name])) for name, spec in parameter_specs(model).items()
     }
 
 
-def _check_aliases(
-    source: Source, stored: dict[str, Stored], file_of: dict[str, str], model: ModelConfig
-) -> None:
+def _check_aliases(source: Source, stored: dict[str, Stored], file_of: dict[str, str], model: ModelConfig) -> None:
     """Check that copies of tied tensors, which some writers store, are equal."""
     for alias, name in find_architecture(model.architecture).hf_aliases(model).items():
         if alias not in stored:

@@ -35,9 +35,7 @@ class MergedSource(Source):
                 "base": str(base.directory.absolute()),
             },
         )
-        super().__init__(
-            adapters.directory, base.format, manifest, base.opened, adapters.tokenizer or base.tokenizer
-        )
+        super().__init__(adapters.directory, base.format, manifest, base.opened, adapters.tokenizer or base.tokenizer)
         self._adapters, self._base, self._rounded = adapters, base, rounded
         self._pairs = adapter_specs(trained.model, trained.lora)
         self._scale = trained.lora.alpha / trained.lora.rank
@@ -64,9 +62,7 @@ class MergedSource(Source):
         exact = name in self._pairs and not self._rounded
         return torch.float32 if exact else super().dtype(name, kind)
 
-    def rows(
-        self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor
-    ) -> None:
+    def rows(self, name: str, kind: str, rows: tuple[int, int], columns: tuple[int, int], out: Tensor) -> None:
         """Fill ``out`` [rows, columns] from a tensor, adapters added."""
         pair = self._pairs.get(name)
         if pair is None:

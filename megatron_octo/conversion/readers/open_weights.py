@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_octo.architectures.adapters import adapter_parameters
+from megatron_octo.architectures.parameters import parameter_specs
 from megatron_octo.checkpoint.adapter_base import find_base
 from megatron_octo.checkpoint.directory import (
+    Manifest,
     find_checkpoint,
     read_manifest,
 )
@@ -55,9 +58,27 @@ def open_weights(
     if format == "bigcode":
         return open_bigcode(path, stream, vocab_size)
     source = CheckpointReader(find_checkpoint(path), stream)
+    _check_complete(source.manifest, source.directory)
     if source.manifest.lora is None:
         return source
     return MergedSource(source, CheckpointReader(find_base(source, base), stream), rounded)
+
+
+def _check_complete(manifest: Manifest, where: Path) -> None:
+    """Check that a checkpoint of ours holds all tensors of its model, in their shapes."""
+    model, lora = manifest.model, manifest.lora
+    specs = adapter_parameters(model, lora) if lora else parameter_specs(model)
+    for kind, entries in manifest.tensors.items():
+        wrong = sorted(specs.keys() ^ entries.keys()) or [
+            name for name, spec in specs.items() if entries[name].shape != spec.shape
+        ]
+        if wrong and (kind == "weights" or entries):
+            raise OctoError(
+                f"damaged checkpoint: {wrong[0]!r} of its {kind} is missing, unknown or of another shape",
+                where=where,
+            )
+    if not manifest.tensors.get("weights"):
+        raise OctoError("damaged checkpoint: it holds no weights", where=where)
 
 
 def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str | Path | None) -> None:
@@ -75,9 +96,6 @@ def check_options(paths: Sequence[str | Path], vocab_size: int | None, base: str
             hint="leave it out",
         )
     if base is not None and not any(
-        format == "checkpoint" and read_manifest(find_checkpoint(path)).lora
-        for path, format in formats.items()
+        format == "checkpoint" and read_manifest(find_checkpoint(path)).lora for path, format in formats.items()
     ):
-        raise OctoError(
-            "--base-weights is for a LoRA run; here are whole weights", where=where, hint="leave it out"
-        )
+        raise OctoError("--base-weights is for a LoRA run; here are whole weights", where=where, hint="leave it out")

@@ -12,6 +12,7 @@ from megatron_octo import __version__
 from megatron_octo.architectures import find_architecture
 from megatron_octo.architectures.parameters import count_parameters
 from megatron_octo.checkpoint.source import TEXT_FILES, Source
+from megatron_octo.common.terminal import printable
 from megatron_octo.data.text.tokenizer import Tokenizer
 from megatron_octo.runfiles.history import Contribution, contributions
 
@@ -21,11 +22,7 @@ def write_json_file(path: Path, tree: Mapping[str, Any], keep: Sequence[str] = (
 
     A null stays where transformers' own default would be wrong: the end of a document is not token 50256.
     """
-    kept = {
-        key: value
-        for key, value in tree.items()
-        if value is not None or key.startswith(tuple(keep) or ("\0",))
-    }
+    kept = {key: value for key, value in tree.items() if value is not None or key.startswith(tuple(keep) or ("\0",))}
     path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
@@ -73,7 +70,9 @@ def write_card(directory: Path, source: Source, dtype: str) -> None:
     lines += [f"# {directory_title(source)}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "## Where the weights come from", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | `{value}` |" for key, value in provenance(source).items() if value is not None]
+    lines += [
+        f"| {printable(key)} | `{printable(value)}` |" for key, value in provenance(source).items() if value is not None
+    ]
     lines += ["", "`conversion.json` has the digests of the files."]
     if source.format == "checkpoint":
         lines += _training(contributions(source.directory.parent.parent, source.manifest.step))
@@ -93,9 +92,7 @@ def _training(attempts: Sequence[Contribution]) -> list[str]:
     ]
     for each in attempts:
         changed = "; ".join(f"`{change}`" for change in each.changed)
-        lines.append(
-            f"| {each.attempt} ({each.date}) | {each.first} to {each.last} | {each.world} | {changed} |"
-        )
+        lines.append(f"| {each.attempt} ({each.date}) | {each.first} to {each.last} | {each.world} | {changed} |")
     recipe = yaml.safe_dump(attempts[-1].recipe, sort_keys=False, allow_unicode=True).rstrip()
     return [*lines, "", f"Recipe of attempt {attempts[-1].attempt}:", "", "```yaml", recipe, "```"]
 

@@ -24,9 +24,7 @@ from megatron_octo.conversion.engine.conversion_record import is_result, write_r
 _WEIGHTS = "adapter_model.safetensors"
 
 
-def to_peft(
-    source: str | Path, output: str | Path, *, base_name: str | None = None, reuse: bool = False
-) -> Path:
+def to_peft(source: str | Path, output: str | Path, *, base_name: str | None = None, reuse: bool = False) -> Path:
     """Write ``output`` so that ``PeftModel.from_pretrained(base, output)`` is the trained network.
 
     A Hugging Face tensor that holds some rows of one of our weights (the queries, say) gets the same rows of B, and
@@ -80,11 +78,7 @@ def to_peft(
 def _targets(manifest: Manifest, lora: LoraConfig) -> list[str]:
     """Return adapted modules by the ends of their names: ``attn.c_proj`` and ``mlp.c_proj`` differ."""
     linear = find_architecture(manifest.model.architecture).linear_modules(manifest.model)
-    return [
-        ".".join(name.split(".")[-2:])
-        for ours in adapted_modules(manifest.model, lora)
-        for name in linear[ours]
-    ]
+    return [".".join(name.split(".")[-2:]) for ours in adapted_modules(manifest.model, lora) for name in linear[ours]]
 
 
 def _base_name(reader: CheckpointReader) -> str:

@@ -33,9 +33,7 @@ def open_hub(repository: str) -> Any:
     try:
         from huggingface_hub import HfApi
     except ImportError:
-        raise OctoError(
-            "--push needs huggingface_hub", where=repository, hint="pip install huggingface_hub"
-        ) from None
+        raise OctoError("--push needs huggingface_hub", where=repository, hint="pip install huggingface_hub") from None
     with _explained(repository):
         api = HfApi(library_name="megatron_octo")
         api.whoami()

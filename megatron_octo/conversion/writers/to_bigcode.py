@@ -18,7 +18,7 @@ from megatron_octo.config.model import ModelConfig
 from megatron_octo.conversion.engine.block_copy import Box, Group, PlannedFile, PlannedTensor
 from megatron_octo.conversion.engine.job import Progress, convert, silent
 from megatron_octo.conversion.engine.rounding import Rounding
-from megatron_octo.conversion.engine.torch_zip import TorchZipSink
+from megatron_octo.conversion.engine.torch_zip_sink import TorchZipSink
 from megatron_octo.conversion.readers.bigcode_names import (
     FILES,
     TRUE_VOCABULARY,
@@ -50,14 +50,10 @@ def to_bigcode(
     model = source.manifest.model
     check_model(model, source.directory)
     if model.num_layers % pipeline:
-        raise OctoError(
-            f"pipeline {pipeline} does not divide {model.num_layers} layers", where=source.directory
-        )
+        raise OctoError(f"pipeline {pipeline} does not divide {model.num_layers} layers", where=source.directory)
     for name in ("num_attention_heads", "ffn_hidden_size"):
         if getattr(model, name) % tensor:
-            raise OctoError(
-                f"tensor {tensor} does not divide {name} {getattr(model, name)}", where=source.directory
-            )
+            raise OctoError(f"tensor {tensor} does not divide {name} {getattr(model, name)}", where=source.directory)
     target = DTYPES[dtype] if dtype else source.written_dtype(next(iter(source.manifest.tensors["weights"])))
     groups = [_group(model, stage, tensor, pipeline, target) for stage in range(pipeline)]
     arguments = _arguments(model, tensor, pipeline, target)

@@ -141,9 +141,7 @@ def _groups(
     """
     model = source.manifest.model
     for stage in range(layout.pipeline):
-        specs = [
-            spec for spec in parameter_specs(model).values() if stage_of(spec.name, model, layout) == stage
-        ]
+        specs = [spec for spec in parameter_specs(model).values() if stage_of(spec.name, model, layout) == stage]
         parts = list(_parts(source, specs, kinds, dtype, shard_bytes))
         for number, part in enumerate(parts):
             suffix = f"-{number:03d}" if len(parts) > 1 else ""
@@ -208,7 +206,5 @@ def _entries(source: Source, groups: Sequence[Group]) -> dict[str, dict[str, Ten
             entries = found.setdefault(box.kind, {})
             before = entries[box.name].fragments if box.name in entries else ()
             fragment = Fragment(file.name, planned.key, offset, planned.shape)
-            entries[box.name] = TensorEntry(
-                specs[box.name].shape, DTYPE_NAMES[planned.dtype], (*before, fragment)
-            )
+            entries[box.name] = TensorEntry(specs[box.name].shape, DTYPE_NAMES[planned.dtype], (*before, fragment))
     return found

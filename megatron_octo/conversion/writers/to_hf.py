@@ -99,9 +99,7 @@ def to_hf(
         if len(groups) > 1:
             _write_index(directory, groups)
         hf_files.write_card(directory, opened, torch_dtype)
-        small = {
-            path.name: file_record(path) for path in directory.iterdir() if path.name not in {*files, _CARD}
-        }
+        small = {path.name: file_record(path) for path in directory.iterdir() if path.name not in {*files, _CARD}}
         write_record(directory, {**files, **small}, hf_files.provenance(opened), job)
 
     options = {"to": "huggingface", "tokenizer": found.digest if found else None}
@@ -132,9 +130,7 @@ def _shards(
     shard: list[PlannedTensor] = []
     for name, tensor in tensors.items():
         width = torch.Size(tensor.shape[1:]).numel()
-        boxes = tuple(
-            Box(rows.parameter, "weights", (rows.start, rows.stop), (0, width)) for rows in tensor.rows
-        )
+        boxes = tuple(Box(rows.parameter, "weights", (rows.start, rows.stop), (0, width)) for rows in tensor.rows)
         target = DTYPES[dtype] if dtype else source.written_dtype(boxes[0].name)
         planned = PlannedTensor(name, target, tensor.shape, boxes)
         if shard and sum(each.size for each in shard) + planned.size > limit:
@@ -162,9 +158,7 @@ def _find_tokenizer(source: Source, given: str | Path | None, eod_token: str | N
     if not given:
         source.check_text()
     if path is None and eod_token:
-        raise OctoError(
-            "--eod-token needs a tokenizer.json", where=source.directory, hint="name it with --tokenizer"
-        )
+        raise OctoError("--eod-token needs a tokenizer.json", where=source.directory, hint="name it with --tokenizer")
     if path is None:
         return None
     if path.suffix == ".model":

@@ -41,9 +41,7 @@ def read_header(path: Path) -> Header:
     with open(path, "rb") as file:
         header = file.read(HEADER.size)
     if len(header) < HEADER.size or header[:9] != MAGIC:
-        raise OctoError(
-            f"not a Megatron index: the header is wrong ({found} bytes)", where=path, hint=REBUILD
-        )
+        raise OctoError(f"not a Megatron index: the header is wrong ({found} bytes)", where=path, hint=REBUILD)
     _, version, code, sequences, indices = HEADER.unpack(header)
     if version != VERSION or code not in _INTEGERS:
         raise OctoError(f"index version {version} with dtype code {code} is not supported", where=path)

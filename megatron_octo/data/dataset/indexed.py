@@ -66,9 +66,7 @@ class IndexedDataset:
         self.bin_path, self.idx_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
         for path in (self.idx_path, self.bin_path):
             if not path.is_file():
-                raise OctoError(
-                    "no such data set file", where=path, hint="a prefix is the path without .bin or .idx"
-                )
+                raise OctoError("no such data set file", where=path, hint="a prefix is the path without .bin or .idx")
         self._open_index()
         self._open_tokens()
 
@@ -89,9 +87,7 @@ class IndexedDataset:
             self.modes = array("i1", sequences, offset + 12 * sequences + 8 * indices)
         index = self.document_index
         if index[0] != 0 or index[-1] != sequences or np.any(index[1:] < index[:-1]):
-            raise OctoError(
-                f"document indices do not cover the {sequences} sequences", where=path, hint=REBUILD
-            )
+            raise OctoError(f"document indices do not cover the {sequences} sequences", where=path, hint=REBUILD)
 
     def _open_tokens(self) -> None:
         if len(self.lengths) and self.lengths.min() < 0:
@@ -100,8 +96,7 @@ class IndexedDataset:
         found, need = self.bin_path.stat().st_size, self.tokens * self.dtype.itemsize
         if found != need:
             raise OctoError(
-                f"{found} bytes, but the index needs {need}: "
-                f"{self.tokens} tokens of {self.dtype.itemsize} bytes",
+                f"{found} bytes, but the index needs {need}: {self.tokens} tokens of {self.dtype.itemsize} bytes",
                 where=self.bin_path,
                 hint=REBUILD,
             )

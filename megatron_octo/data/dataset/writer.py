@@ -138,9 +138,7 @@ class IndexedWriter:
             OctoError: a sequence is longer than the format can say (2**31 - 1 tokens).
         """
         if len(lengths) and lengths.max() > _INT32_MAX:
-            raise OctoError(
-                f"a sequence of {lengths.max()} tokens is too long for the format", where=self.prefix
-            )
+            raise OctoError(f"a sequence of {lengths.max()} tokens is too long for the format", where=self.prefix)
         for part in [data] if isinstance(data, bytes | memoryview) else data:
             self._bin.write(part)
         for spool, values in ((self._lengths, lengths), (self._counts, counts), (self._modes, modes)):

@@ -58,9 +58,7 @@ def make_once(target: Path, make: Callable[[], None]) -> None:
                 if not target.exists():  # it was there before the lock was free
                     make()
             if not target.exists():
-                raise OctoError(
-                    "it was made and is not there", where=target, hint="is the disk shared and writable?"
-                )
+                raise OctoError("it was made and is not there", where=target, hint="is the disk shared and writable?")
             return
         time.sleep(pause)
         pause = min(1.5 * pause, _POLL[1])

@@ -65,9 +65,7 @@ def _slices(piece: np.void, inputs: int, gaps: _Gaps) -> tuple[list[tuple[int, .
         row, size = gap
         context, skip = frame(size, inputs, label) if inputs else (0, 0)
         count = min(size - context - skip, end - label)
-        if (
-            inputs and label > inputs
-        ):  # what is left of the gap at the end of the piece shows more of what was before
+        if inputs and label > inputs:  # what is left of the gap at the end of the piece shows more of what was before
             skip = min(size - context - count, label - 1 - inputs)
         found.append((context, label - 1 - skip, skip + count, skip, count))
         into.append(row)
@@ -76,9 +74,7 @@ def _slices(piece: np.void, inputs: int, gaps: _Gaps) -> tuple[list[tuple[int, .
     return found, into
 
 
-def _full(
-    packing: Packing, pieces: np.ndarray, base: int, capacity: int, *key: str | int
-) -> Iterator[tuple[int, int]]:
+def _full(packing: Packing, pieces: np.ndarray, base: int, capacity: int, *key: str | int) -> Iterator[tuple[int, int]]:
     """Yield item and row of pieces that fill a row and learn every label, in random order."""
     order = permutation(int(packing.counts[capacity]), *key, "pour")
     for start in range(0, len(order), _LOOK):

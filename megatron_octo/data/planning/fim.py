@@ -93,9 +93,7 @@ class Fim:
     def _words(self, documents: NDArray[np.int64], draw: int) -> NDArray[np.uint64]:
         """Return random 64-bit numbers, one per document, uint64 [D]; others for each draw."""
         name = xxhash.xxh3_64("/".join(map(str, (*self.key, "fim", draw))).encode()).intdigest()
-        return finalize(
-            finalize(documents.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(name)) ^ np.uint64(name)
-        )
+        return finalize(finalize(documents.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(name)) ^ np.uint64(name))
 
     def chosen(self, documents: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Choose which of ``documents`` (int64 [D]) are reordered, bool [D]."""
@@ -111,8 +109,7 @@ class Fim:
         first, second = sorted((draw * (end + 1)) >> 64 for draw in draws)
         prefix, middle, suffix = ids[:first], ids[first:second], ids[second:end]
         mark_prefix, mark_suffix, mark_middle = (
-            np.array([token], ids.dtype)
-            for token in (self.tokens.prefix, self.tokens.suffix, self.tokens.middle)
+            np.array([token], ids.dtype) for token in (self.tokens.prefix, self.tokens.suffix, self.tokens.middle)
         )
         if spm < int(self.spm_rate * 2**64):
             parts = [mark_prefix, mark_suffix, suffix, mark_middle, prefix, middle]

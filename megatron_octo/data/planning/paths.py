@@ -14,9 +14,7 @@ from megatron_octo.common.errors import OctoError
 
 _GROUP = re.compile(r"^\s*\"?\s*[^\s:\"#]+\s*:\s+\S", re.MULTILINE)
 _NAMED = re.compile(r"^\s*(?P<name>[^\s:\"]+)\s*:(?:\s+(?P<rest>.*))?$")
-_HINT = (
-    "write NAME: WEIGHT START:END PREFIX, WEIGHT START:END PREFIX; for example train: 1.0 0:0.95 data/commits"
-)
+_HINT = "write NAME: WEIGHT START:END PREFIX, WEIGHT START:END PREFIX; for example train: 1.0 0:0.95 data/commits"
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,7 @@ class Planner:
         }
         if self._fim:
             self.key["fim"] = [*self._fim[:2], asdict(self._fim[2]), self._pretraining]
-        contents = [
-            m.outputs["bin"].digest if (m := manifests.get(s.prefix)) else None for s in group.sources
-        ]
+        contents = [m.outputs["bin"].digest if (m := manifests.get(s.prefix)) else None for s in group.sources]
         self.corpora_digest = digest_json([self.key, contents])
         # Input of the process that plans ahead.
         self._arguments = {
@@ -128,9 +126,7 @@ class Planner:
         if self._fim is None or not self._pretraining[number]:
             return None
         rate, spm_rate, tokens = self._fim
-        return Fim(
-            rate, spm_rate, tokens, (self.seed, epoch, self._digests[self.group.sources[number].prefix])
-        )
+        return Fim(rate, spm_rate, tokens, (self.seed, epoch, self._digests[self.group.sources[number].prefix]))
 
     def plan(self, epoch: int) -> Plan:
         """Read or make the plan of an epoch; waits for another process that makes it."""

@@ -82,9 +82,7 @@ class Encoder:
 
     def __init__(self, options: EncodeOptions, proven: bool = False):
         self.options = options
-        self.tokenizer = Tokenizer(
-            options.tokenizer, options.eod_token, options.control_text, options.backend, proven
-        )
+        self.tokenizer = Tokenizer(options.tokenizer, options.eod_token, options.control_text, options.backend, proven)
         self._draft = _numbered(draft_maker(options.format, options.keys, self.tokenizer))
         self._dtype = token_dtype(self.tokenizer.vocab_size)
         self.wanted = wanted_columns(options.format, options.keys)
@@ -118,9 +116,7 @@ class Encoder:
             else:
                 drafts.append(draft)
                 places.append(place)
-        block = self._encode(
-            drafts, self._sample(base, places, check_first), lambda index: rows.where(places[index])
-        )
+        block = self._encode(drafts, self._sample(base, places, check_first), lambda index: rows.where(places[index]))
         block.hashes = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
         block.skipped, block.text_bytes = skipped, rows.text_bytes
         return block
@@ -165,9 +161,7 @@ class Encoder:
 
     def _notes(self, drafts: list[Draft]) -> Counter[str]:
         def count(holds: Callable[[str], bool]) -> int:
-            texts = (
-                (part for _, parts in draft for part in parts if isinstance(part, str)) for draft in drafts
-            )
+            texts = ((part for _, parts in draft for part in parts if isinstance(part, str)) for draft in drafts)
             return sum(any(map(holds, parts)) for parts in texts)
 
         notes = Counter({SPELLED: count(self.tokenizer.holds_control)})
@@ -175,9 +169,7 @@ class Encoder:
             notes[LOSSY] = count(self.tokenizer.loses)
         return notes
 
-    def _compare(
-        self, draft: Draft, found: NDArray[np.integer], where: Callable[[int], str], index: int
-    ) -> None:
+    def _compare(self, draft: Draft, found: NDArray[np.integer], where: Callable[[int], str], index: int) -> None:
         parts = [part for _, parts in draft for part in parts]
         encoded = iter(self.tokenizer.encode([part for part in parts if isinstance(part, str)]))
         wanted = chain.from_iterable(next(encoded) if isinstance(part, str) else [part] for part in parts)

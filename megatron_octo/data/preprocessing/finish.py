@@ -45,9 +45,7 @@ def check_existing(prefix: Path, work: WorkDir, options: EncodeOptions, tokenize
         OctoError: there is such a data set.
     """
     files = [Path(f"{prefix}.{suffix}") for suffix in ("bin", "idx")]
-    if not manifest_path(prefix).exists() and (
-        not all(path.exists() for path in files) or work.path.exists()
-    ):
+    if not manifest_path(prefix).exists() and (not all(path.exists() for path in files) or work.path.exists()):
         return
     try:
         manifest = read_manifest(prefix)
@@ -176,18 +174,14 @@ def merge_shards(work: WorkDir, options: EncodeOptions, tokenizer: Tokenizer, di
                 vocab_size=tokenizer.vocab_size,
                 eod_id=tokenizer.eod_id,
                 eod_token=tokenizer.eod_token,
-                control={
-                    token: tokenizer.control_id(token, "a special token") for token in tokenizer.control
-                },
+                control={token: tokenizer.control_id(token, "a special token") for token in tokenizer.control},
                 backend=tokenizer.backend,
                 why_no_fast_path=tokenizer.why_not,
                 compared=sum(shard.checked for shard in shards),
             ),
             inputs=digests.records(),
             outputs={
-                name: FileRecord(
-                    path=f"{prefix.name}.{name}", bytes=int(found["bytes"]), digest=str(found["digest"])
-                )
+                name: FileRecord(path=f"{prefix.name}.{name}", bytes=int(found["bytes"]), digest=str(found["digest"]))
                 for name, found in outputs.items()
             },
             options=_options(options),

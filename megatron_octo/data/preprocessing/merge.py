@@ -50,9 +50,7 @@ class Documents:
         )
 
 
-def merge(
-    shards: Sequence[Shard], writer: IndexedWriter, scratch: Path, *, dedup: bool, shuffle: int | None
-) -> int:
+def merge(shards: Sequence[Shard], writer: IndexedWriter, scratch: Path, *, dedup: bool, shuffle: int | None) -> int:
     """Write the documents of all shards; returns the number of duplicates that were left out.
 
     Args:
@@ -139,9 +137,7 @@ def _by_bucket(keys: NDArray[np.uint64], count: int) -> Iterator[tuple[int, NDAr
 Keyed = tuple[NDArray[np.uint64], Documents]
 
 
-def _keyed(
-    shards: Iterable[Shard], dtype: np.dtype, kept: NDArray[np.bool_] | None, seed: int
-) -> Iterator[Keyed]:
+def _keyed(shards: Iterable[Shard], dtype: np.dtype, kept: NDArray[np.bool_] | None, seed: int) -> Iterator[Keyed]:
     """Yield documents with sort keys: a random permutation of the 64-bit numbers, at the document's number."""
     done = 0
     for shard in shards:
@@ -154,9 +150,7 @@ def _keyed(
         yield mix(mix(numbers, seed), seed), part
 
 
-def _shuffled(
-    source: Iterable[Keyed], total: int, documents: int, bits: int, folder: Path
-) -> Iterator[Documents]:
+def _shuffled(source: Iterable[Keyed], total: int, documents: int, bits: int, folder: Path) -> Iterator[Documents]:
     """Yield documents in the order of their keys. ``total``: bytes of tokens; ``bits``: of the keys still unsorted."""
     if total <= _PART or documents <= 1 or bits <= 8:
         found = list(source)

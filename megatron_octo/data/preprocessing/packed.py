@@ -49,9 +49,7 @@ def open_packed(raw: IO[bytes], kind: Packing, path: str) -> Callable[[int], byt
         except (*_ERRORS, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the format
                 raise
-            raise OctoError(
-                f"damaged {kind} file: {error}", where=path, hint="copy or download it again"
-            ) from None
+            raise OctoError(f"damaged {kind} file: {error}", where=path, hint="copy or download it again") from None
 
     return checked
 
@@ -119,9 +117,7 @@ class _Frames:
             self._fresh, self._packed = False, b""
             if self._decoder.eof:
                 self._packed = (
-                    self._decoder.unused_data.lstrip(self._padding)
-                    if self._padding
-                    else (self._decoder.unused_data)
+                    self._decoder.unused_data.lstrip(self._padding) if self._padding else (self._decoder.unused_data)
                 )
                 self._decoder, self._fresh = self._make(), True
             if data:

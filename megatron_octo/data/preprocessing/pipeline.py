@@ -95,9 +95,7 @@ def preprocess(
     except OSError as error:
         error.filename = error.filename or str(prefix)  # a failed write does not name its file
         if users_mistake(error) is None:
-            raise OctoError(
-                f"reading or writing failed: {error.strerror or error}", where=error.filename
-            ) from None
+            raise OctoError(f"reading or writing failed: {error.strerror or error}", where=error.filename) from None
         raise
 
 
@@ -162,9 +160,7 @@ class _Missing:
             yield piece
 
 
-def _make(
-    work: WorkDir, maker: "functools.partial[ShardMaker]", workers: int, stage: Stage, meter: Meter
-) -> int:
+def _make(work: WorkDir, maker: "functools.partial[ShardMaker]", workers: int, stage: Stage, meter: Meter) -> int:
     """Make the shards of this stage that are not there yet; returns how many there are now.
 
     Raises:
@@ -185,9 +181,7 @@ def _make(
             _say(f"{stale} shards were made from other bytes than the input has now: they were made again")
         if not work.refresh():
             return missing.kept + len(missing.given)
-    raise OctoError(
-        "an input is changed again and again", where=work.inputs[0].path, hint="start when it is complete"
-    )
+    raise OctoError("an input is changed again and again", where=work.inputs[0].path, hint="start when it is complete")
 
 
 def _check(work: WorkDir, maker: "functools.partial[ShardMaker]", workers: int) -> None:

@@ -184,8 +184,7 @@ class ShardMaker:
             0,
             0,
         )
-        skipped: Counter[str] = Counter()
-        notes: Counter[str] = Counter()
+        skipped, notes = Counter[str](), Counter[str]()
         kept: list[Block] = []
         is_first = piece.input == piece.start == 0
         for rows in piece.rows(self._encoder.columns):

@@ -103,9 +103,7 @@ def open_input(path: str) -> Input:
     if not Path(path).exists():
         raise OctoError("no such file", where=path, hint="check --input")
     if not Path(path).is_file():
-        raise OctoError(
-            "not a file", where=path, hint="name the .jsonl files, for example with a shell pattern"
-        )
+        raise OctoError("not a file", where=path, hint="name the .jsonl files, for example with a shell pattern")
     found = Path(path).stat()
     with open(path, "rb") as file:
         head = file.read(8)
@@ -163,9 +161,7 @@ def pieces(inputs: Sequence[Input], size: int, only: Container[int] | None = Non
         elif source.kind == "dataset":
             count = len(open_dataset(source.path))
             step = max(count * size // max(source.size, 1), 1)
-            steps = [
-                (min(step, count - first), source.size * step // count) for first in range(0, count, step)
-            ]
+            steps = [(min(step, count - first), source.size * step // count) for first in range(0, count, step)]
             yield from _groups(number, source, steps, 0)
         else:
             yield from _packed(number, source, min(size, _PACKED_LARGEST))

@@ -42,9 +42,7 @@ def _damage(path: str, place: int | None = None) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         where = path if place is None else f"{path}, after row {place}"
-        raise OctoError(
-            f"damaged parquet file: {error}", where=where, hint="copy or download it again"
-        ) from None
+        raise OctoError(f"damaged parquet file: {error}", where=where, hint="copy or download it again") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -159,9 +157,7 @@ def open_dataset(source: str) -> Any:
         raise OctoError(f"cannot be loaded: {error}", where=source, hint="check name and network") from None
     if isinstance(data, dict):
         if split is None and len(data) > 1:
-            raise OctoError(
-                f"it has the splits {', '.join(data)}", where=source, hint=f"{source}@{next(iter(data))}"
-            )
+            raise OctoError(f"it has the splits {', '.join(data)}", where=source, hint=f"{source}@{next(iter(data))}")
         split = split or next(iter(data))
         if split not in data:
             raise OctoError(f"no split {split!r}; it has {', '.join(data)}", where=source)
@@ -169,9 +165,7 @@ def open_dataset(source: str) -> Any:
     return data
 
 
-def read_dataset(
-    source: str, number: int, start: int, end: int, columns: Sequence[str]
-) -> Iterator[TableRows]:
+def read_dataset(source: str, number: int, start: int, end: int, columns: Sequence[str]) -> Iterator[TableRows]:
     """Read ``columns`` of rows ``start`` .. ``end``."""
     data = open_dataset(source)
     data = data.select_columns([name for name in columns if name in data.column_names])

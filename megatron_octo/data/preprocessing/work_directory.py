@@ -63,9 +63,7 @@ class WorkDir:
                 for other in self.others():
                     with _locked(other / "lock"):
                         if discard:
-                            say(
-                                f"the unfinished run in {other} had other inputs, tokenizer or options: starting anew"
-                            )
+                            say(f"the unfinished run in {other} had other inputs, tokenizer or options: starting anew")
                             shutil.rmtree(other, ignore_errors=True)
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_locked(self.path / "lock", shared=not alone))

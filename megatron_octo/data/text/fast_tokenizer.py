@@ -42,15 +42,13 @@ _LONG, _STRIDE = 192, 16  # bytes of a word from which on it may be too long; se
 _CUT = re.compile(r"\S[ \t\n\r]")
 # Beyond the basic plane only emoji and the ideographs of extension B are common enough to be worth it.
 _RARE_BEYOND = (
-    "\U00010000-\U0001f2ff\U0001f650-\U0001f67f\U0001f6c6-\U0001f90f"
-    "\U0001f93b-\U0001ffff\U0002a6d7-\U0010ffff"
+    "\U00010000-\U0001f2ff\U0001f650-\U0001f67f\U0001f6c6-\U0001f90f\U0001f93b-\U0001ffff\U0002a6d7-\U0010ffff"
 )
 
 # One bit for each class of the byte-level split; bytes beyond ASCII may be of any.
 _CLASSES = np.full(256, 15, np.uint8)
 _CLASSES[:128] = [
-    1 if chr(code).isspace() else 2 if chr(code).isalpha() else 4 if chr(code).isdigit() else 8
-    for code in range(128)
+    1 if chr(code).isspace() else 2 if chr(code).isalpha() else 4 if chr(code).isdigit() else 8 for code in range(128)
 ]
 
 
@@ -109,9 +107,7 @@ class FastPath:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "tokenizer.json")
             kept = {
-                key: description[key]
-                for key in ("version", "pre_tokenizer", "decoder", "model")
-                if key in description
+                key: description[key] for key in ("version", "pre_tokenizer", "decoder", "model") if key in description
             }
             path.write_text(json.dumps({**_NOTHING_ELSE, **kept}))
             try:

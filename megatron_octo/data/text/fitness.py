@@ -47,11 +47,7 @@ def unfit(description: Mapping[str, Any]) -> str | None:
     return (
         _unknown("its file has", description, dict.fromkeys(_SECTIONS))
         or _unfit_model(model)
-        or (
-            f"it normalises text ({_kind(description['normalizer'])})"
-            if description.get("normalizer")
-            else None
-        )
+        or (f"it normalises text ({_kind(description['normalizer'])})" if description.get("normalizer") else None)
         or _unfit_split(description.get("pre_tokenizer"))
         or _unfit_vocabulary(model, description)
     )
@@ -70,9 +66,7 @@ def _unknown(what: str, found: Mapping[str, Any], known: Mapping[str, tuple[Any,
     for key, value in found.items():
         values = known.get(key, ())
         if values is not None and not any(value is good or value == good for good in values):
-            return (
-                f"{what} {key} {value!r}" if isinstance(value, str | bool | float | None) else f"{what} {key}"
-            )
+            return f"{what} {key} {value!r}" if isinstance(value, str | bool | float | None) else f"{what} {key}"
     return None
 
 
@@ -94,9 +88,7 @@ def _unfit_split(split: Mapping[str, Any] | None) -> str | None:
         return "its ByteLevel step adds a space or splits nothing"
     if len(steps) == 2 and not steps[0].get("individual_digits"):
         return "it keeps groups of digits together"
-    return next(
-        filter(None, map(_unknown, ("its split has",) * 2, steps[::-1], (_BYTE_LEVEL, _DIGITS))), None
-    )
+    return next(filter(None, map(_unknown, ("its split has",) * 2, steps[::-1], (_BYTE_LEVEL, _DIGITS))), None)
 
 
 def _unfit_vocabulary(model: Mapping[str, Any], description: Mapping[str, Any]) -> str | None:
@@ -105,9 +97,7 @@ def _unfit_vocabulary(model: Mapping[str, Any], description: Mapping[str, Any]) 
         return "the ids of its vocabulary have gaps or come twice"  # the library would number them anew
     if missing := missing_bytes(description) - _MAY_BE_MISSING:
         return f"its vocabulary lacks {len(missing)} bytes, such as 0x{min(missing):02X}"
-    merges = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
-    ]
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     last = -1
     for merge in merges:
         whole = "".join(merge)

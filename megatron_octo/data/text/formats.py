@@ -108,9 +108,7 @@ class _Maker:
             try:
                 self._ids[token.token] = tokenizer.control_id(token.token, f"format {name}")
             except OctoError as error:
-                raise OctoError(
-                    error.what, where=f"{error.where}, wanted by {token.where}", hint=error.hint
-                ) from None
+                raise OctoError(error.what, where=f"{error.where}, wanted by {token.where}", hint=error.hint) from None
 
     def __call__(self, row: Row, number: int = 0) -> Draft:
         draft: Draft = []
@@ -131,9 +129,7 @@ class _Maker:
     def _turns(self, entry: Turns, row: Row) -> Iterable[tuple[Stretch, Row]]:
         turns = self._value(entry.field, row, entry)
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            raise RowError(
-                "not a list", f"the value of {entry.field!r} is not a list of objects {self._place(entry)}"
-            )
+            raise RowError("not a list", f"the value of {entry.field!r} is not a list of objects {self._place(entry)}")
         for place, turn in enumerate(turns):
             role = turn.get(entry.role)
             if not isinstance(role, str) or role not in entry.roles:
@@ -193,9 +189,7 @@ class _Maker:
                 text = row[name]
                 if not isinstance(text, str):
                     kind = type(text).__name__
-                    raise RowError(
-                        "not a string", f"the value of {name!r} is {kind}, not a string {self._place(part)}"
-                    )
+                    raise RowError("not a string", f"the value of {name!r} is {kind}, not a string {self._place(part)}")
                 if part.basename:
                     text = PurePosixPath(text).name
                 return name, text.strip() if part.strip else text

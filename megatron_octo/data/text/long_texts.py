@@ -47,12 +47,9 @@ class LongTexts:
         self._digits = (description.get("pre_tokenizer") or {}).get("type") == "Sequence"
         model = description["model"]
         added = description.get("added_tokens") or []
-        self._spelled = [
-            (token["content"], bool(token.get("single_word"))) for token in added if token["content"]
-        ]
+        self._spelled = [(token["content"], bool(token.get("single_word"))) for token in added if token["content"]]
         self._wide = any(
-            token.get("lstrip") or token.get("rstrip") or re.search(r"\s", token["content"])
-            for token in added
+            token.get("lstrip") or token.get("rstrip") or re.search(r"\s", token["content"]) for token in added
         )
         self._dtype = np.uint16 if max(model["vocab"].values(), default=0) < 65500 - len(added) else np.uint32
         self._vocabulary, self._merges = model["vocab"], model["merges"]
@@ -64,10 +61,8 @@ class LongTexts:
 
     @functools.cached_property
     def _bare(self) -> Any:
-        pairs = [
-            tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in self._merges
-        ]
-        return Tokenizer(BPE(self._vocabulary, pairs))
+        pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in self._merges]
+        return Tokenizer(BPE(self._vocabulary, pairs))  # type: ignore[arg-type]
 
     def _kind(self, character: str) -> str:
         """Return which run of the split a character belongs to: letter, sign, number or space."""
@@ -135,9 +130,7 @@ class LongTexts:
                 return False
         return True
 
-    def _cut_inside(
-        self, text: str, begin: int, end: int, ids: NDArray[np.integer]
-    ) -> tuple[int, int] | None:
+    def _cut_inside(self, text: str, begin: int, end: int, ids: NDArray[np.integer]) -> tuple[int, int] | None:
         """Find the last token boundary of a part at which it may be cut: tokens before it, and its place."""
         symbols = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         tail = text[max(end - 4 * _AHEAD, begin) : end].encode()

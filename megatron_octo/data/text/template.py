@@ -130,9 +130,7 @@ class _Reader:
             raise self.fail(node, "a list is wanted here")
         return list(node.value)
 
-    def scalar[T](
-        self, node: yaml.Node, kind: Literal["str", "bool", "int", "float"], make: Callable[[str], T]
-    ) -> T:
+    def scalar[T](self, node: yaml.Node, kind: Literal["str", "bool", "int", "float"], make: Callable[[str], T]) -> T:
         tag = f"tag:yaml.org,2002:{kind}"
         if not isinstance(node, yaml.ScalarNode) or (
             node.tag != tag and not (kind == "float" and node.tag[-3:] == "int")
@@ -150,9 +148,7 @@ class _Reader:
         return self.scalar(node, "str", str)
 
     def flag(self, node: yaml.Node | None) -> bool:
-        return node is not None and self.scalar(
-            node, "bool", lambda value: value.lower() in ("true", "yes", "on")
-        )
+        return node is not None and self.scalar(node, "bool", lambda value: value.lower() in ("true", "yes", "on"))
 
     def part(self, node: yaml.Node) -> Part:
         if isinstance(node, yaml.ScalarNode):
@@ -192,9 +188,7 @@ class _Reader:
         return Stretch(CONTEXT if name == "context" else TARGET, parts)
 
     def entry(self, node: yaml.Node) -> Stretch | Turns:
-        found = self.mapping(
-            node, ("context", "target", "each", "role", "roles"), ("context", "target", "each")
-        )
+        found = self.mapping(node, ("context", "target", "each", "role", "roles"), ("context", "target", "each"))
         if "each" not in found:
             if other := next((key for key in ("role", "roles") if key in found), None):
                 raise self.fail(found[other], f"{other!r} has no meaning without 'each'")
@@ -205,9 +199,7 @@ class _Reader:
         if not isinstance(roles, yaml.MappingNode) or not roles.value:
             raise self.fail(roles, "roles with their parts are wanted here")
         sequences = {
-            str(key.value): self.sequence(
-                value, self.mapping(value, ("context", "target"), ("context", "target"))
-            )
+            str(key.value): self.sequence(value, self.mapping(value, ("context", "target"), ("context", "target")))
             for key, value in roles.value
         }
         return Turns(self.text(found["each"]), self.text(found["role"]), sequences, self.where(node))

@@ -135,9 +135,7 @@ class Tokenizer:
             why_not, hint = str(error), "leave --tokenizer-backend out"
         if backend == "auto":
             return None, why_not
-        raise OctoError(
-            f"no fast path with {LIBRARY} for this tokenizer: {why_not}", where=self.path, hint=hint
-        )
+        raise OctoError(f"no fast path with {LIBRARY} for this tokenizer: {why_not}", where=self.path, hint=hint)
 
     @property
     def backend(self) -> str:
@@ -150,11 +148,7 @@ class Tokenizer:
         found = [token for token in EOD_SPELLINGS if token in vocabulary]
         if found[:1] == ["<|endoftext|>"] or len(found) == 1:
             return found[0]
-        what = (
-            f"several tokens may end a document: {', '.join(found)}"
-            if found
-            else "no token that ends a document"
-        )
+        what = f"several tokens may end a document: {', '.join(found)}" if found else "no token that ends a document"
         raise OctoError(what, where=self.path, hint="name it with --eod-token")
 
     def control_id(self, token: str, purpose: str) -> int:

@@ -122,9 +122,7 @@ def _print_counts(
         for reason, count in manifest.notes.items():
             table.add_row("note", f"{count:,} {reason}")
         made = manifest.tokenizer
-        table.add_row(
-            "tokenizer", f"{made.vocab_size:,} ids, end {made.eod_token!r} = {made.eod_id}, {made.path}"
-        )
+        table.add_row("tokenizer", f"{made.vocab_size:,} ids, end {made.eod_token!r} = {made.eod_id}, {made.path}")
         table.add_row("made by", f"version {manifest.version}, format {manifest.options.get('format')}")
     console.print(table, highlight=False)
 
@@ -182,9 +180,7 @@ def _print_document(
 ) -> None:
     """Print a document; targets are green on a terminal, and each run has a heading."""
     tokens, is_target = corpus.document(index)
-    console.print(
-        f"document {index}: {len(tokens):,} tokens, {int(is_target.sum()):,} targets", highlight=False
-    )
+    console.print(f"document {index}: {len(tokens):,} tokens, {int(is_target.sum()):,} targets", highlight=False)
     edges = [0, *(np.flatnonzero(np.diff(is_target)) + 1).tolist(), len(tokens)] if len(tokens) else []
     for begin, end in pairwise(edges):
         learned = bool(is_target[begin])

@@ -46,7 +46,7 @@ def relative_error(model: ModelConfig, compute: Compute, attend: Attend) -> floa
     query, key, value = (part.detach().float() for part in parts)
     last = _attention([query[-1:], key[first:], value[first:]], window=None)
     errors.append(relative(out[-1:], last))
-    errors += [0.0 * part.float().sum() for part in found]  # nan if any element is
+    errors += [0.0 * part.detach().float().sum() for part in found]  # nan if any element is
     return float(torch.stack(errors).max())
 
 

@@ -54,9 +54,7 @@ def choose_backend(model: ModelConfig, compute: Compute, device: torch.device) -
     wanted = compute.attention
     if device.type == "cpu":
         if wanted in _NEED_A_GPU:
-            raise OctoError(
-                f"{_NEED_A_GPU[wanted]} needs a GPU", where="system.attention", hint="use auto or torch"
-            )
+            raise OctoError(f"{_NEED_A_GPU[wanted]} needs a GPU", where="system.attention", hint="use auto or torch")
         text = "torch scaled_dot_product_attention, document by document (CPU)"
         return Backend("unfused", text, False, DocumentAttention)
     if wanted == "unfused":
@@ -102,9 +100,7 @@ def _torch(model: ModelConfig, compute: Compute) -> Backend:
     """
     problem = None
     if model.attention_dropout:
-        problem = (
-            f"without Transformer Engine it has no dropout (attention_dropout {model.attention_dropout})"
-        )
+        problem = f"without Transformer Engine it has no dropout (attention_dropout {model.attention_dropout})"
     elif compute.precision != "bf16":
         problem = f"without Transformer Engine it has no {compute.precision}"
     elif not flash_available():

@@ -53,9 +53,7 @@ def attend(
 class Flash4Attention(PackedAttention):
     """FlashAttention-4 of packed documents, or of rows that are one document each (CUDA, bf16)."""
 
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
+    def _attend(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams) -> Tensor:
         return attend(
             query_THD,
             key_TGD,

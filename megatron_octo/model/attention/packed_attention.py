@@ -87,14 +87,10 @@ class PackedAttention(MegatronModule):
             query_THD, key_TGD = rotate(query_THD, *tables), rotate(key_TGD, *tables)
         return self._attend(query_THD, key_TGD, value_TGD, packed_seq_params)
 
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
+    def _attend(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams) -> Tensor:
         raise NotImplementedError
 
-    def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
-    ) -> dict[str, Any]:
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
         """Return no state: there are no parameters."""
         return {}
 
@@ -102,9 +98,7 @@ class PackedAttention(MegatronModule):
 class DocumentAttention(PackedAttention):
     """Calls scaled_dot_product_attention once per document: on any device and dtype, and the fastest on a CPU."""
 
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
+    def _attend(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         if dropout:
             # Tensor ranks have different heads, so they need different dropout masks.
@@ -112,9 +106,7 @@ class DocumentAttention(PackedAttention):
                 return self._documents(query_THD, key_TGD, value_TGD, packed.cu_seqlens_q.tolist(), dropout)
         return self._documents(query_THD, key_TGD, value_TGD, packed.cu_seqlens_q.tolist(), 0.0)
 
-    def _documents(
-        self, query: Tensor, key: Tensor, value: Tensor, boundaries: list[int], dropout: float
-    ) -> Tensor:
+    def _documents(self, query: Tensor, key: Tensor, value: Tensor, boundaries: list[int], dropout: float) -> Tensor:
         outputs = []
         for start, end in itertools.pairwise(boundaries):
             q_1HTD, k_1GTD, v_1GTD = (t[start:end].transpose(0, 1).unsqueeze(0) for t in (query, key, value))
@@ -153,9 +145,7 @@ class DocumentAttention(PackedAttention):
 class FlashAttention(PackedAttention):
     """Torch's variable-length flash attention (CUDA, bf16, no dropout)."""
 
-    def _attend(
-        self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams
-    ) -> Tensor:
+    def _attend(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, packed: PackedSeqParams) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         # The kernel needs a key and a value for every query head.

@@ -42,9 +42,7 @@ class Rotary:
 @functools.lru_cache(maxsize=4)
 def _tables(rotary: Rotary, device: torch.device) -> tuple[Tensor, Tensor]:
     exponents = torch.arange(0, rotary.dim, 2, dtype=torch.float32, device=device) / rotary.dim
-    angles = torch.outer(
-        torch.arange(rotary.length, dtype=torch.float32, device=device), 1.0 / rotary.base**exponents
-    )
+    angles = torch.outer(torch.arange(rotary.length, dtype=torch.float32, device=device), 1.0 / rotary.base**exponents)
     angles = torch.cat((angles, angles), dim=-1)[:, None]
     return angles.cos(), angles.sin()
 

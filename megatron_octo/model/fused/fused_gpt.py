@@ -87,9 +87,7 @@ class Attention(torch.nn.Module):
 class FeedForward(torch.nn.Module):
     """Two linear layers with gelu between them; the second bias is added by the next norm."""
 
-    def __init__(
-        self, config: TransformerConfig, tensor: TensorGroup, recompute: bool, arithmetic: Arithmetic
-    ):
+    def __init__(self, config: TransformerConfig, tensor: TensorGroup, recompute: bool, arithmetic: Arithmetic):
         super().__init__()
         hidden, inner = config.hidden_size, config.ffn_hidden_size // tensor.size
         self.shared = (tensor, recompute, arithmetic)
@@ -256,9 +254,7 @@ class FusedGPT(LanguageModule):
         weight: Tensor = self.embedding.word_embeddings.weight if self.pre_process else self.output_layer()
         return weight
 
-    def forward(
-        self, tokens_1T: Tensor, positions_1T: Tensor, documents: Documents, labels_T: Tensor
-    ) -> Tensor:
+    def forward(self, tokens_1T: Tensor, positions_1T: Tensor, documents: Documents, labels_T: Tensor) -> Tensor:
         """Return the tokens' losses, fp32 [T], on the last stage, else the next stage's input, [S, 1, H]."""
         hidden_SH = self.hidden_states(tokens_1T, positions_1T, documents)
         if not self.post_process:

@@ -162,9 +162,7 @@ class Projection(torch.autograd.Function):
     """Computes attention's output projection [S, H] without bias, summed over the tensor ranks."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x_TQ: Tensor, weight_HQ: Tensor, tensor: TensorGroup, arithmetic: Arithmetic
-    ) -> Tensor:
+    def forward(ctx: Any, x_TQ: Tensor, weight_HQ: Tensor, tensor: TensorGroup, arithmetic: Arithmetic) -> Tensor:
         """Return the projected rows of this rank, [S, H]."""
         places = tensor.rows(x_TQ.size(0))
         x = [arithmetic.activation(x_TQ[rows]) for rows in places]

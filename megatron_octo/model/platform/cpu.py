@@ -63,9 +63,7 @@ def _replace_cuda_functions() -> None:
     put("current_device", lambda: lambda: _CPU)
     put("set_device synchronize empty_cache reset_peak_memory_stats", lambda: lambda *args, **kwargs: None)
     put("current_stream default_stream", lambda: lambda *args, **kwargs: _NoStream())
-    put(
-        "memory_allocated max_memory_allocated memory_reserved max_memory_reserved", lambda: lambda *a, **k: 0
-    )
+    put("memory_allocated max_memory_allocated memory_reserved max_memory_reserved", lambda: lambda *a, **k: 0)
     put("manual_seed", lambda: lambda seed: torch.default_generator.manual_seed(seed))
     put("stream", lambda: lambda stream: contextlib.nullcontext())
     put("Stream Event", lambda: type("NoStream", (_NoStream,), {}))

@@ -41,9 +41,7 @@ def load_mcore() -> None:
     logging.getLogger("megatron.core").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"megatron\.core")
     # Older supported versions of torch do not have the new names of collectives.
-    warnings.filterwarnings(
-        "ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning
-    )
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     if not torch.cuda.is_available():
         from megatron_octo.model.platform.cpu import install
 

@@ -61,9 +61,7 @@ class AdamW:
             for group in owner.optimizer.param_groups:
                 group.update(fused=True, foreach=False)
 
-    def write_state(
-        self, owner: DistributedOptimizer, key: Any, tensors: dict[str, Tensor], steps: int
-    ) -> None:
+    def write_state(self, owner: DistributedOptimizer, key: Any, tensors: dict[str, Tensor], steps: int) -> None:
         """Replace the state of one parameter, which may have none yet.
 
         Args:

@@ -57,9 +57,7 @@ class Loader:
         steps: batches that will be asked for (None: unknown); nothing is prepared or planned beyond them.
     """
 
-    def __init__(
-        self, stream: RowStream, recipe: Recipe, grid: Grid, position: Position, steps: int | None = None
-    ):
+    def __init__(self, stream: RowStream, recipe: Recipe, grid: Grid, position: Position, steps: int | None = None):
         self._stream, self._grid = stream, grid
         self._global_size, self._micro_size = recipe.batch.global_size, recipe.batch.micro_size
         self._window = recipe.model.sliding_window

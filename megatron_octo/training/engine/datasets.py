@@ -55,11 +55,7 @@ def open_corpora(recipe: Recipe, run: RunDirectory, grid: Grid) -> Corpora:
 
     # Validation reads documents as they are, so that its losses can be compared whatever training does to them.
     train = open_stream(groups[0], recipe.data.fim_rate)
-    valid = (
-        {group.name: open_stream(group) for group in read_groups(recipe.data.valid)}
-        if recipe.data.valid
-        else {}
-    )
+    valid = {group.name: open_stream(group) for group in read_groups(recipe.data.valid)} if recipe.data.valid else {}
     tokenizer = digest_file(recipe.data.tokenizer) if recipe.data.tokenizer else None
     for stream in (train, *valid.values()):
         check_vocabulary(recipe, tokenizer, stream.tokenizer_digest, stream.vocab_size)

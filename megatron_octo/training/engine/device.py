@@ -24,7 +24,8 @@ def own_device(wanted: str = "auto") -> torch.device:
                 hint="check nvidia-smi and the torch build, or use auto",
             )
         # OMP_NUM_THREADS limits the threads, which several ranks of a machine share.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        torch.set_num_threads(max(1, int(threads)) if threads.isdecimal() else 1)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     torch.cuda.set_device(device)

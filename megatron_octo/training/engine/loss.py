@@ -39,9 +39,7 @@ class CrossEntropy:
     def __call__(self, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
         """Return fp32 [tokens]; ``logits_TV`` holds this tensor rank's columns and is overwritten."""
         if self.kind == "fused":
-            losses: Tensor = CrossEntropyOfLogits.apply(
-                logits_TV, labels_T, self._columns, self._first, self._group
-            )
+            losses: Tensor = CrossEntropyOfLogits.apply(logits_TV, labels_T, self._columns, self._first, self._group)
             return losses
         if self._columns < logits_TV.size(1):
             # No label is a padding column, and at the lowest value it adds nothing to the softmax.

@@ -65,9 +65,7 @@ class Network:
         _agree(self.backend, *_ATTENTION)
         self.fused = recipe.compute.fused
         self.core: GPTModel | FusedGPT = (
-            FusedGPT(*self.setup, grid, self.backend)
-            if self.fused
-            else build_model(*self.setup, grid, self.backend)
+            FusedGPT(*self.setup, grid, self.backend) if self.fused else build_model(*self.setup, grid, self.backend)
         )
         self.kernels, self.chosen = {"attention": self.backend.name}, f"attention: {self.backend}"
         if isinstance(self.core, FusedGPT):
@@ -128,9 +126,7 @@ class Network:
                 output = chunk(micro.tokens_1T, micro.positions_1T, documents, micro.labels_T)
             else:
                 packed = packed_params(micro.boundaries, micro.longest)
-                output = chunk(
-                    micro.tokens_1T, micro.positions_1T, None, packed_seq_params=packed, **unrounded
-                )
+                output = chunk(micro.tokens_1T, micro.positions_1T, None, packed_seq_params=packed, **unrounded)
             return output, lambda last: self._loss(last, micro, batch.divisor)
 
         # Megatron-core's wrapper would copy bf16 logits to fp32 and back.

@@ -40,9 +40,7 @@ class Reporter:
     def __init__(self, recipe: Recipe, grid: Grid, run: RunDirectory):
         self._recipe, self._grid, self._active = recipe, grid, grid.is_main
         self._positions = recipe.batch.global_size * recipe.data.seq_length
-        self._peak = (
-            peak_flops(torch.cuda.get_device_name(grid.device)) if grid.device.type == "cuda" else None
-        )
+        self._peak = peak_flops(torch.cuda.get_device_name(grid.device)) if grid.device.type == "cuda" else None
         self._attempt, self._path = run.attempt, run.path
         self._started: float | None = None
         self._first_step = 0
@@ -60,9 +58,7 @@ class Reporter:
         self._jsonl = open(path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - open for the life of the run
         self._log = open(path / "logs" / f"attempt-{self._attempt:03d}.log", "a", encoding="utf-8")  # noqa: SIM115
         if self._recipe.log.wandb_project and not importlib.util.find_spec("wandb"):
-            raise OctoError(
-                "wandb is not installed", where="log.wandb_project", hint="pip install -e .[wandb]"
-            )
+            raise OctoError("wandb is not installed", where="log.wandb_project", hint="pip install -e .[wandb]")
         if sys.stderr.isatty():
             from rich.progress import Progress, TextColumn
             from rich.table import Column
@@ -120,9 +116,7 @@ class Reporter:
         if self._log:
             print(f"{FORMULA}; {LORA_FORMULA}" if self._recipe.lora else FORMULA, file=self._log, flush=True)
         if self._peak:
-            self.say(
-                f"MFU = FLOPs / (step time * GPUs * {self._peak / 1e12:.0f} TFLOP/s), the GPU's dense bf16 peak"
-            )
+            self.say(f"MFU = FLOPs / (step time * GPUs * {self._peak / 1e12:.0f} TFLOP/s), the GPU's dense bf16 peak")
 
     def step(
         self,
@@ -161,9 +155,7 @@ class Reporter:
             "targets": totals.targets,
             "step_s": seconds,
             "data_s": data_seconds,
-            "memory_gib": torch.cuda.max_memory_allocated() / 2**30
-            if self._grid.device.type == "cuda"
-            else None,
+            "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if self._grid.device.type == "cuda" else None,
             "epoch": row.epoch,
             "row": row.row,
             "attempt": self._attempt,
@@ -185,11 +177,7 @@ class Reporter:
         self._count += 1
         self._jsonl.write(json.dumps(record) + "\n")
         self._jsonl.flush()
-        numbers = {
-            key: value
-            for key, value in record.items()
-            if key not in ("step", "skipped") and value is not None
-        }
+        numbers = {key: value for key, value in record.items() if key not in ("step", "skipped") and value is not None}
         if self._board:
             for key, value in numbers.items():
                 self._board.add_scalar(f"train/{key}", value, record["step"])
@@ -226,9 +214,7 @@ class Reporter:
         self.say(f"step {step} | {name} loss {loss:.4f}")
         if self._active:
             with open(self._path / VALIDATION, "a", encoding="utf-8") as file:
-                file.write(
-                    json.dumps({"step": step, "name": name, "loss": loss, "attempt": self._attempt}) + "\n"
-                )
+                file.write(json.dumps({"step": step, "name": name, "loss": loss, "attempt": self._attempt}) + "\n")
             if self._board:
                 self._board.add_scalar(f"{name}/loss", loss, step)
             if self._wandb:

@@ -65,9 +65,7 @@ class StepLists:
     def __init__(self, inner: MegatronOptimizer, rule: AdamW, device: torch.device, kernels: Any):
         self._inner, self._rule, self._kernels = inner, rule, kernels
         self._owners = distributed_optimizers(inner)
-        self._go = torch.zeros(
-            1, dtype=torch.int, device=device
-        )  # a flag that the update's kernel only reads
+        self._go = torch.zeros(1, dtype=torch.int, device=device)  # a flag that the update's kernel only reads
         self._made: _Lists | None = None
 
     def forget(self) -> None:

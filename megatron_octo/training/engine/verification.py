@@ -5,6 +5,7 @@ times (of its content, and of its inode, which no program can set) are as they w
 others. It does not see a disk that changes a byte by itself: ``inspect PREFIX --full`` reads everything again.
 """
 
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,9 +52,10 @@ class Verified:
     text: str = ""
 
     def write(self, run: Path) -> None:
-        """Write the record; on rank 0, once the run is open."""
-        if self.entries:
-            write_json(run / RECORD, self.entries)
+        """Write the record; on rank 0, once the run is open. Without one the files are read again."""
+        with contextlib.suppress(OSError):
+            if self.entries:
+                write_json(run / RECORD, self.entries)
 
 
 def _read(run: Path) -> dict[str, _Entry]:
@@ -89,9 +91,7 @@ def verify_tokens(prefixes: set[str], run: Path, grid: Grid) -> Verified:
         raise problem
     fresh = {prefix: {**entry, "verified": time.strftime("%FT%TZ", time.gmtime())} for prefix, entry in due}
     size = sum(entry["bytes"] for _, entry in due)
-    parts = [
-        f"{len(due)} compared with their digests ({size / 1e9:.3g} GB in {time.monotonic() - started:.0f} s)"
-    ]
+    parts = [f"{len(due)} compared with their digests ({size / 1e9:.3g} GB in {time.monotonic() - started:.0f} s)"]
     parts += [f"{len(known)} the same files as when they were compared ({RECORD})"] if known else []
     text = "token files: " + ", ".join(parts if due else parts[1:]) if due or known else ""
     return Verified({**known, **fresh}, text)

@@ -43,9 +43,7 @@ class Readiness:
 
     def lines(self) -> list[str]:
         """Return a line for each check, problems with place and hint."""
-        wrong = [
-            f"WRONG    {name}: {error}".replace("\n", "\n         ") for name, error in self.problems.items()
-        ]
+        wrong = [f"WRONG    {name}: {error}".replace("\n", "\n         ") for name, error in self.problems.items()]
         return [
             *(f"ok       {line}" for line in self.good),
             *(f"WARNING  {line}" for line in self.warnings),
@@ -65,9 +63,7 @@ class Readiness:
             raise OctoError("\n- ".join([f"{len(items)} things would stop this run", *items]))
 
 
-def check_recipe(
-    recipe: Recipe, ranks: int | None = None, *, data: bool = True, lock: bool = True
-) -> Readiness:
+def check_recipe(recipe: Recipe, ranks: int | None = None, *, data: bool = True, lock: bool = True) -> Readiness:
     """Look for everything that would stop a run, in a second or two and without changing anything.
 
     Args:

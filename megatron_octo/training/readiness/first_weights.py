@@ -45,9 +45,7 @@ def check_match(recipe: Recipe, folder: Path, corpora: str | None, tokenizer: st
     return None
 
 
-def check_continues(
-    manifest: Manifest, path: Path, recipe: Recipe, corpora: str | None, tokenizer: str | None
-) -> None:
+def check_continues(manifest: Manifest, path: Path, recipe: Recipe, corpora: str | None, tokenizer: str | None) -> None:
     """Check by its manifest that a checkpoint is of this very run.
 
     Raises:

@@ -29,16 +29,12 @@ def missing_records(run: Path, step: int) -> list[str]:
     last = last_recorded_step(run)
     if step == 0 and last is not None:
         saved = max([read_state(run).saved or 0, *(each.saved_step or 0 for each in read_attempts(run))])
-        lost = (
-            f"WARNING: step {saved} was saved, but all checkpoints are gone"
-            if saved
-            else "nothing was saved yet"
-        )
+        lost = f"WARNING: step {saved} was saved, but all checkpoints are gone" if saved else "nothing was saved yet"
         return [f"{lost}: a run that recorded steps up to {last} begins again at step 1"]
     try:
         gaps = find_gaps(read_samples(run), step) if step else []
-    except OctoError as error:
-        gaps = [error.what]
+    except (OctoError, OSError) as error:
+        gaps = [error.what if isinstance(error, OctoError) else str(error)]
     if not gaps:
         return []
     more = f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""
@@ -85,9 +81,7 @@ def load_newest(
         reader, problems = _open(path, lambda manifest: set(manifest.files), grid)
         if reader:
             check(reader)
-            problems = _gathered(partial(load, reader), grid) or damage(
-                reader, set(reader.manifest.files), grid
-            )
+            problems = _gathered(partial(load, reader), grid) or damage(reader, set(reader.manifest.files), grid)
             if not problems:
                 return reader
         say(f"WARNING: {path.name} is damaged and will not be used: {'; '.join(problems)}")
@@ -190,9 +184,7 @@ def _damaged(path: Path, problems: list[str]) -> OctoError:
     )
 
 
-def _open(
-    path: Path, files: Callable[[Manifest], set[str]], grid: Grid
-) -> tuple[CheckpointReader | None, list[str]]:
+def _open(path: Path, files: Callable[[Manifest], set[str]], grid: Grid) -> tuple[CheckpointReader | None, list[str]]:
     """Open a checkpoint on all ranks; None, and the problems, if its manifest or a file's size is wrong."""
     opened: list[CheckpointReader] = []
 

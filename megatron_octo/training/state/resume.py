@@ -84,11 +84,7 @@ def resume(
         network.start_from(start)
         if start:
             check_whole(start, grid)
-        say(
-            f"starting from the weights of {start.directory}"
-            if start
-            else f"fresh start, seed {recipe.train.seed}"
-        )
+        say(f"starting from the weights of {start.directory}" if start else f"fresh start, seed {recipe.train.seed}")
         return RunState(base=base_record(start) if start and recipe.lora else {})
     if base:
         check_whole(base, grid)

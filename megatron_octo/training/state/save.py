@@ -39,6 +39,4 @@ class Save:
     def paths(self, hidden: bool) -> list[Path]:
         """Return the targets' directories; hidden ones are of this attempt alone."""
         name = layout.step_name(self.step)
-        return [
-            target.folder / (f".{name}.{self.attempt}.tmp" if hidden else name) for target in self.targets
-        ]
+        return [target.folder / (f".{name}.{self.attempt}.tmp" if hidden else name) for target in self.targets]

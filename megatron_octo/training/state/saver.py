@@ -121,9 +121,7 @@ class Saver:
         """
         started = time.perf_counter()
         self.wait()
-        save = self._save = Save(
-            step, self._attempt, self._targets(state, *self.due(step, last)), Future(), started
-        )
+        save = self._save = Save(step, self._attempt, self._targets(state, *self.due(step, last)), Future(), started)
         self._grid.main_first(self._make_directories)  # before any rank writes
         copy = self._copy if self._copy and self._copy.ready() else None
         with self._network.gathered():
@@ -210,9 +208,7 @@ class Saver:
             records = {}
             for name, stored in target.part.files.items():
                 path = directory / name
-                records[name] = (
-                    copy.write(path, stored, self._cancelled) if copy else write_directly(path, stored)
-                )
+                records[name] = copy.write(path, stored, self._cancelled) if copy else write_directly(path, stored)
             write_part(directory, self._grid.rank, records, target.part.tensors)
 
     def _commit(self, save: Save) -> None:
@@ -279,8 +275,7 @@ class Saver:
             raise error  # a bug of ours keeps its traceback
         kind = MachineError if all(machines for _, machines in problems) else OctoError
         raise kind(
-            f"checkpoint of step {save.step} could not be written: "
-            + "; ".join(text for text, _ in problems),
+            f"checkpoint of step {save.step} could not be written: " + "; ".join(text for text, _ in problems),
             where=save.paths(hidden=False)[0],
             hint="older checkpoints are untouched; fix the cause and start again to resume from the last one",
         )

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from megatron_octo.architectures.parameters import WORD_EMBEDDINGS, ParameterSpec
-from megatron_octo.checkpoint.directory import Fragment, TensorEntry
-from megatron_octo.checkpoint.rank_parts import Entries
+from megatron_octo.checkpoint.directory import Entries, Fragment, TensorEntry
 from megatron_octo.checkpoint.reader import CheckpointReader
 from megatron_octo.checkpoint.tensor_writer import TensorSpec
 from megatron_octo.common.torch_dtypes import DTYPE_NAMES, DTYPES
@@ -64,9 +63,7 @@ def _owned(model: torch.nn.Module, recipe: Recipe, grid: Grid) -> list[Held]:
     return found
 
 
-def weights_part(
-    model: torch.nn.Module, recipe: Recipe, grid: Grid, dtype: torch.dtype | None = None
-) -> StatePart:
+def weights_part(model: torch.nn.Module, recipe: Recipe, grid: Grid, dtype: torch.dtype | None = None) -> StatePart:
     """Return the weights that this rank stores, rounded to ``dtype``; none unless it is data-parallel rank 0."""
     part = StatePart()
     file = f"weights-tp{grid.tensor_rank:02d}-pp{grid.pipeline_rank:02d}.safetensors"
@@ -152,10 +149,7 @@ def load_state(
             for target, kind in sources.items():
                 found[target].append(reader.read_flat(held.spec.name, kind, *place))
         shard.write(
-            {
-                target: pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-                for target, pieces in found.items()
-            },
+            {target: pieces[0] if len(pieces) == 1 else torch.cat(pieces) for target, pieces in found.items()},
             steps,
         )
     if manifest.layout != grid.layout.sizes():

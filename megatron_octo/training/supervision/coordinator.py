@@ -249,8 +249,5 @@ class Hub:
         now = time.monotonic()
         # The connection of rank 0 itself stays, and a silent rank cannot leave.
         leaving = {peer.rank for peer in self._peers.values() if now - peer.heard < self._silence} - {0, None}
-        while (
-            leaving & {peer.rank for peer in self._peers.values()}
-            and time.monotonic() < now + _LEAVING_SECONDS
-        ):
+        while leaving & {peer.rank for peer in self._peers.values()} and time.monotonic() < now + _LEAVING_SECONDS:
             self._listen(self._beat / 2)

@@ -87,11 +87,7 @@ def current_frame() -> str | None:
         if "megatron" in file and not file.endswith("model/platform/cpu.py"):  # which is under every call
             return _line(file, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back
-    return (
-        _line(innermost.f_code.co_filename, innermost.f_lineno, innermost.f_code.co_name)
-        if innermost
-        else None
-    )
+    return _line(innermost.f_code.co_filename, innermost.f_lineno, innermost.f_code.co_name) if innermost else None
 
 
 def stacks() -> str:

@@ -135,9 +135,7 @@ def _first_node() -> tuple[str, str]:
 
 def stand_alone() -> None:
     """Set torch's variables for a run of one process."""
-    os.environ.update(
-        RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
-    )
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
 
 
 def allow_open_files(world: int) -> None:
@@ -173,9 +171,7 @@ class _Ranks:
         self.processes: list[subprocess.Popen[bytes]] = []
         for number in SIGNALS:
             signal.signal(number, self._pass_on)
-        environment = dict(
-            os.environ, WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
-        )
+        environment = dict(os.environ, WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
         command = [sys.executable, "-m", "megatron_octo.train", *arguments]
         for rank in range(count):

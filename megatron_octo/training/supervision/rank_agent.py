@@ -115,9 +115,7 @@ class Watch:
         if age < self._limit / 2:  # the rest costs a little, and is needed for a rank that hangs
             return status
         collective, waits, started = waiting_in()
-        return Status(
-            self.rank, self._host, step, phase, age, collective, waits or age, started, current_frame()
-        )
+        return Status(self.rank, self._host, step, phase, age, collective, waits or age, started, current_frame())
 
     def _listen(self) -> None:
         heard = now = time.monotonic()
@@ -143,11 +141,7 @@ class Watch:
             if messages is None or now - heard > self._silence:
                 if self._ended.wait(self._beat):  # this process is leaving anyway
                     return
-                why = (
-                    "its process has ended"
-                    if messages is None
-                    else f"no message from it for {self._silence:.0f} s"
-                )
+                why = "its process has ended" if messages is None else f"no message from it for {self._silence:.0f} s"
                 host = os.environ["MASTER_ADDR"]
                 lost = Verdict(records.LOST_RANK, (0,), f"rank 0 ({host}); {why}")
                 self._leave(self._failing or lost, hub_is_gone=True)
@@ -185,8 +179,7 @@ class Watch:
             prefix = f"[rank {self.rank}] " if self.rank else ""
             what = verdict.what.replace("; ", "\n  ")
             text = (
-                verdict.text
-                or f"{prefix}error: {verdict.kind}: {what}{self._where(verdict.kind == records.LOST_RANK)}"
+                verdict.text or f"{prefix}error: {verdict.kind}: {what}{self._where(verdict.kind == records.LOST_RANK)}"
             )
             print(text, file=sys.stderr, flush=True)
         if self._hub_thread:
@@ -204,8 +197,7 @@ class Watch:
         )
         return (
             f"\n  where: {records.error_path(*self._run, self.rank).parent} has the stacks of the ranks that ran"
-            "\n  hint:  start the same command again, it resumes from the last checkpoint"
-            + (killed if lost else "")
+            "\n  hint:  start the same command again, it resumes from the last checkpoint" + (killed if lost else "")
         )
 
     def _record(self, verdict: Verdict, **more: Any) -> None:

@@ -34,9 +34,7 @@ def meet(timeout: timedelta) -> dist.Store:
         store.wait(["missing"], timeout + timedelta(seconds=30))
         missing = store.get("missing").decode()
     except dist.DistError as error:
-        raise NoMainRankError(
-            f"rank 0 was there and is gone: {_first_line(error)}", where=_address()
-        ) from None
+        raise NoMainRankError(f"rank 0 was there and is gone: {_first_line(error)}", where=_address()) from None
     if missing:
         ranks = missing.split(",")
         more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
@@ -54,9 +52,7 @@ def _open_store(rank: int, timeout: timedelta) -> dist.Store:
     # torchrun's agent has one already, and restarts workers in the same one.
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store = dist.TCPStore(
-            host, port, is_master=rank == 0 and not agent, timeout=timeout, wait_for_workers=False
-        )
+        store = dist.TCPStore(host, port, is_master=rank == 0 and not agent, timeout=timeout, wait_for_workers=False)
     except dist.DistError as error:
         what = "cannot listen" if rank == 0 and not agent else f"rank 0 did not answer rank {rank}"
         raise NoMainRankError(

@@ -171,6 +171,7 @@ def test_calls_and_states_change_nothing(tmp_path: Path) -> None:
         b"ctorch\nFloatStorage\n(K\x01tR",
         b"cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00aK\x01sb",
         b"cmegatron.x\nsystem\n(X\x02\x00\x00\x00lstR",
+        b"ctorch._utils\n_rebuild_parameter\n)R}X\x04\x00\x00\x00nameK\x01sb",
         b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02tR",
     )
     for call in calls:

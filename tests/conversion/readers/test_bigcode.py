@@ -31,9 +31,7 @@ def hf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensors]:
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), LAYOUTS)
-def test_reads_what_the_fork_writes(
-    hf: tuple[Path, Tensors], tensor: int, pipeline: int, tmp_path: Path
-) -> None:
+def test_reads_what_the_fork_writes(hf: tuple[Path, Tensors], tensor: int, pipeline: int, tmp_path: Path) -> None:
     write_legacy(tmp_path / "legacy", hf[1], MODEL.num_layers, tensor, pipeline)
     to_hf(tmp_path / "legacy", tmp_path / "hf", vocab_size=MODEL.vocab_size)
     found = load_file(tmp_path / "hf/model.safetensors")
@@ -45,9 +43,7 @@ def test_reads_what_the_fork_writes(
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), LAYOUTS)
-def test_writes_what_the_fork_reads(
-    hf: tuple[Path, Tensors], tensor: int, pipeline: int, tmp_path: Path
-) -> None:
+def test_writes_what_the_fork_reads(hf: tuple[Path, Tensors], tensor: int, pipeline: int, tmp_path: Path) -> None:
     """torch.load gives the tensors of the description, under its names and in its nesting."""
     out = tmp_path / "legacy"
     to_bigcode(open_weights(hf[0], stream=True), out, tensor=tensor, pipeline=pipeline)
@@ -104,8 +100,7 @@ def test_published_sizes(sizes: tuple[int, ...], total: int, fused: list[int]) -
     listed = {part.key: part for part in stage_tensors(model, vocabulary, 1)}
     assert sum(torch.Size(part.shape).numel() for part in listed.values()) == total
     query, shared = (
-        listed[f"language_model.encoder.layers.0.self_attention.{name}.weight"]
-        for name in ("query", "key_value")
+        listed[f"language_model.encoder.layers.0.self_attention.{name}.weight"] for name in ("query", "key_value")
     )
     assert [query.shape[0] + shared.shape[0], query.shape[1]] == fused
     assert shared.shape == (256, hidden) and shared.axis is None and query.axis == 0
@@ -115,7 +110,7 @@ def test_true_vocabulary_and_tokenizer_survive(hf: tuple[Path, Tensors], tmp_pat
     to_bigcode(open_weights(hf[0]), tmp_path / "legacy", tensor=8)
     assert main(["from-bigcode", str(tmp_path / "legacy"), str(tmp_path / "ours")]) == 0
     assert open_weights(tmp_path / "ours").manifest.model.vocab_size == 1001
-    # The fork itself notes nothing: all rows are real unless somebody knows better.
+    # The fork itself notes nothing: all rows are real unless the caller says otherwise.
     write_legacy(tmp_path / "theirs", hf[1], MODEL.num_layers, 8, 1)
     assert open_weights(tmp_path / "theirs").manifest.model.vocab_size == 1024
     for source in ("theirs", "legacy"):
@@ -151,9 +146,7 @@ def test_a_planted_payload_does_not_run(
             run_command(lambda argv=[command, str(tmp_path / "legacy"), *output]: main(argv))  # type: ignore[misc]
         assert stop.value.code == 2
         error = capfd.readouterr().err
-        assert (
-            "posix.system" in error and "mp_rank_00/model_optim_rng.pt" in error and "Traceback" not in error
-        )
+        assert "posix.system" in error and "mp_rank_00/model_optim_rng.pt" in error and "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["legacy"]
 
 

@@ -120,9 +120,7 @@ def our_step(run: Path) -> tuple[Any, Any, dict[str, Any]]:
     from megatron_octo.model.platform.grid import lone_grid
     from megatron_octo.model.weights import held_parameters, load_weights
 
-    recipe = load_recipe(
-        run / "recipe.yaml", ["parallel={}", f"data.train='train: 1 0:1 {run.parent / 'corpus'}'"]
-    )
+    recipe = load_recipe(run / "recipe.yaml", ["parallel={}", f"data.train='train: 1 0:1 {run.parent / 'corpus'}'"])
     with lone_grid(torch.device("cpu")) as grid:
         network = build_model(
             recipe.model, recipe.compute, grid, choose_backend(recipe.model, recipe.compute, grid.device)
@@ -355,6 +353,4 @@ def test_a_base_that_was_moved_is_named(folder: Path, tmp_path: Path) -> None:
         assert main(["to-hf", "--adapter", str(folder / "run"), str(tmp_path / "adapter")]) == 0
     finally:
         moved.rename(folder / "base")
-    assert (tmp_path / "out/model.safetensors").read_bytes() == (
-        folder / "merged/model.safetensors"
-    ).read_bytes()
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (folder / "merged/model.safetensors").read_bytes()

@@ -17,9 +17,7 @@ def test_gptdataset_reads_our_files(tmp_path: Path) -> None:
     from megatron.core.datasets.utils import Split
 
     generator = np.random.default_rng(0)
-    documents = [
-        [(generator.integers(1, 900, length).tolist(), 1)] for length in generator.integers(3, 40, 60)
-    ]
+    documents = [[(generator.integers(1, 900, length).tolist(), 1)] for length in generator.integers(3, 40, 60)]
     write(tmp_path / "p", documents)
     config = GPTDatasetConfig(
         random_seed=1,
@@ -35,9 +33,7 @@ def test_gptdataset_reads_our_files(tmp_path: Path) -> None:
     indexed = IndexedDataset(str(tmp_path / "p"))
     total = sum(len(document[0][0]) for document in documents)
     count = (total - 1) // 16
-    dataset = GPTDataset(
-        indexed, str(tmp_path / "p"), np.arange(60, dtype=np.int32), count, Split.train, config
-    )
+    dataset = GPTDataset(indexed, str(tmp_path / "p"), np.arange(60, dtype=np.int32), count, Split.train, config)
     # The samples are windows of the documents in the order that it drew, in an order that it drew again.
     running = np.concatenate([documents[number][0][0] for number in dataset.document_index])
     for place in range(count):

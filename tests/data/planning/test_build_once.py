@@ -87,7 +87,7 @@ def test_a_dead_maker_of_this_host_is_replaced_at_once(tmp_path: Path) -> None:
 
 
 def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
-    """Processes that take and give back a lock, killed wherever they are: none leaves one that nobody owns."""
+    """Processes that take and give back a lock, killed wherever they are: none leaves a lock without an owner."""
     script = (
         "import sys; from pathlib import Path; from megatron_octo.data.planning.build_once import holding, take_lock\n"
         "print(flush=True)\n"
@@ -95,9 +95,7 @@ def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
         "    with holding(Path(sys.argv[1])): pass"
     )
     for moment in range(10):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path / "it")], stdout=subprocess.PIPE
-        )
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "it")], stdout=subprocess.PIPE)
         assert process.stdout
         process.stdout.readline()
         time.sleep(0.01 + 0.0037 * moment)
@@ -176,9 +174,7 @@ def test_who_fails_gives_way(tmp_path: Path) -> None:
     make_once(tmp_path / "it", (tmp_path / "it").mkdir)
 
 
-def test_the_next_epoch_is_planned_by_one_process_ahead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_epoch_is_planned_by_one_process_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many ranks read past the middle of an epoch: one starts a process, and its plan is the one they would make."""
     monkeypatch.setattr(stream, "AHEAD", 10)
     write(tmp_path / "p", tagged([[(3, 0), (4, 1)] for _ in range(200)]))
@@ -204,7 +200,7 @@ def test_the_next_epoch_is_planned_by_one_process_ahead(
     planner = Planner(group, RowSettings(cache_dir=tmp_path / "plans", **options))
     assert plan_directory(planner.cache, {**planner.key, "epoch": 1}).is_dir()
     assert not list((tmp_path / "plans").glob(".*"))
-    monkeypatch.setattr(Planner, "build", None)  # nobody builds it again
+    monkeypatch.setattr(Planner, "build", None)  # it is not built again
     expected = Planner(group, RowSettings(cache_dir=tmp_path / "other", **options))
     monkeypatch.undo()
     assert np.array_equal(ranks[0]._plan(1).order, expected.build(1).order)

@@ -24,9 +24,7 @@ bodies = st.lists(st.integers(10, 60000), max_size=60)
 
 @settings(max_examples=300, deadline=None)
 @given(bodies, st.booleans(), st.floats(0, 1), st.integers(0, 2**40), st.integers(0, 5))
-def test_joined_pieces_are_the_document(
-    body: list[int], end: bool, spm: float, document: int, epoch: int
-) -> None:
+def test_joined_pieces_are_the_document(body: list[int], end: bool, spm: float, document: int, epoch: int) -> None:
     ids = np.array([*body, 0] if end else body, np.int32)
     fim = Fim(1.0, spm, TOKENS, (7, epoch, "digest"))
     made = fim.apply(ids, document)
@@ -63,9 +61,9 @@ def test_seed_epoch_and_data_set_decide() -> None:
     for other in chosen[1:3]:
         assert 0.4 < (chosen[0] == other).mean() < 0.6
     # One document at a time gives what all at once give.
-    assert [bool(Fim(0.5, 0.5, TOKENS, (1, 0)).chosen(documents[i : i + 1])[0]) for i in range(50)] == chosen[
-        0
-    ][:50].tolist()
+    assert [bool(Fim(0.5, 0.5, TOKENS, (1, 0)).chosen(documents[i : i + 1])[0]) for i in range(50)] == chosen[0][
+        :50
+    ].tolist()
 
 
 @pytest.mark.parametrize("names", SPELLINGS)
@@ -105,9 +103,7 @@ def stream(folder: Path, names: str = "p", cache: str = "plans", **options: obje
 def held(rows: RowStream, epoch: int) -> dict[tuple[int, int], list[int]]:
     """Tokens of each document of an epoch that stayed whole."""
     return {
-        (s.source, s.document): s.tokens.tolist()
-        for row in range(rows.rows(epoch))
-        for s in rows.segments(epoch, row)
+        (s.source, s.document): s.tokens.tolist() for row in range(rows.rows(epoch)) for s in rows.segments(epoch, row)
     }
 
 

@@ -18,9 +18,7 @@ GOLDEN_ROWS = [[4], [3, 9], [6], [2, 8], [1], [0, 5, 7]]
 NOTHING = np.empty(0, np.int64)
 
 
-def pack(
-    lengths: NDArray[np.int64], capacity: int, *key: int
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def pack(lengths: NDArray[np.int64], capacity: int, *key: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     items = [(np.arange(len(lengths)), lengths)]
     found = Packing(items, len(lengths), len(lengths), capacity, *key)
     assert found.used().sum() == lengths.sum() and found.used().max() <= capacity
@@ -54,9 +52,7 @@ def test_every_item_once(capacity: int, step: int, data: st.DataObject) -> None:
     order, offsets = expected
     assert sorted(order.tolist()) == list(range(len(sizes)))
     assert np.add.reduceat(sizes[order], offsets[:-1]).max() <= capacity
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # the size of the blocks that are computed at once changes nothing
+    with pytest.MonkeyPatch.context() as patch:  # the size of the blocks that are computed at once changes nothing
         patch.setattr(packing, "STEP", step)
         assert all(map(np.array_equal, expected, pack(sizes, capacity, 3, 0)))
 

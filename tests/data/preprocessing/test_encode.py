@@ -45,9 +45,7 @@ def test_good_rows(line: bytes) -> None:
     assert parse_row(line, [b'"text"'])["text"] == "a"
 
 
-@pytest.mark.parametrize(
-    "message", ["failed to allocate memory", "Not enough memory to allocate buffer for parsing"]
-)
+@pytest.mark.parametrize("message", ["failed to allocate memory", "Not enough memory to allocate buffer for parsing"])
 def test_memory_is_no_bad_row(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     """The library reports a lack of memory as an error of syntax."""
 

@@ -66,9 +66,7 @@ def test_packed_lines_have_the_same_places(
 
 
 @pytest.mark.parametrize("kind", sorted(PACK))
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: data[:9] + b"x" * 12 + data[21:]]
-)
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:9] + b"x" * 12 + data[21:]])
 def test_damaged_files(tmp_path: Path, damage: Callable[[bytes], bytes], kind: Packing) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(damage(PACK[kind](bytes(range(256)).replace(b"\n", b"") * 400 + b"\n")))

@@ -25,9 +25,7 @@ def drop(tree: dict[str, Any], symbol: str) -> None:
     model = tree["model"]
     model["merges"] = [merge for merge in model["merges"] if symbol not in "".join(merge)]
     words = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    model["vocab"] = {
-        word: number for number, word in enumerate(word for word in words if symbol not in word)
-    }
+    model["vocab"] = {word: number for number, word in enumerate(word for word in words if symbol not in word)}
 
 
 def swap(tree: dict[str, Any]) -> None:
@@ -73,9 +71,7 @@ REFUSED: list[tuple[str, Change]] = [
 
 
 @pytest.mark.parametrize(("says", "change"), REFUSED, ids=[says for says, _ in REFUSED])
-def test_what_is_not_proven_equal_is_for_the_reference(
-    tree: dict[str, Any], says: str, change: Change
-) -> None:
+def test_what_is_not_proven_equal_is_for_the_reference(tree: dict[str, Any], says: str, change: Change) -> None:
     assert unfit(tree) is None
     change(tree)
     assert says in str(unfit(tree))
@@ -84,9 +80,7 @@ def test_what_is_not_proven_equal_is_for_the_reference(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tree: tree.update(
-            truncation={"max_length": 3}, padding={"pad_id": 1}, post_processor={"a": 1}
-        ),
+        lambda tree: tree.update(truncation={"max_length": 3}, padding={"pad_id": 1}, post_processor={"a": 1}),
         lambda tree: tree["model"].update(dropout=0.0, fuse_unk=True, end_of_word_suffix=""),
         lambda tree: tree["model"].update(merges=[" ".join(merge) for merge in tree["model"]["merges"]]),
         lambda tree: drop(tree, "ñ"),  # stands for the byte 0xF1, of planes in which nothing is assigned

@@ -56,9 +56,7 @@ def test_other_columns(tokenizer_file: Path) -> None:
         ("commits", {"old_contents": "a", "new_contents": "b"}, "missing key", "'subject' or 'message'"),
     ],
 )
-def test_bad_rows(
-    tokenizer_file: Path, name: FormatName, row: dict[str, Any], reason: str, says: str
-) -> None:
+def test_bad_rows(tokenizer_file: Path, name: FormatName, row: dict[str, Any], reason: str, says: str) -> None:
     with pytest.raises(RowError) as caught:
         draft_maker(name, Keys(), Tokenizer(tokenizer_file))(row)
     assert caught.value.reason == reason

@@ -35,9 +35,7 @@ RUNS += ["<|endoftext|>", "a<fim_prefix>", "\x1c", "\x0b", "return ", "def f(x):
 
 
 @pytest.fixture(params=["auto", "reference"])
-def tokenizer(
-    request: pytest.FixtureRequest, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> Tokenizer:
+def tokenizer(request: pytest.FixtureRequest, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
     monkeypatch.setattr(long_texts, "SIZE", 100)
     monkeypatch.setattr("megatron_octo.data.text.tokenizer.LONG", 100)
     monkeypatch.setattr(long_texts, "_AHEAD", 40)

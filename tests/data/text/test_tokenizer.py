@@ -60,9 +60,7 @@ def test_saved_truncation_is_ignored(tokenizer_file: Path, tmp_path: Path) -> No
         (["</s>"], "<end>", "has no token '<end>'"),
     ],
 )
-def test_unclear_end_of_document(
-    tmp_path: Path, control: list[str], eod_token: str | None, says: str
-) -> None:
+def test_unclear_end_of_document(tmp_path: Path, control: list[str], eod_token: str | None, says: str) -> None:
     path = train_tokenizer(tmp_path / "t.json", control)
     with pytest.raises(OctoError) as caught:
         Tokenizer(path, eod_token)

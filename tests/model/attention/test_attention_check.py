@@ -18,9 +18,7 @@ def attention(window: int | None, wrong: str = "") -> Attend:
     def attend(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int) -> Tensor:
         assert query.dtype == torch.bfloat16 and int(boundaries.diff().max()) <= longest
         outputs = []
-        for start, end in itertools.pairwise(
-            [0, len(query)] if wrong == "documents" else boundaries.tolist()
-        ):
+        for start, end in itertools.pairwise([0, len(query)] if wrong == "documents" else boundaries.tolist()):
             row, column = torch.arange(end - start)[:, None], torch.arange(end - start)[None, :]
             seen = (column <= row) & (column > row - (window or len(query)))
             q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
@@ -49,14 +47,9 @@ def test_it_tells_right_from_wrong(
     other = None if window else 8
     assert not relative_error(recipe.model, recipe.compute, attention(other)) < 5 * TOLERANCE
     if not window:
-        assert (
-            not relative_error(recipe.model, recipe.compute, attention(window, wrong="documents"))
-            < 5 * TOLERANCE
-        )
+        assert not relative_error(recipe.model, recipe.compute, attention(window, wrong="documents")) < 5 * TOLERANCE
     for wrong in (*GRADIENTS, "nan"):
-        assert not relative_error(recipe.model, recipe.compute, attention(window, wrong=wrong)) < TOLERANCE, (
-            wrong
-        )
+        assert not relative_error(recipe.model, recipe.compute, attention(window, wrong=wrong)) < TOLERANCE, wrong
 
 
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

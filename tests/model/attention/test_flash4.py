@@ -77,9 +77,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     load_mcore()
     from megatron_octo.model.attention import flash4
 
-    functions = SimpleNamespace(
-        flash_attn_varlen_func=flash_attn_varlen_func, flash_attn_func=flash_attn_func
-    )
+    functions = SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func, flash_attn_func=flash_attn_func)
     monkeypatch.setattr(flash4, "_library", lambda: functions)
     asked.clear()
 
@@ -140,9 +138,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(backend, "using_transformer_engine", lambda: found.engine)
-    monkeypatch.setattr(
-        backend, "_transformer_engine", lambda model, compute: backend.Backend("te", "TE", True, None)
-    )
+    monkeypatch.setattr(backend, "_transformer_engine", lambda model, compute: backend.Backend("te", "TE", True, None))
     torchs = backend.Backend("torch", "torch's", False, object)
     monkeypatch.setattr(backend, "_torch", lambda model, compute: torchs)
     monkeypatch.setattr(flash4, "_library", lambda: None)

@@ -68,8 +68,7 @@ def test_equals_a_dense_masked_softmax(
     attention = DocumentAttention(attention_config(groups, window), 1, None, "self", rotary=rotary)
     generator = torch.Generator().manual_seed(len(boundaries))
     inputs = [
-        torch.randn(40, heads, HEAD_DIM, generator=generator, requires_grad=True)
-        for heads in (HEADS, groups, groups)
+        torch.randn(40, heads, HEAD_DIM, generator=generator, requires_grad=True) for heads in (HEADS, groups, groups)
     ]
     packed = packed_params(torch.tensor(boundaries, dtype=torch.int32), 40)
     ours = attention(*inputs, None, packed_seq_params=packed)
@@ -147,9 +146,7 @@ def test_documents_never_see_each_other(
     first[0:20] = torch.randint(1, 1001, (20,), generator=generator)
     middle[35] = (row[35] + 1) % 1001
     last[50:] = torch.randint(1, 1001, (14,), generator=generator)
-    for logits in run_ranks(
-        world, logits_of, make_recipe(**sections), [row, first, middle, last], boundaries
-    ):
+    for logits in run_ranks(world, logits_of, make_recipe(**sections), [row, first, middle, last], boundaries):
         plain, other_first, other_middle, other_last = logits
         assert torch.equal(plain[20:], other_first[20:])
         assert torch.equal(plain[:50], other_last[:50])

@@ -45,9 +45,7 @@ def lengths(recipe: Recipe) -> list[tuple[list[int], int, int]]:
 
 
 @pytest.mark.parametrize("parallel", [{"tensor": 2}, {"pipeline": 2}], ids=["tp2", "pp2"])
-def test_micro_batches_bound_their_documents(
-    make_recipe: Callable[..., Recipe], parallel: dict[str, int]
-) -> None:
+def test_micro_batches_bound_their_documents(make_recipe: Callable[..., Recipe], parallel: dict[str, int]) -> None:
     recipe = make_recipe(
         model={"max_position_embeddings": 600},
         data={"seq_length": 600},
@@ -101,6 +99,4 @@ def test_plans_of_past_epochs_are_removed(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, small_corpus(tmp_path), checkpoint={"interval": 5})
     run.train(2, "train.steps=15")
     assert run.curve()[-1][3] >= 5  # epochs
-    assert (
-        len(list((run.path / "plans").iterdir())) == 3
-    )  # the first, which starts describe, and the last two
+    assert len(list((run.path / "plans").iterdir())) == 3  # the first, which starts describe, and the last two

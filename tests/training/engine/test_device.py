@@ -25,6 +25,15 @@ def test_the_cpu_and_no_more_threads_than_given(wanted: str, monkeypatch: pytest
     monkeypatch.delenv("OMP_NUM_THREADS")
     own_device(wanted)
     assert torch.get_num_threads() == 1
+    for value, threads in (
+        ("2,1", 2),
+        ("", 1),
+        ("0", 1),
+        ("many", 1),
+    ):  # OpenMP takes a list, one number per level
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        own_device(wanted)
+        assert torch.get_num_threads() == threads
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

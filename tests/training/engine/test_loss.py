@@ -17,9 +17,7 @@ from tests.distributed import run_ranks
 TOKENS = 96
 
 
-def sharded_loss(
-    recipe: Recipe, logits_TV: Tensor, labels_T: Tensor, weights_T: Tensor
-) -> tuple[Tensor, ...]:
+def sharded_loss(recipe: Recipe, logits_TV: Tensor, labels_T: Tensor, weights_T: Tensor) -> tuple[Tensor, ...]:
     """Losses, weighted loss and gradient of this tensor rank's columns."""
     from megatron_octo.model.platform.grid import Grid
     from megatron_octo.training.engine.loss import CrossEntropy, weighted_loss
@@ -49,9 +47,7 @@ def sharded_loss(
 def test_equals_log_softmax_over_the_true_vocabulary(
     make_recipe: Callable[..., Recipe], world: int, vocabulary: int, multiple: int, dtype: torch.dtype
 ) -> None:
-    recipe = make_recipe(
-        model={"vocab_size": vocabulary, "vocab_multiple": multiple}, parallel={"tensor": world}
-    )
+    recipe = make_recipe(model={"vocab_size": vocabulary, "vocab_multiple": multiple}, parallel={"tensor": world})
     generator = torch.Generator().manual_seed(vocabulary)
     logits = (torch.randn(TOKENS, recipe.model.padded_vocab_size, generator=generator) * 4).to(dtype)
     logits[:, vocabulary:] = 50.0  # padding that would win, were it let in
@@ -100,17 +96,13 @@ def test_loss_of_an_epoch_equals_its_definition(
         if learned.any():
             documents.append(pretended(ids[:-1].astype(float), ids[1:].astype(float))[learned])
     expected = (
-        np.mean([values.mean() for values in documents])
-        if norm_target_loss
-        else np.concatenate(documents).mean()
+        np.mean([values.mean() for values in documents]) if norm_target_loss else np.concatenate(documents).mean()
     )
 
     (group,) = read_groups(f"train: 1.0 0:0.9 {corpus}")
     stream = RowStream(
         group,
-        RowSettings(
-            seq_length=64, seed=3, loss_on=loss_on, norm_target_loss=norm_target_loss, cache_dir=tmp_path
-        ),
+        RowSettings(seq_length=64, seed=3, loss_on=loss_on, norm_target_loss=norm_target_loss, cache_dir=tmp_path),
     )
     rows = [(0, row) for row in range(stream.rows(0))]
     total = 0.0
@@ -142,9 +134,7 @@ def step_gradients(recipe: Recipe) -> tuple[float, dict[str, list[tuple[int, int
     batch = loader.next()
     loss = reduce_totals(network.gradients(batch), batch, False, grid).loss
     loader.close()
-    names = {
-        held.parameter: held.key for held in held_parameters(network.core, recipe.model, recipe.compute, grid)
-    }
+    names = {held.parameter: held.key for held in held_parameters(network.core, recipe.model, recipe.compute, grid)}
     found: dict[str, list[tuple[int, int, Tensor]]] = {}
     for shard in network.optimizer.shards():
         gradient: Any = shard.parameter.main_grad
@@ -175,9 +165,7 @@ def test_micro_batches_and_replicas_change_no_gradient(
     common = {"train": {"norm_target_loss": norm_target_loss}}
     baseline = run_ranks(1, step_gradients, make_recipe(**common, batch={"micro_size": 8}))
     loss, gradients = baseline[0][0], gathered(baseline)
-    assert (
-        max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-2
-    )  # there is something to compare
+    assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-2  # there is something to compare
     for world, micro in layouts:
         answers = run_ranks(world, step_gradients, make_recipe(**common, batch={"micro_size": micro}))
         assert all(answer[0] == pytest.approx(loss, abs=1e-6) for answer in answers)

@@ -16,15 +16,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def test_tensorboard_shows_each_step_once(
-    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_shows_each_step_once(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     valid = {"eval": {"interval": 3, "steps": 1}}
     run = TestRun(tmp_path, corpus, log={"tensorboard": True}, checkpoint={"interval": 2}, **valid)
     words = (f"data.valid=valid: 1.0 0:1 {corpus}",)
-    # Steps 3 and 4 are done and not saved; a bug ends the run with its event file closed by nobody.
+    # Steps 3 and 4 are done and not saved; a bug ends the run and leaves its event file open.
     monkeypatch.setenv("OCTO_FAULT", "rank=0,step=4,kind=exception,phase=saving")
     assert set(exit_codes(run.start(2, *words))) == {1}
     monkeypatch.delenv("OCTO_FAULT")
@@ -66,9 +64,7 @@ def history(path: Path) -> list[dict[str, float]]:
         place += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
             items = Record.FromString(whole).history.item
-            found += [{(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items}] * bool(
-                items
-            )
+            found += [{(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in items}] * bool(items)
             whole = b""
     return found
 
@@ -94,8 +90,6 @@ def test_wandb_takes_steps_that_are_computed_again(
 
 def test_wandb_that_is_not_installed(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: name != "wandb" and find(name, *more)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "wandb" and find(name, *more))
     run = TestRun(tmp_path, corpus)
     assert "wandb is not installed" in run.fails(2, "log.wandb_project=x")

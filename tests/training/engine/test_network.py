@@ -41,12 +41,8 @@ def _network_without_quack_on_rank_1(recipe: Recipe) -> dict[str, str]:
 
 
 def test_all_ranks_take_one_mlp(make_recipe: Callable[..., Recipe]) -> None:
-    assert run_ranks(1, _network_without_quack_on_rank_1, make_recipe()) == [
-        {"attention": "unfused", "mlp": "plain"}
-    ]
-    with pytest.raises(
-        OctoError, match=r"compute the MLP differently. Rank 0: QuACK. Rank 1: torch's"
-    ) as raised:
+    assert run_ranks(1, _network_without_quack_on_rank_1, make_recipe()) == [{"attention": "unfused", "mlp": "plain"}]
+    with pytest.raises(OctoError, match=r"compute the MLP differently. Rank 0: QuACK. Rank 1: torch's") as raised:
         run_ranks(2, _network_without_quack_on_rank_1, make_recipe())
     assert "system.mlp=plain" in str(raised.value)
 
@@ -113,6 +109,4 @@ def _draws_of_a_validation(tree: dict[str, Any]) -> list[bool]:
 
 
 def test_validation_leaves_random_states_alone(tmp_path: Path) -> None:
-    assert run_ranks(1, _draws_of_a_validation, recipe_tree(tmp_path / "corpus", tmp_path / "run")) == [
-        [True, False]
-    ]
+    assert run_ranks(1, _draws_of_a_validation, recipe_tree(tmp_path / "corpus", tmp_path / "run")) == [[True, False]]

@@ -42,8 +42,7 @@ def test_a_start_is_short_and_says_what_is_not_the_default(tmp_path: Path, corpu
     assert any(line.startswith("  system: ") and "timeout_minutes 1 h 30 min" in line for line in start)
     assert "keep_every" not in text
     assert (
-        "changed: optimizer.lr: 0.001 -> 0.002 (the learning rate follows the new curve from the next step on)"
-        in start
+        "changed: optimizer.lr: 0.001 -> 0.002 (the learning rate follows the new curve from the next step on)" in start
     )
     assert any(line.startswith("changed: train.steps: 3 -> 4 (training ends there") for line in start)
 
@@ -65,6 +64,4 @@ def test_step_loss_and_eta_are_seen_on_80_columns(tmp_path: Path, corpus: Path) 
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "\n").splitlines()
     bars = [line for line in lines if line.startswith("step ") and "loss" in line]
     assert bars and all(len(line) <= 80 for line in bars)
-    assert all(re.search(r"step \d+/40 \| loss \d\.\d{4} \| ETA [\d:?]+ \| ", line) for line in bars), bars[
-        -1
-    ]
+    assert all(re.search(r"step \d+/40 \| loss \d\.\d{4} \| ETA [\d:?]+ \| ", line) for line in bars), bars[-1]

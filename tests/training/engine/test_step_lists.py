@@ -130,9 +130,7 @@ def test_equals_the_step_of_megatron_core(layout: str, make_recipe: Callable[...
             for kind in ("weights", *KINDS):
                 assert ours[kind]
                 for mine, other in zip(ours[kind], theirs[kind], strict=True):
-                    assert mine.dtype == (
-                        torch.bfloat16 if (precision, kind) == ("bf16", "weights") else torch.float32
-                    )
+                    assert mine.dtype == (torch.bfloat16 if (precision, kind) == ("bf16", "weights") else torch.float32)
                     assert torch.equal(mine, other), (precision, clip, kind)
 
 
@@ -294,7 +292,7 @@ def gradients_again(recipe: Recipe) -> dict[str, Any]:
         found.append([parameter.main_grad.clone() for parameter in network.core.parameters()])
 
     remember()
-    remember()  # nobody has cleared
+    remember()  # not cleared yet
     network.optimizer.step(0.0)  # clips them
     network.clear_gradients()
     written_first = [each for each in network.core.parameters() if hasattr(each, "gradient_is_stale")]

@@ -67,9 +67,7 @@ def test_plan_cache_cannot_be_written(make_recipe: MakeRecipe, tmp_path: Path) -
 def test_another_process_trains_here(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path; from megatron_octo.runfiles.run_lock import RunLock\n"
     code += "RunLock.acquire(Path(sys.argv[1]), 1); print('locked', flush=True); time.sleep(60)"
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
-    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout and other.stdout.readline() == "locked\n"
         problem = str(check_recipe(make_recipe()).problems["lock"])
@@ -109,9 +107,7 @@ def test_wandb_is_missing(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPat
 
 
 def test_several_problems_are_one_error(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(
-        data={"train": f"train: 1 0:1 {tmp_path / 'nothing'}", "tokenizer": str(tmp_path / "t.json")}
-    )
+    recipe = make_recipe(data={"train": f"train: 1 0:1 {tmp_path / 'nothing'}", "tokenizer": str(tmp_path / "t.json")})
     found = check_recipe(recipe, ranks=3)
     with pytest.raises(OctoError) as error:
         found.stop()

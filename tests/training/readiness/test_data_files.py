@@ -56,9 +56,7 @@ def test_an_empty_range(make_recipe: MakeRecipe, data: Path) -> None:
 
 
 def test_data_paths_that_cannot_be_read(make_recipe: MakeRecipe, data: Path) -> None:
-    assert (
-        "no such file of data paths" in problems(make_recipe, data, data={"train": "nowhere"})["data.train"]
-    )
+    assert "no such file of data paths" in problems(make_recipe, data, data={"train": "nowhere"})["data.train"]
     two = {"train": f"a: 1 0:1 {data}; b: 1 0:1 {data}"}
     assert "2 groups of training data" in problems(make_recipe, data, data=two)["data.train"]
 

@@ -121,9 +121,7 @@ def test_damaged_checkpoints_are_passed_over_aloud(tmp_path: Path, corpus: Path,
 
 
 @pytest.mark.parametrize("kind", list(DAMAGES)[3:])
-def test_damaged_manifests_are_passed_over_aloud(
-    tmp_path: Path, corpus: Path, whole: TestRun, kind: str
-) -> None:
+def test_damaged_manifests_are_passed_over_aloud(tmp_path: Path, corpus: Path, whole: TestRun, kind: str) -> None:
     run = copy_of(whole, tmp_path, corpus)
     damage, message = DAMAGES[kind]
     damage(run.step(6))

@@ -37,9 +37,7 @@ def first_step(run: TestRun, world: int, source: Path, *overrides: str) -> tuple
     [(1, []), (2, ["parallel.tensor=2", "model.vocab_multiple=512"]), (2, ["parallel.pipeline=2"])],
     ids=["one", "tp2-padded-more", "pp2"],
 )
-def test_other_formats_give_the_same_start(
-    tmp_path: Path, trained: TestRun, world: int, layout: list[str]
-) -> None:
+def test_other_formats_give_the_same_start(tmp_path: Path, trained: TestRun, world: int, layout: list[str]) -> None:
     corpus = trained.folder / "small"
     run = TestRun(tmp_path, corpus, checkpoint=NEVER)
     expected = first_step(run, 1, trained.step(3))

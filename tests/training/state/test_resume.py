@@ -108,9 +108,7 @@ def test_other_attention_than_before_is_said(tmp_path: Path, corpus: Path) -> No
     for what, before in (("attention", "te"), ("mlp", "quack")):
         assert f"computed {what} with {before}: it will not go on to the last bit" in text
     third = run.path / "attempts/003.json"  # of a version that did not say what computed the MLP
-    third.write_text(
-        json.dumps({key: value for key, value in json.loads(third.read_text()).items() if key != "mlp"})
-    )
+    third.write_text(json.dumps({key: value for key, value in json.loads(third.read_text()).items() if key != "mlp"}))
     assert "computed mlp with kernels that it does not name" in run.train(1, "train.steps=5")
     first.write_text("{")
     assert run.train(1, "train.steps=6").count(said) == 1  # the log has all attempts

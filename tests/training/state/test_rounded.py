@@ -93,9 +93,7 @@ def test_a_run_starts_from_the_rounded_weights(run: TestRun, corpus: Path, tmp_p
     write_checkpoint(open_weights(run.step(4)), tmp_path / "bare", optimizer=False)
     curves = []
     for name, source in (("whole", run.step(4)), ("weights", tmp_path / "bare")):
-        other = TestRun(
-            tmp_path, corpus, name, train={"precision": "bf16"}, checkpoint={"init_from": str(source)}
-        )
+        other = TestRun(tmp_path, corpus, name, train={"precision": "bf16"}, checkpoint={"init_from": str(source)})
         other.train(2, "train.steps=2", "parallel.tensor=2")
         curves.append(other.curve())
     assert curves[0] == curves[1]
@@ -141,9 +139,7 @@ def test_adapters_beside_a_bf16_run(run: TestRun, corpus: Path, tmp_path: Path) 
     adapters.train(2, "train.steps=1")
     assert "resuming at step 1" in adapters.train(2, "train.steps=2", "parallel.tensor=2")
     merged, base = open_weights(adapters.path), CheckpointReader(run.step(4))
-    changed = [
-        name for name in base.names() if not torch.equal(merged.read(name).bfloat16(), base.read(name))
-    ]
+    changed = [name for name in base.names() if not torch.equal(merged.read(name).bfloat16(), base.read(name))]
     assert changed and all(name.endswith("linear_fc2.weight") for name in changed)
 
 

@@ -39,15 +39,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["fp32", "tp2-bf16"],
 )
-def test_the_same_checkpoints_either_way(
-    tmp_path: Path, corpus: Path, world: int, sections: dict[str, Any]
-) -> None:
+def test_the_same_checkpoints_either_way(tmp_path: Path, corpus: Path, world: int, sections: dict[str, Any]) -> None:
     runs = {}
     for asynchronous in (True, False):
         checkpoint = {"interval": 2, "keep": 9, "asynchronous": asynchronous}
-        run = runs[asynchronous] = TestRun(
-            tmp_path / str(asynchronous), corpus, checkpoint=checkpoint, **sections
-        )
+        run = runs[asynchronous] = TestRun(tmp_path / str(asynchronous), corpus, checkpoint=checkpoint, **sections)
         text = run.train(world)
         # Training learns of the end of the write after step 3, and of the commit after step 4, at the earliest.
         events = re.findall(r"^(step|saved) (?:\S*step-0000000)?(\d)", text, re.MULTILINE)
@@ -80,7 +76,7 @@ def test_what_is_kept_and_weights_alone(tmp_path: Path, corpus: Path) -> None:
     assert alone.names() == whole.names()
     for name in whole.names():
         assert torch.equal(alone.read(name), whole.read(name).bfloat16())
-    # They are somebody's start, and with the recipe's precision they are one file with the checkpoint's.
+    # Another run may start from them, and with the recipe's precision they are one file with the checkpoint's.
     other = TestRun(
         tmp_path,
         corpus,
@@ -89,9 +85,7 @@ def test_what_is_kept_and_weights_alone(tmp_path: Path, corpus: Path) -> None:
     )
     assert f"starting from the weights of {weights / 'step-00000005'}" in other.train(1, "train.steps=1")
     name = "weights-tp00-pp00.safetensors"
-    one, two = (
-        load_file(path / name) for path in (other.step(1), other.path / layout.WEIGHTS / "step-00000001")
-    )
+    one, two = (load_file(path / name) for path in (other.step(1), other.path / layout.WEIGHTS / "step-00000001"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     only = TestRun(tmp_path, corpus, "only", checkpoint={"interval": 0, "weights_every": 1})
     only.train(1, "train.steps=1")
@@ -168,7 +162,7 @@ def test_a_run_that_was_lost_is_left_alone(tmp_path: Path, corpus: Path, error: 
     tree = recipe_tree(corpus, tmp_path / "run", checkpoint={"interval": 1, "asynchronous": True})
     ((code, said, names),) = run_ranks(1, save_and_lose_the_run, tree, error)
     assert str(error) in said
-    assert code == (2 if type(error) is OctoError else 76), "what a restart may mend asks for one"
+    assert code == (2 if type(error) is OctoError else 76), "an error that a restart may fix requests one"
     assert names == [".step-00000001.1.tmp"], "not committed; and what lies there may be the other's by now"
 
 

@@ -36,9 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> TestRun:
     return run
 
 
-def with_fault(
-    run: TestRun, monkeypatch: pytest.MonkeyPatch, fault: str, *overrides: str
-) -> tuple[list[int], str]:
+def with_fault(run: TestRun, monkeypatch: pytest.MonkeyPatch, fault: str, *overrides: str) -> tuple[list[int], str]:
     """Exit codes and output of a start with a fault; the next one has none."""
     monkeypatch.setenv("OCTO_FAULT", fault)
     codes = exit_codes(run.start(2, *overrides))
@@ -289,9 +287,7 @@ def test_who_is_behind() -> None:
 
 def test_faults_are_read() -> None:
     assert read_faults("") == []
-    assert read_faults(
-        "rank=1,step=7,kind=hang; rank=0, step=2, kind=slow, seconds=0.5, attempt=*, phase=data"
-    ) == [
+    assert read_faults("rank=1,step=7,kind=hang; rank=0, step=2, kind=slow, seconds=0.5, attempt=*, phase=data") == [
         Fault("hang", 1, 7),
         Fault("slow", 0, 2, "data", None, 0.5),
     ]
@@ -305,9 +301,7 @@ def test_faults_are_read() -> None:
             read_faults(text)
 
 
-@pytest.mark.parametrize(
-    "record", ['{"entries": [{"state": "scheduled"}]}', "[]", '{"entries": 3}', "nonsense"]
-)
+@pytest.mark.parametrize("record", ['{"entries": [{"state": "scheduled"}]}', "[]", '{"entries": 3}', "nonsense"])
 def test_a_flight_recorder_of_another_version(monkeypatch: pytest.MonkeyPatch, record: str) -> None:
     """What cannot be read says nothing, and ends no thread."""
     import torch._C._distributed_c10d as c10d

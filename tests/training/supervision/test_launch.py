@@ -29,17 +29,13 @@ SRUN = {
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    clean = {
-        key: value for key, value in os.environ.items() if not key.startswith("SLURM") and key not in NAMES
-    }
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM") and key not in NAMES}
     monkeypatch.setattr(os, "environ", clean)
     return clean
 
 
 @pytest.mark.parametrize("name", [*TORCHRUN, *SRUN])
-@pytest.mark.parametrize(
-    "value", [None, "", "-1", "1e3", "two", "99999999999999999999999", "\u0661", "no such host"]
-)
+@pytest.mark.parametrize("value", [None, "", "-1", "1e3", "two", "99999999999999999999999", "\u0661", "no such host"])
 def test_wrong_variables_are_named(environment: dict[str, str], name: str, value: str | None) -> None:
     environment.update(TORCHRUN if name in TORCHRUN else SRUN)
     environment.pop(name)
@@ -87,9 +83,7 @@ def started(run: TestRun, *, files: int | None = None, **variables: str) -> tupl
         if files:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
-    clean = {
-        key: value for key, value in os.environ.items() if not key.startswith("SLURM") and key not in NAMES
-    }
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM") and key not in NAMES}
     before = time.monotonic()
     answer = subprocess.run(
         [sys.executable, "-m", "megatron_octo.train", str(run.recipe)],

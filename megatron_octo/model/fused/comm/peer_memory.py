@@ -21,9 +21,7 @@ class PeerMemory:
         RuntimeError: Too little GPU memory is free.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
-    ):
+    def __init__(self, group: dist.ProcessGroup, shape: tuple[int, int], dtype: torch.dtype, device: torch.device):
         import torch.distributed._symmetric_memory as symmetric
 
         self._group, self._dtype = group, dtype

@@ -66,6 +66,4 @@ def tensor_group(model: ModelConfig, compute: Compute, grid: Grid) -> TensorGrou
         problem = _any_problem(problem, grid)
     if problem and wanted == "peer":
         raise OctoError(f"no shared memory: {problem}", where="system.tensor_transport", hint="use auto")
-    return TensorGroup(
-        grid.tensor_group, grid.layout.tensor, grid.tensor_rank, sequence, None if problem else peer
-    )
+    return TensorGroup(grid.tensor_group, grid.layout.tensor, grid.tensor_rank, sequence, None if problem else peer)

@@ -47,9 +47,7 @@ def _cross_entropy_backward(  # type: ignore[no-untyped-def]
     tl.store(at, tl.where(column < valid, gradient, 0.0), mask=column < width)
 
 
-def cross_entropy_forward(
-    logits_TV: Tensor, labels_T: Tensor, valid: int, first: int
-) -> tuple[Tensor, Tensor]:
+def cross_entropy_forward(logits_TV: Tensor, labels_T: Tensor, valid: int, first: int) -> tuple[Tensor, Tensor]:
     """Compute :func:`.torch_reference.cross_entropy_forward`."""
     rows, width = logits_TV.shape
     log_sum, target = logits_TV.new_empty((2, rows), dtype=torch.float32)

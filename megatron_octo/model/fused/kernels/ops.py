@@ -18,12 +18,8 @@ def _by_device(kernels: str, name: str) -> Callable[..., Any]:
     return call
 
 
-add_norm_forward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _by_device(
-    "norm_kernels", "add_norm_forward"
-)
-add_norm_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = _by_device(
-    "norm_kernels", "add_norm_backward"
-)
+add_norm_forward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _by_device("norm_kernels", "add_norm_forward")
+add_norm_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = _by_device("norm_kernels", "add_norm_backward")
 gelu_forward: Callable[..., Tensor] = _by_device("gelu_kernels", "gelu_forward")
 gelu_backward: Callable[..., tuple[Tensor, Tensor]] = _by_device("gelu_kernels", "gelu_backward")
 cross_entropy_forward: Callable[..., tuple[Tensor, Tensor]] = _by_device(

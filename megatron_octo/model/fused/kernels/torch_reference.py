@@ -111,9 +111,7 @@ def gelu_backward(dy_TF: Tensor, x_TF: Tensor, exact: bool, measure: bool = Fals
     return dx, column_sums(dx)
 
 
-def cross_entropy_forward(
-    logits_TV: Tensor, labels_T: Tensor, valid: int, first: int
-) -> tuple[Tensor, Tensor]:
+def cross_entropy_forward(logits_TV: Tensor, labels_T: Tensor, valid: int, first: int) -> tuple[Tensor, Tensor]:
     """Return the log of the sum of exponentials over this rank's columns, and the label's logit; fp32 [T].
 
     Args:
@@ -159,6 +157,4 @@ def add_rows_(table_RH: Tensor, rows_T: Tensor, d_TH: Tensor) -> None:
         d_TH: Gradients, fp32 or bf16.
     """
     mine = (rows_T >= 0) & (rows_T < table_RH.size(0))
-    table_RH += torch.ops.aten.embedding_dense_backward(
-        d_TH[mine].float(), rows_T[mine], table_RH.size(0), -1, False
-    )
+    table_RH += torch.ops.aten.embedding_dense_backward(d_TH[mine].float(), rows_T[mine], table_RH.size(0), -1, False)

@@ -97,12 +97,8 @@ class Fp8(Arithmetic):
         return before, self._gelu(before, self._e4m3.with_scale(gelu_kernels.gelu_largest(before, False)))
 
     @override
-    def input_gradient(
-        self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False
-    ) -> Tensor:
-        self._backward_gemm(
-            weight_NK, d_MN, layout="NN", out_dtype=out_MK.dtype, out=out_MK, accumulate=accumulate
-        )
+    def input_gradient(self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False) -> Tensor:
+        self._backward_gemm(weight_NK, d_MN, layout="NN", out_dtype=out_MK.dtype, out=out_MK, accumulate=accumulate)
         return out_MK
 
     @override
@@ -113,6 +109,4 @@ class Fp8(Arithmetic):
 
     @override
     def add_weight_gradient(self, main_NK: Tensor, d_MN: Operand, x_MK: Operand, accumulate: bool) -> None:
-        self._backward_gemm(
-            x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, out=main_NK, accumulate=accumulate
-        )
+        self._backward_gemm(x_MK, d_MN, layout="NT", out_dtype=main_NK.dtype, out=main_NK, accumulate=accumulate)

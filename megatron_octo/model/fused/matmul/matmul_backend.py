@@ -73,9 +73,7 @@ class Arithmetic:
         before, activated = gemm.linear_gelu(x_MK, weight_NK, bias_N, self.exact)
         return before, self.activation(activated)
 
-    def input_gradient(
-        self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False
-    ) -> Tensor:
+    def input_gradient(self, d_MN: Operand, weight_NK: Operand, out_MK: Tensor, accumulate: bool = False) -> Tensor:
         """Write ``d @ weight`` to ``out``, or add it, and return ``out``."""
         if accumulate:
             return out_MK.addmm_(d_MN, weight_NK)

@@ -61,9 +61,7 @@ def why_not(model: ModelConfig, compute: Compute) -> str | None:
     return LIBRARY.examine(obstacle, lambda: relative_error(model, compute))
 
 
-def in_fp32(
-    x: Tensor, up: Tensor, bias: Tensor, d: Tensor, down: Tensor, before: Tensor, exact: bool
-) -> list[Tensor]:
+def in_fp32(x: Tensor, up: Tensor, bias: Tensor, d: Tensor, down: Tensor, before: Tensor, exact: bool) -> list[Tensor]:
     """Compute the two products in plain torch and fp32.
 
     Returns:

@@ -46,9 +46,7 @@ def stand_in(wrong: str = "") -> SimpleNamespace:
 def test_the_mlp_is_the_same(exact: bool, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quack, "_epilogues", stand_in)
     inputs = leaves((48, 32), (64, 32), (64,), (32, 64))
-    ours, theirs = (
-        Mlp.apply(*inputs, ALONE, recompute, kind(exact)) for kind in (quack.QuackArithmetic, Arithmetic)
-    )
+    ours, theirs = (Mlp.apply(*inputs, ALONE, recompute, kind(exact)) for kind in (quack.QuackArithmetic, Arithmetic))
     compare([ours], [theirs], inputs)
 
 
@@ -132,8 +130,7 @@ def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> 
         cutlass.utils.HardwareInfo, "get_max_active_clusters", lambda self, cluster_size: 132 // cluster_size
     )
     x, up, bias, down, inner = (
-        torch.empty(shape, dtype=torch.bfloat16)
-        for shape in ((1000, 256), (512, 256), (512,), (256, 512), (1000, 512))
+        torch.empty(shape, dtype=torch.bfloat16) for shape in ((1000, 256), (512, 256), (512,), (256, 512), (1000, 512))
     )
     for kernel in (epilogues._tanh_forward, epilogues._exact_forward):
         kernel.plan(x, up.t(), out={"D": inner, "activated": inner.clone()}, bias=bias)
