@@ -20,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_octo.common.dtypes import INDEX_CODES
-from megatron_octo.data.dataset.header import HEADER, MAGIC, VERSION
+from megatron_octo.data.dataset.header import DTYPES, HEADER, MAGIC, VERSION
 from megatron_octo.data.planning.paths import read_group
 from megatron_octo.data.planning.plan_cache import plan_directory, read_plan, write_plan
 from megatron_octo.data.planning.planner import Planner
@@ -39,7 +38,7 @@ def write_index(prefix: Path, documents: int, median: float, sigma: float, pairs
     each = 2 if pairs else 1
     sequences = each * documents
     with open(f"{prefix}.idx", "wb") as file:
-        code = next(code for code, dtype in INDEX_CODES.items() if dtype == np.dtype("<u2"))
+        code = next(code for code, dtype in DTYPES.items() if dtype == np.dtype("<u2"))
         file.write(HEADER.pack(MAGIC, VERSION, code, sequences, documents + 1))
         lengths = np.empty(sequences, "<i4")
         for start in range(0, sequences, _BLOCK):

@@ -21,7 +21,6 @@ ELSEWHERE = {
     "tests/checkpoint/test_tensor_writer.py": ["common/dtypes", "common/torch_dtypes"],
     # Parts of a mechanism that is tested as a whole, with real processes and files.
     "tests/runfiles/test_run_lock.py": ["common/leases"],
-    "tests/runfiles/test_steps.py": ["common/jsonl", "runfiles/samples", "runfiles/step_metrics"],
     "tests/runfiles/test_attempts.py": ["common/records"],
     "tests/common/test_quoting.py": ["common/terminal"],
     "tests/data/preprocessing/test_shards.py": [
@@ -59,12 +58,10 @@ ELSEWHERE = {
         "conversion/proof/layers",
         "conversion/proof/show",
         "conversion/proof/verify",
-        "conversion/readers/hf_source",
         "conversion/readers/open_weights",
         "conversion/writers/to_bigcode",
         "conversion/writers/to_checkpoint",
         "conversion/writers/hf_files",
-        "conversion/readers/special_tokens",
     ],
     "tests/conversion/test_mistakes.py": ["conversion/arguments", "convert"],
     "tests/conversion/readers/test_bigcode.py": [

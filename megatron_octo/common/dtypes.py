@@ -1,9 +1,7 @@
-"""Number formats under each of their names, for code that must not import torch.
+"""Number formats under each of their names, for code that must not import torch or numpy.
 
 :mod:`megatron_octo.common.torch_dtypes` holds the same formats as torch's.
 """
-
-import numpy as np
 
 # A recipe's name -> torch's.
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -21,6 +19,4 @@ SAFETENSORS = {
     "bool": "BOOL",
 }
 # Code in the header of a Megatron index file -> numpy's.
-INDEX_CODES = {
-    code: np.dtype(name) for code, name in enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1)
-}
+INDEX_CODES = dict(enumerate(["u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"], start=1))

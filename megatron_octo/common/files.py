@@ -88,8 +88,11 @@ def new_directory(path: str | Path) -> Path:
     """
     try:
         place = Path(path).resolve()
+        circle = any(each.is_symlink() for each in (place, *place.parents))  # left as it is from Python 3.13 on
     except RuntimeError:
-        raise OctoError("links that lead to each other", where=path) from None
+        circle = True
+    if circle:
+        raise OctoError("links that lead to each other", where=path)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise OctoError("the output exists already", where=path, hint="remove it or choose another name")
     if os.path.ismount(place) or str(place) in _mount_points():

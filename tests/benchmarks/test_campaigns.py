@@ -68,6 +68,7 @@ def test_damage_changes_something_nearly_always() -> None:
         assert sum(changed) > 180
 
 
+@pytest.mark.slow
 def test_the_planted_pickle_runs_where_it_is_read(tmp_path: Path) -> None:
     """The canary would be found: torch's own unrestricted reader creates it."""
     import subprocess

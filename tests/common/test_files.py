@@ -12,7 +12,7 @@ import xxhash
 
 from megatron_octo.common import files, jsonl
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import read_json
+from megatron_octo.common.files import new_directory, read_json
 from megatron_octo.common.records import or_none, read_record
 from tests.leftovers import left_by_a_kill
 
@@ -152,3 +152,12 @@ def test_a_pipe_or_a_loop_in_place_of_a_record_is_an_error_at_once(tmp_path: Pat
     assert or_none(lambda: read_record(path, jsonl.ANY), problems.append) is None
     with pytest.raises(OSError, match=r"not a regular file|symbolic links"):
         jsonl.append(path, {"a": 1})
+
+
+@pytest.mark.parametrize("name", ["a", "a/deeper"])
+def test_links_in_a_circle_are_no_place(tmp_path: Path, name: str) -> None:
+    """Python 3.12 raises at them, 3.13 leaves them in the resolved path."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OctoError, match="lead to each other"):
+        new_directory(tmp_path / name)

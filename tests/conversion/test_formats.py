@@ -372,17 +372,17 @@ def spoil(name: str, directory: Path) -> None:
     [
         ("missing shard", "00002-of-00003"),
         ("flipped byte", "00002-of-00003.safetensors has changed"),
-        ("swapped", "is here"),
+        ("swapped", "is in model-00001-of-00003.safetensors"),
         ("header", "damaged"),
-        ("outside", "weight_map"),
+        ("outside", "index.json has changed"),
     ],
 )
 def test_damage_to_a_model_is_named(name: str, words: str, hf: tuple[Path, Tensors], tmp_path: Path) -> None:
     """What to-hf wrote knows its digests, so a single bit is found."""
     to_hf(hf[0], tmp_path / "hf", shard_bytes=80_000)
-    assert set(json.loads((tmp_path / "hf" / RECORD).read_text())["files"]) == {
-        f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)
-    }
+    written = {path.name for path in (tmp_path / "hf").iterdir()}
+    assert {f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)} < written
+    assert set(json.loads((tmp_path / "hf" / RECORD).read_text())["files"]) == written - {RECORD, "README.md"}
     spoil(name, tmp_path / "hf")
     with pytest.raises(OctoError, match=words):
         from_hf(tmp_path / "hf", tmp_path / "out")

@@ -108,6 +108,7 @@ def test_a_full_disk(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
             assert not list(place.iterdir())
 
 
+@pytest.mark.slow
 def test_as_a_process(folder: Path, tmp_path: Path) -> None:
     """The exit code and the two streams that a shell sees."""
     shutil.copytree(folder / "legacy", tmp_path / "legacy")

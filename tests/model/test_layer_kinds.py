@@ -64,6 +64,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[tupl
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "alone"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_layouts_agree(variant: str, layout: str, answers: Any) -> None:

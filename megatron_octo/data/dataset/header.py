@@ -13,7 +13,8 @@ MAGIC = b"MMIDIDX\0\0"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document indices
 REBUILD = "the file is damaged or half copied: copy it again, or run preprocess again"
-_INTEGERS = {code for code, dtype in INDEX_CODES.items() if dtype.kind in "iu"}
+DTYPES = {code: np.dtype(name) for code, name in INDEX_CODES.items()}
+_INTEGERS = {code for code, dtype in DTYPES.items() if dtype.kind in "iu"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_header(path: Path) -> Header:
             hint=REBUILD,
         )
     # Without sequences both sizes are the same, and nothing is lost.
-    return Header(INDEX_CODES[code], sequences, indices - 1, bool(sequences) and found == need + sequences)
+    return Header(DTYPES[code], sequences, indices - 1, bool(sequences) and found == need + sequences)
 
 
 def count_documents(prefix: str | Path) -> int:

@@ -12,10 +12,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from megatron_octo.common.dtypes import INDEX_CODES
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import DIGEST_NAME, beside, sync_directory
-from megatron_octo.data.dataset.header import HEADER, MAGIC, VERSION
+from megatron_octo.data.dataset.header import DTYPES, HEADER, MAGIC, VERSION
 from megatron_octo.data.dataset.indexed import token_dtype
 
 _INT32_MAX = 2**31 - 1
@@ -149,7 +148,7 @@ class IndexedWriter:
         self.targets += int(lengths[modes != 0].sum(dtype=np.int64))
 
     def _write_index(self) -> None:
-        code = next(code for code, dtype in INDEX_CODES.items() if dtype == self.dtype)
+        code = next(code for code, dtype in DTYPES.items() if dtype == self.dtype)
         self._idx.write(HEADER.pack(MAGIC, VERSION, code, self.sequences, self.documents + 1))
         for lengths in self._lengths:
             self._idx.write(lengths.tobytes())

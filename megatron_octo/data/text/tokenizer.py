@@ -65,8 +65,8 @@ class Tokenizer:
         proven: bool = False,
     ):
         self.path = str(path)
-        if not Path(path).is_file():  # a pipe would never end
-            raise OctoError("no such file" if not Path(path).exists() else "not a file", where=self.path)
+        if Path(path).exists() and not Path(path).is_file():  # reading a pipe would never end
+            raise OctoError("not a file", where=self.path)
         self.digest = digest_file(path)
         self._tokenizer: Any = self._open()
         self._tokenizer.encode_special_tokens = not control_text

@@ -29,6 +29,7 @@ def hf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensors]:
     return directory, write_hf(directory, MODEL)
 
 
+@pytest.mark.slow
 def test_every_flip_over_the_pickle_is_named(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
     """Shapes, keys, arguments: no bit of what describes the weights may change unseen, nor end in a traceback."""
     to_bigcode(open_weights(hf[0]), tmp_path / "ours")
@@ -52,6 +53,7 @@ def test_every_flip_over_the_pickle_is_named(hf: tuple[Path, Tensors], tmp_path:
         open_weights(tmp_path / legacy)
 
 
+@pytest.mark.slow
 def test_no_bytes_end_in_a_traceback(hf: tuple[Path, Tensors], tmp_path: Path) -> None:
     """Without checksums (torch can be told so), and in what is between the records."""
     from torch.serialization import get_crc32_options, set_crc32_options

@@ -207,6 +207,7 @@ def test_what_leaves_the_house_says_what_the_ranks_said(folder: Path) -> None:
     assert found.weights_equal and found.max_abs <= 1e-5
 
 
+@pytest.mark.slow
 def test_merging_is_what_peft_merges(folder: Path) -> None:
     merged = load_file(folder / "merged/model.safetensors")
     theirs = peft_model(folder).merge_and_unload().state_dict()

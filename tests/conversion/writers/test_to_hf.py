@@ -81,6 +81,7 @@ STARCODER2 = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "parallel", "model"),
     [

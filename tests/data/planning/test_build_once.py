@@ -86,6 +86,7 @@ def test_a_dead_maker_of_this_host_is_replaced_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_a_lock_has_a_name_from_its_first_moment(tmp_path: Path) -> None:
     """Processes that take and give back a lock, killed wherever they are: none leaves a lock without an owner."""
     script = (

@@ -27,6 +27,7 @@ def learnable(shape: list[list[tuple[int, int]]]) -> bool:
     return any(mode and (length > 1 or place) for doc in shape for place, (length, mode) in enumerate(doc))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shapes.filter(learnable), st.integers(4, 40), st.booleans(), st.integers(0, 2))
 def test_windows(

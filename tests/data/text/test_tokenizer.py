@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,6 @@ def test_no_tokenizer(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "t.json")
     with pytest.raises(FileNotFoundError):
         Tokenizer(tmp_path / "missing.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(OctoError, match="not a file"):
+        Tokenizer(tmp_path / "pipe.json")
