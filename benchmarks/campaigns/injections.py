@@ -224,7 +224,8 @@ class Attacks(Campaign):
         done = forks.command("megatron_octo.preprocess", [*words, "--workers", "1"], folder / "log")
         if (fault := ending(done)) or done.code:
             return "refused", fault
-        for more in (["--sample", "3"], ["--row", "0", "--seq-length", "128"]):
+        looks: list[list[str | Path]] = [["--sample", "3"], ["--row", "0", "--seq-length", "128"]]
+        for more in looks:
             done = forks.command("megatron_octo.inspect", [prefix, *more], folder / "log")
             if fault := ending(done) or controls(done.text):
                 return "", f"inspect {more[0]}: {fault}"

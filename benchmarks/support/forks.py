@@ -52,7 +52,7 @@ def warm_up_training() -> None:
 
 def command(
     module: str,
-    words: Sequence[str | Path],
+    words: Sequence[object],
     log: Path,
     limit: float = 60.0,
     folder: Path | None = None,
@@ -93,7 +93,7 @@ def command(
     return Done(code, text, time.perf_counter() - start)
 
 
-def train(words: Sequence[str | Path], log: Path, limit: float = 90.0) -> Done:
+def train(words: Sequence[object], log: Path, limit: float = 90.0) -> Done:
     """Run ``python -m megatron_octo.train`` as the only rank."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

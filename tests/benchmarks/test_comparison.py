@@ -1,5 +1,6 @@
 """Runs and exports that differ in one place are told apart."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -45,3 +46,12 @@ def test_files_that_may_differ_are_named_apart(tmp_path: Path) -> None:
         for file in ("README.md", "config.json", "same"):
             (tmp_path / name / file).write_text(file if file == "same" else name)
     assert export_differences(tmp_path / "one", tmp_path / "other") == ("config.json", "README.md")
+
+
+def test_a_manifest_may_differ_in_its_provenance_alone(tmp_path: Path) -> None:
+    for name, digest in (("one", "x"), ("other", "y"), ("third", "z")):
+        (tmp_path / name).mkdir()
+        tree = {"step": 4 if name == "third" else 3, "digest": digest, "provenance": {"name": name}}
+        (tmp_path / name / "manifest.json").write_text(json.dumps(tree))
+    assert export_differences(tmp_path / "one", tmp_path / "other") == ("", "manifest.json")
+    assert export_differences(tmp_path / "one", tmp_path / "third") == ("manifest.json", "")
