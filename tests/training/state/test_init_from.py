@@ -52,6 +52,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, trained: TestRun) -> None:
     run = TestRun(tmp_path, trained.folder / "small", checkpoint=NEVER)
     hf = tmp_path / "hf"
     to_hf(trained.path, hf)
+    (hf / "conversion.json").unlink()  # it holds digests, which would be compared first
 
     def fails(*overrides: str) -> str:
         return run.fails(1, f"checkpoint.init_from={hf}", *overrides)
