@@ -117,9 +117,10 @@ def test_another_dtype_than_the_manifest_says(run: TestRun, tmp_path: Path) -> N
     shutil.copytree(run.step(4), tmp_path / "c")
     manifest = layout.read_manifest(tmp_path / "c")
     name = "decoder.final_layernorm.weight"
-    first = replace(manifest.tensors["main"][name].fragments[0], key="random/torch", flat=(0, 4), shape=(4,))
     file = next(name for name in manifest.files if name.startswith("optimizer"))
-    entry = TensorEntry((4,), "BF16", (replace(first, file=file, offset=(0,)),))
+    good = manifest.tensors["weights"][name]
+    other = replace(good.fragments[0], file=file, key="random/torch")
+    entry = TensorEntry(good.shape, "BF16", (other,))
     manifest.tensors["weights"][name] = entry
     layout.write_manifest(tmp_path / "c", manifest)
     for read in (CheckpointReader(tmp_path / "c").read, open_weights(tmp_path / "c").read):
