@@ -20,8 +20,8 @@ test: $(STAMP)  ## run all tests
 test-fast: $(STAMP)  ## run the tests that need neither minutes, nor a GPU, nor SLURM: under two minutes on two cores
 	$(PY) -m pytest -m 'not slow and not gpu and not slurm'
 
-coverage: $(STAMP)  ## run all tests, and print how much of each room they execute
-	COVERAGE_CORE=sysmon $(PY) -m coverage run -m pytest
+coverage: $(STAMP)  ## run the fast tests, and print how much of each room they execute
+	COVERAGE_CORE=sysmon $(PY) -m coverage run -m pytest -m 'not slow and not gpu and not slurm'
 	$(PY) -m coverage combine -q
 	$(PY) -m coverage report --skip-covered --sort=cover
 

@@ -65,7 +65,7 @@ def _inspect_run(args: argparse.Namespace, console: "Console") -> int:
         from megatron_octo.runview.page import write_page
 
         write_page(run, args.report)
-        console.print(f"report: {args.report}", highlight=False)
+        console.print(f"report: {args.report}", highlight=False, markup=False)
     return 0 if good else USER_ERROR
 
 
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         from megatron_octo.data.view.plot import plot
 
         plot(prefix, args.plot)
-        console.print(f"plot: {args.plot}", highlight=False)
+        console.print(f"plot: {args.plot}", highlight=False, markup=False)
     return 0 if good else USER_ERROR
 
 

@@ -1,4 +1,5 @@
 import builtins
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from megatron_octo.common.errors import run_command
+from megatron_octo.common.files import digest_json
 from megatron_octo.data.view.report import report
 from megatron_octo.inspect import main
 from tests.data.conftest import CONTROL, train_tokenizer
@@ -37,6 +39,18 @@ def test_targets_are_coloured_on_a_terminal(prefix: Path) -> None:
     console = Console(force_terminal=True, record=True, width=100, color_system="standard")
     assert report(str(prefix), sample=0, tokenizer=None, full=False, console=console)
     assert "\x1b[32manswer 0" in console.export_text(styles=True)
+
+
+def test_nothing_of_a_manifest_is_markup(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(f"{prefix}.json")
+    tree = json.loads(path.read_text())
+    del tree["digest"]
+    tree["skipped"], tree["tokenizer"]["eod_token"] = {"[/nope] \x1b[2J": 3}, "[/INST]"
+    path.write_text(json.dumps({**tree, "digest": digest_json(tree)}))
+    capsys.readouterr()
+    assert main([str(prefix)]) == 0
+    shown = capsys.readouterr().out
+    assert "3 [/nope]" in shown and "'[/INST]'" in shown and "\x1b" not in shown
 
 
 def test_without_manifest_ids_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

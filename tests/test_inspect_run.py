@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,15 @@ def test_summary(run: TestRun, capsys: pytest.CaptureFixture[str]) -> None:
     ends = {words[0]: words[-1] for words in lines if len(words) > 6 and words[0] in "123"}
     assert ends["1"] == "killed"
     assert f"{STEPS} checkpoints" in text and f"step {STEPS}: " in text and ", latest" in text
+
+
+def test_nothing_of_a_run_is_markup(run: TestRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    with open(tmp_path / "run" / "validation.jsonl", "a") as file:
+        file.write('{"step": 6, "name": "[/nope]", "loss": 1.0, "attempt": 3}\n')
+    (tmp_path / "[").mkdir()
+    assert main([str(tmp_path / "run"), "--report", str(tmp_path / "[/b].html")]) == 0
+    assert "[/nope] loss" in capsys.readouterr().out
 
 
 def test_attempts_have_their_steps_and_times(run: TestRun) -> None:

@@ -28,7 +28,7 @@ def print_run(run: RunView, console: Console) -> bool:
     if figures:
         console.print(f"medians of the last {min(words.RECENT, len(run.curves))} steps:", highlight=False)
     for figure in figures:
-        console.print(f"  {figure.name:<17} {escape(figure.value)}", highlight=False)
+        console.print(escape(printable(f"  {figure.name:<17} {figure.value}")), highlight=False)
     _print_attempts(run, console)
     _print_checkpoints(run, console)
     for problem in run.problems:

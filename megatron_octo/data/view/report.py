@@ -104,7 +104,7 @@ def _print_counts(
     console: Console,
 ) -> None:
     total, learned = int(lengths.sum()), int(targets.sum())
-    table = Table(show_header=False, box=None, title=escape(corpus.prefix), title_justify="left")
+    table = Table(show_header=False, box=None, title=escape(printable(corpus.prefix)), title_justify="left")
     table.add_row("documents", f"{len(corpus):,}")
     table.add_row("tokens", f"{total:,}")
     table.add_row("targets", f"{learned:,} ({learned / max(total, 1):.1%})")
@@ -117,13 +117,17 @@ def _print_counts(
     if manifest is None:
         table.add_row("manifest", "none")
     else:
+
+        def add(name: str, text: str) -> None:
+            table.add_row(name, escape(printable(text)))
+
         counts = ", ".join(f"{count:,} {reason}" for reason, count in manifest.skipped.items())
-        table.add_row("skipped", counts or "0")
+        add("skipped", counts or "0")
         for reason, count in manifest.notes.items():
-            table.add_row("note", f"{count:,} {reason}")
+            add("note", f"{count:,} {reason}")
         made = manifest.tokenizer
-        table.add_row("tokenizer", f"{made.vocab_size:,} ids, end {made.eod_token!r} = {made.eod_id}, {made.path}")
-        table.add_row("made by", f"version {manifest.version}, format {manifest.options.get('format')}")
+        add("tokenizer", f"{made.vocab_size:,} ids, end {made.eod_token!r} = {made.eod_id}, {made.path}")
+        add("made by", f"version {manifest.version}, format {manifest.options.get('format')}")
     console.print(table, highlight=False)
 
 
