@@ -1,7 +1,7 @@
 """Fixtures that several rooms share: a small corpus, and recipes on it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,19 @@ def write_corpus(prefix: Path, documents: int = 120, vocabulary: int = VOCABULAR
         writer.finish()
         writer.commit()
     return prefix
+
+
+@pytest.fixture(autouse=True)
+def launchers_variables() -> Iterator[None]:
+    """A test that plays a rank leaves no variables to the processes that later tests start."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")
