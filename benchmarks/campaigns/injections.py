@@ -70,9 +70,7 @@ class Attacks(Campaign):
     def __init__(self, folder: Path) -> None:
         """Train a run, and write stubs of SLURM's commands."""
         super().__init__(folder)
-        forks.warm_up_training()
-        forks.warm_up("megatron_octo.inspect", "megatron_octo.runview.page", "megatron_octo.runview.text")
-        forks.warm_up("megatron_octo.submit", "megatron_octo.cluster.run_commands", "megatron_octo.preprocess")
+        forks.warm_up_run()
         make_data(folder)
         self.run = make_run(folder, "run")
         ledger = {"event": "start", "job": "7", "restart": 0, "time": 1.0, "nodes": ["n1"], "saved": 0}

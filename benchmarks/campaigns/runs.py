@@ -86,9 +86,7 @@ class Attacks(Campaign):
     def __init__(self, folder: Path) -> None:
         """Train a run, and let a copy go on undisturbed."""
         super().__init__(folder)
-        forks.warm_up_training()
-        forks.warm_up("megatron_octo.inspect", "megatron_octo.runview.page", "megatron_octo.runview.text")
-        forks.warm_up("megatron_octo.submit", "megatron_octo.cluster.run_commands", "megatron_octo.preprocess")
+        forks.warm_up_run()
         make_data(folder)
         self.run = make_run(folder, "run")
         lines = "".join(json.dumps(line) + "\n" for line in _LEDGER)

@@ -50,6 +50,13 @@ def warm_up_training() -> None:
     warm_up("megatron_octo.training.loop", "megatron_octo.training.supervision.rank_agent")
 
 
+def warm_up_run() -> None:
+    """Import everything that trains a run, shows it and submits it."""
+    warm_up_training()
+    warm_up("megatron_octo.inspect", "megatron_octo.runview.page", "megatron_octo.runview.text")
+    warm_up("megatron_octo.submit", "megatron_octo.cluster.run_commands", "megatron_octo.preprocess")
+
+
 def command(
     module: str,
     words: Sequence[object],

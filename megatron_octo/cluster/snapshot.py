@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -31,7 +30,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import atomic_write, write_json
 from megatron_octo.common.quoting import masked_value, masked_words
 from megatron_octo.common.records import JobId, Report, Words, ignore, read_record
-from megatron_octo.recipe.loading import dump_recipe, load_recipe
+from megatron_octo.recipe.loading import dump_recipe, flat, load_recipe
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles.attempts import RECIPE
 
@@ -51,17 +50,9 @@ _PREFIXES = ("NCCL_", "NVTE_", "OMP_", "TORCH_")
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return ``key: old -> new`` for every key that differs."""
-    theirs, ours = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
+    theirs, ours = flat(old.model_dump()), flat(new.model_dump())
     keys = [*theirs, *(key for key in ours if key not in theirs)]
     return [f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}" for key in keys if theirs.get(key) != ours.get(key)]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def check_same_recipe(run: Path, recipe: Recipe) -> None:

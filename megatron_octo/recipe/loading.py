@@ -1,6 +1,6 @@
 """Recipes in YAML: strict reading, dotted overrides, and errors that name the line and the nearest key."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,14 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, str(path), lines, overridden) from None
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested sections by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return found
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -12,7 +12,7 @@ import yaml
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import regular
-from megatron_octo.recipe.loading import build_recipe
+from megatron_octo.recipe.loading import build_recipe, flat
 from megatron_octo.recipe.schema import Recipe
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.samples import read_samples
@@ -71,14 +71,6 @@ class Change:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested sections by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return found
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
