@@ -189,6 +189,8 @@ class Training:
         self.network.clear_gradients()  # now, so that the GPU does it while the host writes its records
         self.owned()  # this process may have slept since the step began
         before, self.step, self.position = self.position, self.step + 1, batch.after
+        if self.watch:
+            self.watch.done = self.step  # before the metrics say so, for a signal may come in between
         if self.samples:
             self.samples.write(self.step, before, batch.after, len(batch.rows), why is not None)
         if before.epoch < batch.after.epoch:

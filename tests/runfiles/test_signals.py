@@ -207,6 +207,7 @@ def test_control_c_saves_and_a_second_one_leaves_at_once(tmp_path: Path, corpus:
     with open(run.log, "ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
     wait_for(lambda: lines(run) >= 3, lambda: process.poll() is None)
+    time.sleep(1)  # rank 0 has written step 3; rank 1 is given time to end it, too
     os.killpg(process.pid, signal.SIGINT)
     if times == 2:
         wait_for(lambda: "Ctrl-C again leaves at once" in run.log.read_text(), lambda: process.poll() is None)
