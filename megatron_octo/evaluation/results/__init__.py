@@ -1,0 +1,4 @@
+"""Scores, intervals, differences of two runs, and the reports that show them.
+
+Nothing here runs a program or a model.
+"""
