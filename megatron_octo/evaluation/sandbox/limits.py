@@ -10,7 +10,7 @@ class Limits:
 
     Attributes:
         cpu_s: CPU seconds of all processes of the run.
-        wall_s: seconds of time; None: ten times ``cpu_s`` and five. Only a net: a busy machine must not change a verdict.
+        wall_s: seconds of time; None: ten times ``cpu_s`` plus five. Only a net: load must not change a verdict.
         memory_bytes: address space per process, and resident memory of all where the level has cgroups.
         processes: processes and threads.
         file_bytes: size of one file; ``tmp_bytes`` of all in ``/tmp``.
