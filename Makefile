@@ -17,8 +17,8 @@ demo: $(STAMP)  ## run the whole job on two CPU cores: data, training, a kill, r
 test: $(STAMP)  ## run all tests
 	$(PY) -m pytest
 
-test-fast: $(STAMP)  ## run the tests that need neither minutes, nor a GPU, nor SLURM
-	$(PY) -m pytest -m 'not slow and not gpu and not slurm'
+test-fast: $(STAMP)  ## run the tests that need neither minutes, nor a GPU, nor SLURM, on two cores
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not gpu and not slurm'
 
 coverage: $(STAMP)  ## run the fast tests, and print how much of each room they execute
 	COVERAGE_CORE=sysmon $(PY) -m coverage run -m pytest -m 'not slow and not gpu and not slurm'

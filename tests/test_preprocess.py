@@ -284,6 +284,7 @@ def test_death_leaves_no_output_and_no_process(tmp_path: Path, tokenizer_file: P
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the folder ../shared is not here")
+@pytest.mark.slow
 def test_real_commits(tmp_path: Path) -> None:
     """Real commits decode to the text they came from, and rows are 99.9 % full."""
     vocabulary, source, prefix = (

@@ -136,6 +136,7 @@ def test_dedup_keeps_the_first_and_shuffle_loses_nothing(
     assert preprocess(rows_file, tmp_path / "u", tokenizer_file, "--dedup", "--shuffle", "1") == wanted
 
 
+@pytest.mark.slow
 def test_every_kind_of_input_gives_the_same_bytes(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
     parquet, zstandard = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("zstandard")
     datasets, arrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
@@ -182,6 +183,7 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path: Path, tokenizer_file: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.bin", "p.idx", "p.json", "rows.jsonl"]
 
 
+@pytest.mark.slow
 def test_other_inputs_on_the_same_output_are_refused_while_one_runs(tmp_path: Path, tokenizer_file: Path) -> None:
     """The second command has other inputs, so a directory of its own: it must not remove the first one's."""
     rows, other = make_rows(tmp_path / "rows.jsonl", 12), make_rows(tmp_path / "other.jsonl", 0.1)

@@ -118,6 +118,7 @@ def test_a_second_training_in_a_run_directory(run: TestRun) -> None:
     assert list(run.path.iterdir()) == [], "it leaves nothing"
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_trained_on(run: TestRun, tmp_path: Path, corpus: Path) -> None:
     text = run.fails(2, f"data.train=train: 1.0 0:1 {tmp_path / 'nowhere'}")
     assert f"{tmp_path / 'nowhere'}.idx" in text
@@ -228,6 +229,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
+@pytest.mark.slow
 def test_a_full_disk(small_disk: Path, tmp_path: Path, corpus: Path) -> None:
     """A checkpoint has about 0.9 MiB: two fit, and keep=9 wants a third."""
     sections = {"checkpoint": {"interval": 1, "keep": 9}, "parallel": {"tensor": 2}}

@@ -20,11 +20,13 @@ def make_task(folder: Path, program: str, leftovers: Callable[[], list[Path]] = 
     return kill_driver.Task(command, folder, lambda: [output], leftovers, lambda errors: 0)
 
 
+@pytest.mark.slow
 def test_a_command_that_begins_again_passes(tmp_path: Path) -> None:
     hits = kill_driver.campaign({"replaces": make_task(tmp_path, REPLACES)}, kills=3, seed=1)
     assert hits["replaces"] >= 3
 
 
+@pytest.mark.slow
 def test_other_bytes_are_found(tmp_path: Path) -> None:
     task = make_task(tmp_path, APPENDS)
     _, wanted = task.undisturbed()
@@ -32,6 +34,7 @@ def test_other_bytes_are_found(tmp_path: Path) -> None:
         task.trial([0.4], [kill_driver.SIGNALS[0]], wanted)
 
 
+@pytest.mark.slow
 def test_leftovers_are_found(tmp_path: Path) -> None:
     left = REPLACES.replace("f.write(b'2')", "f.write(b'2'); open(sys.argv[1] + '.tmp', 'w')")
     task = make_task(tmp_path, left, lambda: [*tmp_path.glob("out.*")])

@@ -101,6 +101,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_local_run_that_is_stopped_saves_and_stays_stopped(desk: Path, number: signal.Signals) -> None:
     """Ctrl-C is a SIGINT to the whole foreground group of the terminal."""
     library = desk / "runs/a/submit/code"

@@ -43,6 +43,7 @@ def said() -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_a_live_owner_keeps_it_and_is_named(tmp_path: Path, holder: subprocess.Popen[str], said: list[str]) -> None:
     with pytest.raises(OctoError, match=f"process {holder.pid} on .*, job 12, attempt 7") as error:
         RunLock.acquire(tmp_path / "run", 8, said.append)
@@ -58,6 +59,7 @@ def test_a_live_owner_keeps_it_and_is_named(tmp_path: Path, holder: subprocess.P
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_owner_that_shows_no_sign_of_life_loses_it(
     tmp_path: Path, holder: subprocess.Popen[str], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

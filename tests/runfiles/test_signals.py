@@ -123,6 +123,7 @@ def test_the_wall_clock_stops_all(tmp_path: Path, corpus: Path, whole: TestRun) 
     assert run.content(6) == whole.content(6)
 
 
+@pytest.mark.slow
 def test_finished_is_finished(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 1})
     run.train(1, "train.steps=1")

@@ -38,6 +38,7 @@ def everything(run: TestRun) -> dict[str, str]:
     return {str(path): digest_file(path) for path in files}
 
 
+@pytest.mark.slow
 def test_a_refused_start_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 2, "keep": 9})
     run.train(2, "train.steps=4")
@@ -70,6 +71,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path, corpus: Path) -> None:
     assert "no checkpoint" not in run.fails(1, "train.steps=2")
 
 
+@pytest.mark.slow
 def test_settings_by_attempt(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 2, "keep": 9})
     run.train(1, "train.steps=3")
@@ -104,6 +106,7 @@ def test_changes_know_defaults_of_later_versions() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_lost_checkpoints_and_records_are_said(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     run = copy_of(whole, tmp_path, corpus, upto=3)
     (run.path / "samples.bin").unlink()

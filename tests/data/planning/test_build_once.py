@@ -146,6 +146,7 @@ def test_a_maker_that_was_slower_takes_the_plan_that_is_there(tmp_path: Path) ->
     assert [path.name for path in planner.cache.iterdir()] == [directory.name]
 
 
+@pytest.mark.slow
 def test_a_living_maker_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(once, "STALE", 0.5)
     monkeypatch.setattr(once, "HEARTBEAT", 0.05)

@@ -93,6 +93,7 @@ def test_a_run_that_ends_with_its_epoch_plans_no_other(make_recipe: Callable[...
     assert run_ranks(1, batches_of_an_epoch, recipe) == [(1, 2, True)]  # forgotten plans are made again
 
 
+@pytest.mark.slow
 def test_plans_of_past_epochs_are_removed(tmp_path: Path, corpus: Path) -> None:
     from tests.training.runs import TestRun, small_corpus
 

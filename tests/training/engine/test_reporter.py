@@ -18,6 +18,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+@pytest.mark.slow
 def test_a_line_shows_means_over_its_interval(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, log={"interval": 4}, checkpoint={"interval": 0})
     text = run.train(2)
@@ -30,6 +31,7 @@ def test_a_line_shows_means_over_its_interval(tmp_path: Path, corpus: Path) -> N
         assert not math.isclose(float(loss), records[-1]["loss"], abs_tol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_start_is_short_and_says_what_is_not_the_default(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 2, "keep": 9}, train={"steps": 3})
     run.train(2, "schedule.decay_steps=6")
@@ -47,6 +49,7 @@ def test_a_start_is_short_and_says_what_is_not_the_default(tmp_path: Path, corpu
     assert any(line.startswith("changed: train.steps: 3 -> 4 (training ends there") for line in start)
 
 
+@pytest.mark.slow
 def test_step_loss_and_eta_are_seen_on_80_columns(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 0}, train={"steps": 40})
     master, slave = pty.openpty()

@@ -16,6 +16,7 @@ from tests.test_train import manifest
 from tests.training.runs import TestRun, flip
 
 
+@pytest.mark.slow
 def test_files_are_read_once_and_again_when_they_changed(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text("t")
     prefix = write_corpus(tmp_path / "data", documents=25)

@@ -109,6 +109,7 @@ def loaded(recipe: Recipe, checkpoint: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("world", [(1, 1), (2, 2), (4, 4), (2, 4)], ids="tp{0[0]}-of-{0[1]}".format)
+@pytest.mark.slow
 def test_every_layout_reads_and_saves(
     world: tuple[int, int], run: TestRun, resharded: dict[tuple[int, ...], Path]
 ) -> None:
@@ -120,6 +121,7 @@ def test_every_layout_reads_and_saves(
         assert {kind: sum(count[kind] for count in counts if kind in count) for kind in KINDS} == whole
 
 
+@pytest.mark.slow
 def test_training_goes_on_under_other_sizes(run: TestRun, corpus: Path, tmp_path: Path) -> None:
     sections: dict[str, Any] = {"model": VARIANTS["gated_gpt"], "checkpoint": {"interval": 2}}
     alone, changing = (TestRun(tmp_path / name, corpus, **sections) for name in ("alone", "changing"))

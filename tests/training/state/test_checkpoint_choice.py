@@ -61,6 +61,7 @@ def bytes_of_a_restart(recipe: Recipe, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.slow
 def test_a_restart_reads_every_byte_once(precision: str, tmp_path: Path, corpus: Path) -> None:
     """Loading and comparing digests take one pass over the files, which are not mapped meanwhile."""
     run = TestRun(tmp_path, corpus, train={"precision": precision}, checkpoint={"interval": 2})
@@ -96,6 +97,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over_aloud(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     """All kinds of damage one after the other: each costs the newest checkpoint, the one before it serves."""
     run = copy_of(whole, tmp_path, corpus)
@@ -160,6 +162,7 @@ def test_an_operator_rolls_back(tmp_path: Path, corpus: Path, whole: TestRun) ->
     assert run.names() == ["latest", *(layout.step_name(step) for step in (3, 4, 5, 6))]
 
 
+@pytest.mark.slow
 def test_keep_last(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 1, "keep": 2})
     run.train(1)

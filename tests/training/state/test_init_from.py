@@ -48,6 +48,7 @@ def test_other_formats_give_the_same_start(tmp_path: Path, trained: TestRun, wor
         assert first_step(run, world, source, *layout) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named(tmp_path: Path, trained: TestRun) -> None:
     run = TestRun(tmp_path, trained.folder / "small", checkpoint=NEVER)
     hf = tmp_path / "hf"

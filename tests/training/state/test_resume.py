@@ -95,6 +95,7 @@ def test_two_resumes_are_bitwise_the_same(name: str, tmp_path: Path, corpus: Pat
     ) == (one.path / "validation.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_other_attention_than_before_is_said(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 2})
     said = "the attempt before computed attention with"
@@ -258,6 +259,7 @@ def weights_only(whole: TestRun, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_is_refused_by_name(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     run = copy_of(whole, tmp_path, corpus, upto=2)
     before = {step: run.content(step) for step in (1, 2)}

@@ -99,6 +99,7 @@ def test_a_run_starts_from_the_rounded_weights(run: TestRun, corpus: Path, tmp_p
     assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 def test_damage_is_named(run: TestRun, corpus: Path, tmp_path: Path) -> None:
     """A resume takes the checkpoint before, a run that was to start from there does not."""
     damaged = TestRun(tmp_path, corpus, "damaged", **BF16)
@@ -128,6 +129,7 @@ def test_another_dtype_than_the_manifest_says(run: TestRun, tmp_path: Path) -> N
             read(name)
 
 
+@pytest.mark.slow
 def test_adapters_beside_a_bf16_run(run: TestRun, corpus: Path, tmp_path: Path) -> None:
     lora = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "target_modules": ["mlp.linear_fc2"]}
     adapters = TestRun(

@@ -78,5 +78,6 @@ def test_wide_rows(dtype: torch.dtype, interpreted: Callable[..., Any]) -> None:
     interpreted(check_wide_rows, dtype)
 
 
+@pytest.mark.slow
 def test_dropout(interpreted: Callable[..., Any]) -> None:
     interpreted(check_dropout)
