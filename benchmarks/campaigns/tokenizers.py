@@ -23,9 +23,11 @@ class Attacks(Campaign):
         """Encode with both."""
         from benchmarks import tokenizer_fuzz as fuzz
 
-        tree = generator.choice([fuzz.trained, fuzz.merged, fuzz.merged])(generator)
-        kinds = generator.sample(fuzz.MODEL_CHANGES, generator.randint(0, 2))
-        others = generator.sample(fuzz.OTHER_CHANGES, generator.randint(0, 2))
+        # Almost every change sends a tokenizer to the reference; two of five stay near what the fast path takes.
+        near = generator.random() < 0.4
+        tree = (fuzz.trained if near else generator.choice([fuzz.trained, fuzz.merged, fuzz.merged]))(generator)
+        kinds = [] if near else generator.sample(fuzz.MODEL_CHANGES, generator.randint(0, 2))
+        others = generator.sample(fuzz.OTHER_CHANGES, generator.randint(0, 1 if near else 2))
         for kind in kinds:
             fuzz.change_model(tree, generator, kind)
         for kind in others:
