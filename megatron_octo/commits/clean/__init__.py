@@ -1,0 +1,4 @@
+"""Duplicates, contamination by benchmarks, secrets and personal data, bots.
+
+Rules of CommitPackFT do not belong here.
+"""

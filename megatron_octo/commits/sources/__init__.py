@@ -1,0 +1,4 @@
+"""Instructions from other sources, and mixing.
+
+Nothing here reads git.
+"""
