@@ -14,7 +14,6 @@ docs/checkpoints.md describes every field.
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from megatron_octo.architectures import checked_model
 from megatron_octo.checkpoint.digest import FileRecord, differing
 from megatron_octo.common.dtypes import SAFETENSORS
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import atomic_write, digest_json, read_json, remove_leftovers, write_json
+from megatron_octo.common.files import atomic_write, digest_json, read_json, remove_any, remove_leftovers, write_json
 from megatron_octo.config.model import LoraConfig, ModelConfig
 
 FORMAT = 2
@@ -216,17 +215,17 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint; a kill in the middle leaves nothing that looks like one."""
+    """Remove a checkpoint, or a file or link in its place; a kill in the middle leaves nothing that looks like one."""
     doomed = path.with_name(f".{path.name}.removed")
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove_any(doomed)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    remove_any(doomed)
 
 
 def sweep(folder: Path) -> None:
     """Remove remains of interrupted saves and removals; call only from the process that owns this folder."""
     for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_any(path)
     remove_leftovers(folder, LATEST)
 
 

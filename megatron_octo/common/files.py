@@ -211,3 +211,12 @@ def read_json(path: str | Path) -> Any:
         raise (users_mistake(error) or error) from None
     except (ValueError, RecursionError) as error:
         raise OctoError(f"not valid JSON: {error}", where=path) from None
+
+
+def remove_any(path: Path) -> None:
+    """Remove a directory with all in it, a file or a link, if it is there; errors are ignored."""
+    if path.is_symlink() or not path.is_dir():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

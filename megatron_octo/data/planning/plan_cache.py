@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_file, digest_json, read_json, sync_directory
+from megatron_octo.common.files import digest_file, digest_json, read_json, remove_any, sync_directory
 from megatron_octo.data.planning.build_once import make_once
 from megatron_octo.data.planning.row_plan import Plan
 from megatron_octo.data.planning.windows import PIECE
@@ -67,7 +68,7 @@ def remove_plan(directory: Path) -> None:
     doomed = directory.with_name(f".{directory.name}.removed")
     with contextlib.suppress(FileNotFoundError):
         directory.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove_any(doomed)
 
 
 def read_plan(directory: Path, key: dict[str, Any]) -> Plan:
@@ -107,9 +108,17 @@ def read_plan(directory: Path, key: dict[str, Any]) -> Plan:
 def cached_plan(cache_dir: Path, key: dict[str, Any], build: Callable[[], Plan]) -> Plan:
     """Return the plan of ``key``, memory-mapped, from the cache or built and stored there.
 
+    A damaged one is reported and built again: a plan follows from its key.
+
     Raises:
-        OctoError: the cached one is damaged.
+        OctoError: it is damaged even after that.
     """
     directory = plan_directory(cache_dir, key)
+    make_once(directory, lambda: write_plan(build(), directory, key))
+    try:
+        return read_plan(directory, key)
+    except OctoError as error:
+        print(f"warning: {error.what}; planning again\n  where: {directory}", file=sys.stderr, flush=True)
+    remove_plan(directory)
     make_once(directory, lambda: write_plan(build(), directory, key))
     return read_plan(directory, key)

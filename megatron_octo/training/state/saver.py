@@ -11,6 +11,7 @@ one save is in flight. A directory that a kill left half written is never taken 
 """
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -200,7 +201,7 @@ class Saver:
         if self._grid.is_main:
             self._owned()
             for path in self._save.paths(hidden=True):
-                shutil.rmtree(path, ignore_errors=True)
+                files.remove_any(path)
                 path.mkdir(parents=True)
 
     def _write(self, save: Save, copy: HostCopy | None) -> None:
@@ -229,7 +230,7 @@ class Saver:
             )
             layout.write_manifest(aside, manifest)
             self._owned()  # a machine that slept since this save began may have lost the run
-            if final.exists():  # damaged, or from before an operator rolled back
+            if os.path.lexists(final):  # damaged, or from before an operator rolled back
                 layout.discard(final)
             aside.rename(final)
             files.sync_directory(target.folder)

@@ -109,6 +109,21 @@ def test_a_request_to_stop_waits_for_the_save_in_flight(tmp_path: Path, corpus: 
         assert run.content(number) == whole.content(number)
 
 
+def test_files_and_links_in_the_places_of_checkpoints_are_replaced(tmp_path: Path, corpus: Path) -> None:
+    run = TestRun(tmp_path, corpus, checkpoint={"interval": 1, "keep": 4})
+    places = run.path / layout.CHECKPOINTS
+    places.mkdir(parents=True)
+    (places / "step-00000001").write_text("a file")
+    (places / "step-00000002").symlink_to("nowhere")
+    (places / ".step-00000003.tmp").write_text("a file")
+    (places / ".step-00000003.removed").symlink_to("nowhere")
+    run.train(1, "train.steps=3")
+    assert run.names() == ["latest", "step-00000001", "step-00000002", "step-00000003"]
+    for step in (1, 2, 3):
+        CheckpointReader(run.step(step)).verify()
+    assert not [path for path in places.iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """A small version of benchmarks/resume_kills.py, which compares everything."""
