@@ -87,7 +87,7 @@ def run(recipe: Recipe) -> int:
     faulthandler.enable()  # a crash of native code shows where
     minutes = recipe.system.timeout_minutes
     wait = timedelta(seconds=longest_wait(minutes))
-    store = meet(timedelta(minutes=minutes))
+    store = meet(timedelta(minutes=minutes), stop)
     store.set_timeout(wait)  # NCCL sets its communicators up through it, within the time-out of all others
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import re
 import signal
 import socket
 import sys
@@ -157,3 +158,18 @@ def train(world: int, argv: list[str], log: Path) -> tuple[list[int], str]:
     """Exit codes and output of one start of the training command."""
     codes = exit_codes(start_train(world, argv, log))
     return codes, log.read_text() if log.exists() else ""
+
+
+def wait_for(ready: Callable[[], Any], alive: Callable[[], bool], seconds: float = 90.0) -> None:
+    """Poll as fast as can be: some of the moments last milliseconds."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert alive(), "ended before the moment came"
+        assert time.monotonic() < deadline, "the moment never came"
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, by the kernel's account."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)  # type: ignore[index]
+    return bool(caught >> (number - 1) & 1)

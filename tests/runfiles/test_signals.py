@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -10,12 +9,12 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from megatron_octo.runfiles.attempts import read_attempts
+from tests.distributed import catches, wait_for
 from tests.training.runs import STEPS, TestRun, exit_codes, small_corpus
 
 TP2 = {
@@ -35,14 +34,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> TestRun:
     run = TestRun(tmp_path_factory.mktemp("whole"), corpus, **TP2)
     run.train(2)
     return run
-
-
-def wait_for(ready: Callable[[], Any], alive: Callable[[], bool], seconds: float = 90.0) -> None:
-    """Poll as fast as can be: some of the moments last milliseconds."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert alive(), "ended before the moment came"
-        assert time.monotonic() < deadline, "the moment never came"
 
 
 def saving(run: TestRun, step: int) -> bool:
@@ -139,13 +130,7 @@ def test_finished_is_finished(tmp_path: Path, corpus: Path) -> None:
 
 def ranks_listening(launcher: int) -> int:
     """How many ranks of a launcher catch SIGUSR1 already, by the kernel's account."""
-
-    def catches(process: psutil.Process) -> bool:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)  # type: ignore[index]
-        return bool(caught >> (signal.SIGUSR1 - 1) & 1)
-
-    return sum(catches(child) for child in psutil.Process(launcher).children())
+    return sum(catches(child.pid, signal.SIGUSR1) for child in psutil.Process(launcher).children())
 
 
 @pytest.mark.slow

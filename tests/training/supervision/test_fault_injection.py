@@ -18,6 +18,7 @@ from megatron_octo.training.supervision.diagnosis import Status, find_behind, wa
 from megatron_octo.training.supervision.error_policy import explain, lost_contact
 from megatron_octo.training.supervision.fault_injection import Fault, read_faults
 from megatron_octo.training.supervision.launch import _common_code
+from tests.distributed import catches, wait_for
 from tests.training.runs import TestRun, exit_codes, small_corpus
 
 TP2 = {"parallel": {"tensor": 2}, "checkpoint": {"interval": 2, "keep": 9, "asynchronous": False}}
@@ -225,6 +226,22 @@ def test_a_rank_that_never_comes(tmp_path: Path, corpus: Path) -> None:
     assert exit_codes(processes) == [-9, 76]
     assert "[rank 1] error: rank 0 did not answer rank 1: " in run.log.read_text()
     assert "Traceback" not in run.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_rank_that_is_asked_to_stop_does_not_wait_long_for_one_that_left(
+    tmp_path: Path, corpus: Path, gone: int
+) -> None:
+    run = TestRun(tmp_path, corpus, **TP2)
+    processes = run.start(2, "system.timeout_minutes=60")
+    processes[gone].kill()
+    other = processes[1 - gone]
+    wait_for(lambda: catches(other.pid or 0, signal.SIGTERM), other.is_alive)
+    os.kill(other.pid or 0, signal.SIGTERM)
+    assert exit_codes(processes)[1 - gone] == 76
+    missing = "rank 1 of 2 did not come before signal SIGTERM" if gone else "rank 0 did not answer rank 1"
+    assert missing in run.log.read_text() and "Traceback" not in run.log.read_text()
 
 
 @pytest.mark.parametrize(
