@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from pydantic import TypeAdapter
 
 from megatron_octo.common import jsonl
+from megatron_octo.common.files import regular
 from megatron_octo.common.records import Number, Report, Words, ignore
 from megatron_octo.runfiles.attempts import METRICS, VALIDATION
 
@@ -98,7 +99,7 @@ def end_last_line(path: Path) -> None:
     """Drop what a kill left of a last line that it cut short."""
     if not path.exists():
         return
-    with open(path, "r+b") as file:
+    with open(regular(path), "r+b") as file:
         end = file.seek(0, 2)
         while end:
             start = max(0, end - jsonl.TAIL)

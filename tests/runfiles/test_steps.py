@@ -1,6 +1,7 @@
 """Which records count after restarts, whatever an attempt still writes that has lost the run."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,9 @@ def test_a_line_cut_short_is_dropped(tmp_path: Path, before: str, after: str) ->
     end_last_line(path)
     assert path.read_text() == after
     end_last_line(tmp_path / "none")
+
+
+def test_a_pipe_in_place_of_metrics_is_an_error_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(OSError, match="not a regular file"):
+        end_last_line(tmp_path / "metrics.jsonl")
