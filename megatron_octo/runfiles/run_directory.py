@@ -86,6 +86,13 @@ class RunDirectory:
         self.is_main = is_main
         self.attempt = 0
 
+    def remove_leftovers(self) -> None:
+        """Remove what killed writers of this run left beside its records; only for the owner."""
+        # By name: other programs may be writing into the directory now, as inspect does with its page.
+        for name in (STATE, RECIPE, "tokenizer.json"):
+            files.remove_leftovers(self.path, name)
+        files.remove_leftovers(self.path / records.ATTEMPTS)
+
     def open_attempt(self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None) -> None:
         """Record that the run is started (again); on rank 0.
 
@@ -107,10 +114,7 @@ class RunDirectory:
         attempts.mkdir(parents=True, exist_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        # By name: other programs may be writing into the directory now, as inspect does with its page.
-        for name in (STATE, RECIPE, "tokenizer.json"):
-            files.remove_leftovers(self.path, name)
-        files.remove_leftovers(attempts)
+        self.remove_leftovers()
         self.attempt = self.next_attempt()
         if not (self.path / RECIPE).exists():
             self.begin_training(recipe)

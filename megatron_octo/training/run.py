@@ -108,9 +108,10 @@ class Run:
             + (f"; these settings were ignored: {ignored}" if ignored else ""),
             flush=True,
         )
+        self.owned(now=True)
+        self.directory.remove_leftovers()
         if read_state(self.directory.path).status != FINISHED:
             # A kill between the last checkpoint and its record leaves a state that is still running.
-            self.owned(now=True)
             tidy(self.directory.checkpoints, self.recipe, step)
             self.directory.open_attempt(self.recipe, self.grid.world, self.corpora.digest)
             self.directory.write_state(FINISHED, step, steps=self.recipe.train.steps, saved=step)
