@@ -11,7 +11,8 @@ class Limits:
     Attributes:
         cpu_s: CPU seconds of all processes of the run.
         wall_s: seconds of time; None: ten times ``cpu_s`` plus five. Only a net: load must not change a verdict.
-        memory_bytes: address space per process, and resident memory of all where the level has cgroups.
+        memory_bytes: resident memory of all processes together.
+        address_bytes: address space per process; None: ``memory_bytes``; 0: no limit, for runtimes that reserve much.
         processes: processes and threads.
         file_bytes: size of one file; ``tmp_bytes`` of all in ``/tmp``.
         output_bytes: standard output and error together.
@@ -20,10 +21,16 @@ class Limits:
     cpu_s: float = 5.0
     wall_s: float | None = None
     memory_bytes: int = 1 << 30
+    address_bytes: int | None = None
     processes: int = 64
     file_bytes: int = 64 << 20
     tmp_bytes: int = 64 << 20
     output_bytes: int = 1 << 20
+
+    @property
+    def wall(self) -> float:
+        """Seconds of time after which the run is ended."""
+        return 10 * self.cpu_s + 5 if self.wall_s is None else self.wall_s
 
 
 @dataclass(frozen=True)
