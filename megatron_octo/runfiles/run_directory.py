@@ -92,6 +92,7 @@ class RunDirectory:
         for name in (STATE, RECIPE, "tokenizer.json"):
             files.remove_leftovers(self.path, name)
         files.remove_leftovers(self.path / records.ATTEMPTS)
+        files.remove_leftovers(self.path / "plans", ".*.lock")  # a lease that is being taken is tried again
 
     def open_attempt(self, recipe: Recipe, world: int, corpora: str, kernels: dict[str, str] | None = None) -> None:
         """Record that the run is started (again); on rank 0.

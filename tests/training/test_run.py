@@ -64,6 +64,8 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path, corpus: Path) -> None:
     run.train(1, "train.steps=2")
     before = everything(run)
     (run.path / "attempts/.001.json.host.1.tmp").write_text("left by a kill while it wrote its end")
+    (run.path / "plans").mkdir(exist_ok=True)
+    (run.path / "plans/..0123.lock.host.1.tmp").write_text("left by a kill while it took a lease")
     text = run.train(2, "train.steps=2", "optimizer.lr=0.5", "log.interval=3")
     assert "already finished at step 2, nothing was changed; these settings were ignored: " in text
     assert "optimizer.lr: 0.001 -> 0.5" in text and "log.interval: 1 -> 3" in text and "run_dir" not in text
