@@ -70,6 +70,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path, corpus: Path) -> None:
     assert "already finished at step 2, nothing was changed; these settings were ignored: " in text
     assert "optimizer.lr: 0.001 -> 0.5" in text and "log.interval: 1 -> 3" in text and "run_dir" not in text
     assert everything(run) == before
+    assert not list((run.path / "plans").glob(".*.tmp"))
     flip(run.step(2) / "weights-tp00-pp00.safetensors", -1)  # then it is not finished
     assert "no checkpoint" not in run.fails(1, "train.steps=2")
 
