@@ -1,6 +1,9 @@
 # make help lists the targets. The first one that needs it installs into .venv, once; LOCKED=1 takes requirements.lock.
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast coverage checks generated lock bench slurm-up slurm-down clean
+TOOLCHAINS := gcc g++ libboost-dev libssl-dev default-jdk-headless nodejs golang-go rustc librust-regex-dev \
+  librust-md5-dev bubblewrap mold util-linux
+
+.PHONY: help install toolchains demo test test-fast coverage checks generated lock bench slurm-up slurm-down clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -41,6 +44,10 @@ lock: $(STAMP)  ## renew requirements.lock, the versions that a CPU environment 
 
 bench: $(STAMP)  ## run the benchmarks that a CPU can run
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.throughput recipes/demo.yaml --nproc 2 --steps 20
+
+toolchains:  ## install the compilers and the sandbox that evaluation needs (root; Debian or Ubuntu)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(TOOLCHAINS)
 
 slurm-up:  ## start a SLURM of two nodes on this machine, for tests/slurm (root; Debian or Ubuntu)
 	tests/slurm/start_slurm.sh
