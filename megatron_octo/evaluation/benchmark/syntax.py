@@ -106,7 +106,7 @@ def block_end(source: bytes, head: int) -> int:
     inside: list[tuple[int, int]] = []
     depth, brackets = 0, []
     for leaf in leaves(parse("python", source)):
-        if leaf.start_point[0] != leaf.end_point[0]:
+        if leaf.type == "string_content" and leaf.start_point[0] != leaf.end_point[0]:
             inside.append((leaf.start_byte, leaf.end_byte))
         if leaf.type in ("(", "[", "{"):
             depth += 1
@@ -121,7 +121,7 @@ def block_end(source: bytes, head: int) -> int:
             if char in b" \t" and source[place:].split(b"\n", 1)[0].strip():
                 first = None  # an indented line after comments in column 0: they belong to the body
             continue
-        if any(start < place < end for start, end in inside) or source[:place].rstrip(b"\n").endswith(b"\\"):
+        if any(start < place <= end for start, end in inside) or source[:place].rstrip(b"\n").endswith(b"\\"):
             continue
         if next((value for start, value in reversed(brackets) if start < place), 0):
             continue
