@@ -43,7 +43,7 @@ class Compiler:
 
     Attributes:
         shared: folder of what is built once, seen as ``/k``.
-        argv: command that compiles the files in ``/w`` to ``/o/program``.
+        argv: command that compiles the files in ``/w`` to ``/o/program``; NAME in it is replaced.
         environment: variables of the command.
         mounts: further folders of the host that the command reads.
     """
@@ -78,18 +78,17 @@ class CompiledLanguage(Language):
         """Compile and run a program; both have limits of their own."""
         if trick := self.tampering(program):
             return Verdict(Kind.TAMPERED, 1, trick)
-        nonce = secrets.token_hex(8)
-        files = {
-            name: with_secrets(text, secrets.token_hex(8), nonce).encode(errors="replace")
-            if name in self.ours
-            else text.encode(errors="replace")
-            for name, text in program.sources.items()
-        }
+        name, nonce = f"octo_{secrets.token_hex(8)}", secrets.token_hex(8)
+        files = {}
+        for file, text in program.sources.items():
+            if file in self.ours:
+                text = text.replace(NAME, name).replace(NONCE, nonce)
+            files[file] = text.encode(errors="replace")
         compiler = self.compiler(program)
         with output_folder(box.slot) as folder:
             mounts = [Mount(compiler.shared, SHARED), Mount(folder, OUTPUT, writable=True), *compiler.mounts]
             built = box.run(
-                compiler.argv,
+                [word.replace(NAME, name) for word in compiler.argv],
                 files=files,
                 mounts=mounts,
                 limits=COMPILATION,
@@ -108,11 +107,6 @@ class CompiledLanguage(Language):
                 )
                 verdict = replace(run_verdict(ran, nonce), run_cpu_s=ran.cpu_s, wall_s=ran.wall_s)
         return replace(verdict, compile_cpu_s=built.cpu_s, wall_s=verdict.wall_s + built.wall_s)
-
-
-def with_secrets(text: str, name: str, nonce: str) -> str:
-    """Fill the name and the nonce into a text of ours."""
-    return text.replace(NAME, f"octo_{name}").replace(NONCE, nonce)
 
 
 @contextlib.contextmanager
