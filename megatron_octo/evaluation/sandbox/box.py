@@ -219,6 +219,10 @@ class Session:
         os.close(ours["channel"])
         self._outcome: Outcome | None = None
 
+    def ended(self) -> bool:
+        """Return whether it has ended."""
+        return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def kill(self) -> None:
         """End it at once."""
         spawn.kill_group(self._pid)
