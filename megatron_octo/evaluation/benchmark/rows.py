@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from megatron_octo.evaluation.benchmark.repairs import repaired_row
 
 TASK_IDS = {"python": "Python", "js": "JavaScript", "java": "Java", "go": "Go", "cpp": "CPP", "rust": "Rust"}
 _HUB = "hf:"
+_PUBLISHED = "bigcode/humanevalpack"
 _OPTIONAL = ("imports", "test_setup", "bug_type", "failure_symptoms", "example_test")
 
 
@@ -98,10 +100,12 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise OctoError(f"cannot be read: {error}", where=path) from None
     records = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold other ends of lines
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
@@ -118,7 +122,12 @@ def _from_hub(name: str, language: str) -> list[dict[str, Any]]:
             "the package datasets is not installed", where=f"hf:{name}", hint="pip install 'megatron-octo[datasets]'"
         ) from None
     try:
-        return [dict(record) for record in datasets.load_dataset(name, language, split="test")]
+        if name == _PUBLISHED:  # its own loader is a script, which datasets refuses since 4.0
+            files = f"hf://datasets/{name}/data/{language}/data/humanevalpack.jsonl"
+            found = datasets.load_dataset("json", data_files={"test": files}, split="test")
+        else:
+            found = datasets.load_dataset(name, language, split="test")
+        return [dict(record) for record in found]
     except Exception as error:  # its own, the hub's and the network's errors have no common class
         raise OctoError(f"cannot be loaded: {error}", where=f"hf:{name}") from None
 
@@ -127,9 +136,13 @@ def _row(record: Any, language: str, where: str) -> Row:
     if not isinstance(record, dict):
         raise OctoError("not a row of HumanEvalPack: not an object", where=where)
     record = {("imports" if name == "import" else name): value for name, value in record.items()}
-    texts = {name: record.get(name, "" if name in _OPTIONAL else None) for name in _TEXTS}
+    texts: dict[str, Any] = {name: record.get(name, "" if name in _OPTIONAL else None) for name in _TEXTS}
     if bad := [name for name, value in texts.items() if not isinstance(value, str)]:
         raise OctoError(f"not a row of HumanEvalPack: no text in {', '.join(bad)}", where=where)
+    try:
+        "".join(texts.values()).encode()
+    except UnicodeEncodeError:
+        raise OctoError("not a row of HumanEvalPack: half of a surrogate pair in a text", where=where) from None
     head, _, number = texts["task_id"].partition("/")
     if head != TASK_IDS[language] or not number.isdigit():
         raise OctoError(
