@@ -54,3 +54,6 @@ class Language(ABC):
     @abstractmethod
     def judge(self, program: Program, box: "Sandbox", limits: "Limits") -> Verdict:
         """Compile and run a program in a sandbox."""
+
+    def close(self) -> None:  # noqa: B027 - most languages keep nothing
+        """End what was started for many programs."""
