@@ -14,7 +14,7 @@ from megatron_octo.evaluation.benchmark.finishing import finished as finished
 from megatron_octo.evaluation.benchmark.heads import Head, head_of, members_of
 from megatron_octo.evaluation.benchmark.items import Item, items, needed
 from megatron_octo.evaluation.benchmark.rows import Row
-from megatron_octo.evaluation.benchmark.syntax import block_end, body_end, leaves, names, parse
+from megatron_octo.evaluation.benchmark.syntax import block_end, body_end, leaves, names, parse, without_surrogates
 from megatron_octo.evaluation.benchmark.tasks import Task
 
 END_OF_TEXT = "<|endoftext|>"
@@ -68,7 +68,7 @@ def cut(task: Task, row: Row, text: str, *, compat: bool = False, stop: Sequence
     for word in (END_OF_TEXT, *stop):
         text = text.partition(word)[0]
     stopped = ("stop word",) if text != whole else ()
-    made = _best(row.language, head_of(row.language, head), text.rstrip())
+    made = _best(row.language, head_of(row.language, head), without_surrogates(text).rstrip())
     return Cut(made.head, made.code, stopped + made.effects)
 
 

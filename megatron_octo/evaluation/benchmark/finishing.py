@@ -5,7 +5,15 @@ import re
 
 from megatron_octo.evaluation.benchmark.heads import Head, head_of
 from megatron_octo.evaluation.benchmark.items import Item, items, needed
-from megatron_octo.evaluation.benchmark.syntax import block_end, body_end, leaves, names, parse, text_of
+from megatron_octo.evaluation.benchmark.syntax import (
+    block_end,
+    body_end,
+    leaves,
+    names,
+    parse,
+    text_of,
+    without_surrogates,
+)
 
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _CALLS = {"python": "call", "java": "method_invocation"}
@@ -46,7 +54,7 @@ def finished(language: str, base: str, text: str) -> bool:
     if fences or not text.strip() or ("}" not in text if language != "python" else "\n" not in text):
         return False
     head = head_of(language, base.rstrip())
-    start, source = len(head.text.encode()), (head.text + text).encode()
+    start, source = len(head.text.encode()), (head.text + without_surrogates(text)).encode()
     end = _end(language, source, start)
     if end is None:
         return False

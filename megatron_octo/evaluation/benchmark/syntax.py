@@ -47,6 +47,11 @@ def parse(language: str, source: bytes) -> Any:
     return parser.parse(source).root_node
 
 
+def without_surrogates(text: str) -> str:
+    """Return a text that has an encoding: halves of surrogate pairs become question marks."""
+    return text.encode(errors="replace").decode()
+
+
 def leaves(node: Any) -> Iterator[Any]:
     """Yield the leaves of a tree from left to right."""
     cursor = node.walk()
