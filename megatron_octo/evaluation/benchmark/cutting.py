@@ -14,7 +14,15 @@ from megatron_octo.evaluation.benchmark.finishing import finished as finished
 from megatron_octo.evaluation.benchmark.heads import Head, head_of, members_of
 from megatron_octo.evaluation.benchmark.items import Item, items, needed
 from megatron_octo.evaluation.benchmark.rows import Row
-from megatron_octo.evaluation.benchmark.syntax import block_end, body_end, leaves, names, parse, without_surrogates
+from megatron_octo.evaluation.benchmark.syntax import (
+    block_end,
+    body_end,
+    bound,
+    has_code,
+    names,
+    parse,
+    without_surrogates,
+)
 from megatron_octo.evaluation.benchmark.tasks import Task
 
 END_OF_TEXT = "<|endoftext|>"
@@ -129,25 +137,18 @@ def _continued(language: str, head: Head, text: str) -> Cut | None:
     start, source = len(head.text.encode()), (head.text + text).encode()
     if language == "python":
         end = block_end(source, start)
-        if not _has_code(language, source[:end], start):
+        if not has_code(language, source[:end], start):
             return None
     else:
         found = body_end(language, source, start)
         if found is None:
             return None
         end = found
-    used = head.used | names(parse(language, source[:end]))
+    used = head.used | names(parse(language, source[:end])) - bound(language, source[:end], start)
     taken = head.taken | {head.name}
     rest, effects = _rest(language, source[end:], used, taken)
     kept = (source[start:end].rstrip() if effects else source[start:end]) + rest
     return Cut(head.text, kept.decode(errors="replace"), effects)
-
-
-def _has_code(language: str, source: bytes, start: int) -> bool:
-    return any(
-        leaf.start_byte >= start and leaf.type != "comment" and leaf.end_byte > leaf.start_byte
-        for leaf in leaves(parse(language, source))
-    )
 
 
 def _rest(language: str, rest: bytes, used: frozenset[str], taken: frozenset[str]) -> tuple[bytes, tuple[str, ...]]:

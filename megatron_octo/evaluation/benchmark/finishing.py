@@ -4,10 +4,11 @@ import builtins
 import re
 
 from megatron_octo.evaluation.benchmark.heads import Head, head_of
-from megatron_octo.evaluation.benchmark.items import Item, items, needed
+from megatron_octo.evaluation.benchmark.items import items, needed
 from megatron_octo.evaluation.benchmark.syntax import (
     block_end,
     body_end,
+    has_code,
     leaves,
     names,
     parse,
@@ -17,6 +18,9 @@ from megatron_octo.evaluation.benchmark.syntax import (
 
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _CALLS = {"python": "call", "java": "method_invocation"}
+_TYPES = ("type_declaration", "struct_item", "enum_item")  # methods may follow them
+_METHODS = (b"impl", b"func (")
+_BEFORE = (b"#", b"@", b"//", b"/*")  # comments and attributes of what is to come
 
 
 def _words(*lines: str) -> frozenset[str]:
@@ -69,10 +73,7 @@ def _end(language: str, source: bytes, start: int) -> int | None:
         end = block_end(source, start)
         if end >= len(source):
             return None
-        begun = any(
-            leaf.start_byte >= start and leaf.type != "comment" for leaf in leaves(parse("python", source[:end]))
-        )
-        return end if begun else None
+        return end if has_code("python", source[:end], start) else None
     end_of_body = body_end(language, source, start)
     if language != "java" or end_of_body is None:
         return end_of_body
@@ -88,23 +89,22 @@ def _nothing_to_come(language: str, head: Head, source: bytes, end: int) -> bool
     found = items(language, parse(language, rest).children, stop=True)
     ended = language != "python" and rest.rstrip().endswith((b"}", b";"))  # the last item might go on otherwise
     whole = [item for item in found.found if ended or item.end < len(rest.rstrip())]
-    kept = needed(whole, used | head.used, taken)
-    declared = {name for item in kept for name in item.declared}
-    for item in kept:
-        missing |= _missing(language, rest[item.start : item.end]) - taken
-    if not missing - declared:
-        return language != "python" or _line_is_clear(rest, kept)
-    last = rest[max((item.end for item in whole), default=0) :]
-    first_line, newline, _ = last.lstrip(b" \t\r\n;").partition(b"\n")
+    kept = needed(found.found, used | head.used, taken)
+    if any(item not in whole for item in kept):
+        return False
     if len(kept) < len(whole):
         return True  # something else has begun
-    words = set(re.findall(r"\w+", first_line.decode(errors="replace")))
-    return bool(newline) and not words & (missing - declared) and not first_line.startswith((b"#[", b"@", b"//", b"#"))
-
-
-def _line_is_clear(rest: bytes, kept: list[Item]) -> bool:
-    """Return whether something follows a Python function: its last line may go on until another begins."""
-    return bool(rest[max((item.end for item in kept), default=0) :].strip())
+    for item in kept:
+        missing |= _missing(language, rest[item.start : item.end]) - taken
+    missing -= {name for item in kept for name in item.declared}
+    has_type = bool(kept) and (kept[-1].node.type in _TYPES or not kept[-1].declared)
+    follows = rest[max((item.end for item in kept), default=0) :]
+    if not missing and not has_type:
+        return language != "python" or bool(follows.strip())
+    line, newline, _ = follows.lstrip(b" \t\r\n;").partition(b"\n")
+    if not newline or line.startswith(_BEFORE) or (has_type and line.startswith(_METHODS)):
+        return False
+    return not missing & set(re.findall(r"\w+", line.decode(errors="replace")))
 
 
 def _missing(language: str, source: bytes) -> set[str]:
@@ -116,7 +116,9 @@ def _missing(language: str, source: bytes) -> set[str]:
             continue
         above = leaf.parent
         is_call = above is not None and above.type == _CALLS.get(language, "call_expression")
-        is_type = language == "go" and leaf.type == "type_identifier" and above.type != "type_spec"
+        is_type = leaf.type == "type_identifier" and (
+            (language == "go" and above.type != "type_spec") or above.type == "struct_expression"
+        )
         if is_type or (is_call and above.child_by_field_name("function") == leaf):
             called.add(text_of(leaf))
         else:

@@ -34,12 +34,13 @@ def head_of(language: str, text: str) -> Head:
     closed = text + {"python": "\n    pass", "java": "\n}\n}"}.get(language, "\n}")
     root = parse(language, closed.encode())
     found = list(items(language, root.children, stop=False).found)
+    around: frozenset[str] = frozenset()
     if language == "java" and found:
-        found = members_of(found[-1])
+        around, found = found[-1].declared, members_of(found[-1])
     if not found:
         return Head(text, "", "", frozenset(), frozenset(names(root)))
     before, last = found[:-1], found[-1]
-    taken = frozenset(name for item in before for name in item.declared)
+    taken = around.union(*(item.declared for item in before))
     start = text.encode()[: last.start].decode()
     return Head(text, start, min(last.declared, default=""), taken, last.used)
 

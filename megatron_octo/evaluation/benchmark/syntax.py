@@ -13,6 +13,7 @@ _OPEN, _CLOSE = frozenset({"{", "${"}), "}"
 _NAMES = frozenset(
     {"identifier", "type_identifier", "namespace_identifier", "shorthand_property_identifier", "field_identifier"}
 )
+_BINDING = frozenset({"parameters", "lambda_parameters", "pattern_list", "tuple_pattern"})
 _parsers = threading.local()  # a parser serves one thread
 
 
@@ -72,6 +73,36 @@ def text_of(node: Any) -> str:
 def names(node: Any) -> set[str]:
     """Return the identifiers of a tree, except those in comments and texts."""
     return {text_of(leaf) for leaf in leaves(node) if leaf.type in _NAMES}
+
+
+def bound(language: str, source: bytes, start: int) -> set[str]:
+    """Return the names that a Python function binds behind a place, given in bytes; they mean nothing outside of it."""
+    found: set[str] = set()
+    outer: set[str] = set()
+    if language == "python":
+        for leaf in leaves(parse(language, source)):
+            if leaf.type != "identifier" or leaf.start_byte < start:
+                continue
+            above = leaf.parent
+            if above.type == "global_statement":
+                outer.add(text_of(leaf))
+            elif above.type in _BINDING or any(above.child_by_field_name(name) == leaf for name in _bound_by(above)):
+                found.add(text_of(leaf))
+    return found - outer
+
+
+def _bound_by(node: Any) -> tuple[str, ...]:
+    return {"function_definition": ("name",), "class_definition": ("name",)}.get(
+        node.type, ("left",) if node.type in ("assignment", "for_statement", "for_in_clause") else ()
+    )
+
+
+def has_code(language: str, source: bytes, start: int) -> bool:
+    """Return whether anything except comments begins at or behind a place, given in bytes."""
+    return any(
+        leaf.start_byte >= start and leaf.type != "comment" and leaf.end_byte > leaf.start_byte
+        for leaf in leaves(parse(language, source))
+    )
 
 
 def body_end(language: str, source: bytes, head: int) -> int | None:
