@@ -184,5 +184,3 @@ def _feed[Key](
         ended.put(error)
     for _ in range(workers):
         put(None)
-
-
