@@ -144,6 +144,10 @@ class Sandbox:
             both("report", bubblewrap.REPORT, writes=True)
             if not channel:
                 del theirs[bubblewrap.CHANNEL]
+            elif os.getuid() == 0 and self.level.number != Number.NONE:
+                # Runtimes without descriptors of other numbers (Java) open /dev/fd/7, as the slot's user.
+                user = bubblewrap.UNPRIVILEGED + self.slot
+                os.fchown(theirs[bubblewrap.CHANNEL], user, user)
             if self.level.number == Number.NONE:
                 words = self._plain(stack, argv, files, mounts, limits, environment)
             else:
