@@ -96,7 +96,7 @@ class ScoredSample:
 
 
 class Lines:
-    """A file of JSON lines that is appended to, one line in one write: a kill leaves whole lines and at most a part of one.
+    """A file of JSON lines to append to. Each line is one write: a kill leaves whole lines and at most a part of one.
 
     A part of a line that is there already is removed.
     """

@@ -40,6 +40,7 @@ class Go(CompiledLanguage):
 
     name = "go"
     ours = ("main.go",)
+    reserved_bytes = 1 << 30
     # One thread of the program at a time: less CPU, and the order of goroutines depends on less.
     run_environment = {"GOMAXPROCS": "1", "GODEBUG": "randautoseed=0", "GOTRACEBACK": "single"}  # noqa: RUF012
 
