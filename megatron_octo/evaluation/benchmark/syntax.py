@@ -47,6 +47,11 @@ def parse(language: str, source: bytes) -> Any:
     return parser.parse(source).root_node
 
 
+def without_surrogates(text: str) -> str:
+    """Return a text that has an encoding: halves of surrogate pairs become question marks."""
+    return text.encode(errors="replace").decode()
+
+
 def leaves(node: Any) -> Iterator[Any]:
     """Yield the leaves of a tree from left to right."""
     cursor = node.walk()
@@ -106,7 +111,7 @@ def block_end(source: bytes, head: int) -> int:
     inside: list[tuple[int, int]] = []
     depth, brackets = 0, []
     for leaf in leaves(parse("python", source)):
-        if leaf.start_point[0] != leaf.end_point[0]:
+        if leaf.type == "string_content" and leaf.start_point[0] != leaf.end_point[0]:
             inside.append((leaf.start_byte, leaf.end_byte))
         if leaf.type in ("(", "[", "{"):
             depth += 1
@@ -121,7 +126,7 @@ def block_end(source: bytes, head: int) -> int:
             if char in b" \t" and source[place:].split(b"\n", 1)[0].strip():
                 first = None  # an indented line after comments in column 0: they belong to the body
             continue
-        if any(start < place < end for start, end in inside) or source[:place].rstrip(b"\n").endswith(b"\\"):
+        if any(start < place <= end for start, end in inside) or source[:place].rstrip(b"\n").endswith(b"\\"):
             continue
         if next((value for start, value in reversed(brackets) if start < place), 0):
             continue
