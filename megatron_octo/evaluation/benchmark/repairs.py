@@ -5,7 +5,7 @@ import functools
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from megatron_octo.common.files import digest_bytes
+from megatron_octo.common.files import digest_bytes, digest_json
 from megatron_octo.common.strict_yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -36,3 +36,8 @@ def repaired_row(row: "Row") -> "Row":
             new = getattr(row, repair["take"]) if "take" in repair else old.replace(repair["replace"], repair["by"])
             row = dataclasses.replace(row, **{name: new})
     return row
+
+
+def digest() -> str:
+    """Return a digest of all repairs."""
+    return digest_json([entry for entries in repairs().values() for entry in entries])

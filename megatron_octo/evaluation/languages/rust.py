@@ -152,7 +152,7 @@ def _copy_compiler(root: Path, target: str, folder: Path) -> None:
         copy = folder / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
-            copy.symlink_to(os.readlink(path))
+            copy.symlink_to(path.readlink())
             continue
         try:
             os.link(path, copy)
@@ -184,8 +184,15 @@ def _build(rustc: str, folder: Path) -> None:
         if crate.folder.endswith(".rs"):
             source = folder / crate.folder
             source.write_text(_text(crate), encoding="utf-8")
-        words = [rustc, "--crate-type=rlib", "--crate-name", crate.name, f"--edition={crate.edition}", "--cap-lints=allow"]
-        words += ["-C", "debuginfo=0", "-C", "opt-level=1", "-L", str(folder), str(source)]
+        words = [
+            rustc,
+            "--crate-type=rlib",
+            "--crate-name",
+            crate.name,
+            f"--edition={crate.edition}",
+            "--cap-lints=allow",
+        ]
+        words += ["--cap-lints=allow", "-C", "debuginfo=0", "-C", "opt-level=1", "-L", str(folder), str(source)]
         words += [word for feature in crate.features for word in ("--cfg", f'feature="{feature}"')]
         words += [word for need in crate.needs for word in ("--extern", f"{need}={folder}/lib{need}.rlib")]
         done = subprocess.run([*words, "-o", f"{folder}/lib{crate.name}.rlib"], capture_output=True, text=True)
