@@ -1,0 +1,167 @@
+"""Verdicts of all samples of an evaluation's directory, and of known solutions."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from megatron_octo.common.errors import OctoError
+from megatron_octo.evaluation import records
+from megatron_octo.evaluation.benchmark import repairs
+from megatron_octo.evaluation.benchmark.cutting import cut
+from megatron_octo.evaluation.benchmark.rows import Row, data_digest
+from megatron_octo.evaluation.benchmark.tasks import Task
+from megatron_octo.evaluation.records import Kind, ScoredSample
+from megatron_octo.evaluation.sandbox.levels import Level
+from megatron_octo.evaluation.sandbox.limits import Limits
+from megatron_octo.evaluation.scoring.judge import Job, Judge
+from megatron_octo.evaluation.scoring.progress import Meter
+from megatron_octo.evaluation.scoring.self_check import check_language, known_solution, require
+
+Place = tuple[Task, int, int]  # task, problem, sample
+
+
+@dataclass
+class Tally:
+    """What a pass of scoring did."""
+
+    kinds: Counter[Kind] = field(default_factory=Counter)
+    compile_cpu_s: float = 0.0
+    run_cpu_s: float = 0.0
+    wall_s: float = 0.0
+    cached: int = 0
+
+    def add(self, verdict: records.Verdict) -> None:
+        """Count a verdict; what came from the cache cost nothing now."""
+        self.kinds[verdict.kind] += 1
+        self.cached += verdict.cached
+        if not verdict.cached:
+            self.compile_cpu_s += verdict.compile_cpu_s
+            self.run_cpu_s += verdict.run_cpu_s
+
+    @property
+    def words(self) -> str:
+        """Counts of all kinds."""
+        return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.kinds.most_common())
+
+
+def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level) -> None:
+    """Refuse to go on if a language's toolchain does not judge rightly.
+
+    Raises:
+        OctoError: it is missing, or right solutions fail, or buggy ones pass.
+    """
+    for name, found in rows.items():
+        judge.toolchain(name)
+        require(name, check_language(list(found), judge, level))
+
+
+def score(
+    output: Path,
+    tasks: Sequence[Task],
+    rows: Mapping[str, Sequence[Row]],
+    judge: Judge,
+    *,
+    level: Level,
+    limits: Limits,
+    stop: Sequence[str] = (),
+) -> Tally:
+    """Judge what has no verdict yet; goes on after a kill.
+
+    Args:
+        output: directory with ``samples``; ``verdicts`` are written there.
+        tasks: to score; descriptions have no verdicts.
+        rows: by language.
+        judge: for the programs.
+        level: of the sandbox, for the header.
+        limits: of a program, for the header.
+        stop: the prompt's stop words, at which answers are cut.
+
+    Raises:
+        OctoError: there are no samples, results of other options lie there, or the machine failed on a program.
+    """
+    coded = [task for task in tasks if not task.describes]
+    values = {
+        "limits": asdict(limits),
+        "repairs": repairs.digest(),
+        **{f"toolchain.{task.language}": judge.toolchain(task.language).digest for task in coded},
+        **{f"data.{task.language}": data_digest(rows[task.language]) for task in coded},
+    }
+    records.open_header(output, "scoring", {**values, "level": int(level.number)})
+    samples = {task: records.read_samples(output, task.name) for task in coded}
+    if not any(samples.values()):
+        raise OctoError("no samples to score", where=output, hint="evaluate generate writes them there")
+    done = {task: records.read_verdicts(output, task.name) for task in coded}
+    files = {task: records.Lines(records.verdicts_path(output, task.name)) for task in coded if samples[task]}
+    by_number = {language: {row.number: row for row in found} for language, found in rows.items()}
+    effects: dict[Place, str] = {}
+
+    def jobs() -> Iterator[Job[Place]]:
+        for task, found in samples.items():
+            for (problem, number), sample in sorted(found.items()):
+                if (problem, number) in done[task] and done[task][
+                    problem, number
+                ].verdict.kind is not Kind.INFRASTRUCTURE:
+                    continue
+                row = by_number[task.language].get(problem)
+                if row is None:
+                    raise OctoError(
+                        f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name)
+                    )
+                made = cut(task, row, sample.text, stop=stop)
+                effects[task, problem, number] = made.what
+                yield Job((task, problem, number), row, made.solution)
+
+    total, before = sum(map(len, samples.values())), sum(map(len, done.values()))
+    tally, started = Tally(), time.monotonic()
+    try:
+        with Meter("score", total, before) as meter:
+            for judged in judge.all(jobs()):
+                task, problem, number = judged.job.key
+                tally.add(judged.verdict)
+                scored = ScoredSample(
+                    problem,
+                    number,
+                    judged.program.digest,
+                    judged.toolchain.digest,
+                    effects.pop((task, problem, number)),
+                    judged.verdict,
+                )
+                files[task].append(records.verdict_record(scored))
+                meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
+    finally:
+        for file in files.values():
+            file.close()
+    tally.wall_s = time.monotonic() - started
+    if failed := tally.kinds[Kind.INFRASTRUCTURE]:
+        raise OctoError(
+            f"{failed} programs could not be judged on this machine",
+            where=output / records.VERDICTS,
+            hint="their lines say why; the same command tries them again",
+        )
+    return tally
+
+
+def score_known(
+    which: str, rows: Iterable[Row], judge: Judge, *, documented: bool = False, total: int = 0
+) -> tuple[Tally, list[tuple[str, records.Verdict]]]:
+    """Judge known solutions of rows; returns the tally, and task ids with verdicts that are not what they should be.
+
+    Args:
+        which: ``canonical``, ``buggy`` or ``empty``.
+        rows: of any languages.
+        judge: for the programs.
+        documented: whether they continue the heads with docstrings.
+        total: number of rows, for the progress.
+    """
+    tally, wrong, started = Tally(), [], time.monotonic()
+    jobs = (Job(row.task_id, row, known_solution(row, which, documented)) for row in rows)
+    with Meter(f"score {which}", total) as meter:
+        for judged in judge.all(jobs):
+            tally.add(judged.verdict)
+            if (judged.verdict.kind is Kind.PASSED) != (which == "canonical"):
+                wrong.append((judged.job.key, judged.verdict))
+            meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
+    tally.wall_s = time.monotonic() - started
+    return tally, sorted(wrong, key=lambda pair: pair[0])
