@@ -18,6 +18,11 @@ _SPECS = (
     "var_spec_list",
     "variable_declarator",
 )
+_VARIABLES = ("lexical_declaration", "variable_declaration")
+_FUNCTIONS = (
+    *("function_definition", "decorated_definition", "template_declaration", "function_item", "method_declaration"),
+    *("function_declaration", "generator_function_declaration", "arrow_function", "function_expression"),
+)
 _ALWAYS = {"cpp": ("preproc_include", "using_declaration"), "java": ("import_declaration",)}
 _LAST_OF_USE = re.compile(r"(\w+)\s*(?=[,;}])")
 
@@ -81,6 +86,14 @@ def items(language: str, nodes: Iterable[Any], *, stop: bool) -> Items:
         if item is not None:
             found.append(item)
     return Items(tuple(found), other or attribute is not None)
+
+
+def is_function(item: Item) -> bool:
+    """Return whether an item is a function, a method, or a constant that is a function of JavaScript."""
+    if item.node.type not in _VARIABLES:
+        return item.node.type in _FUNCTIONS
+    values = [child.child_by_field_name("value") for child in item.node.named_children]
+    return any(value is not None and value.type in _FUNCTIONS for value in values)
 
 
 def needed(candidates: Iterable[Item], used: Iterable[str], taken: Iterable[str]) -> list[Item]:

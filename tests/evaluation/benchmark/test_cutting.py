@@ -111,6 +111,19 @@ def test_the_function_anew_without_a_block(language: str) -> None:
     assert made.solution.count("doubled") == 1
 
 
+@pytest.mark.parametrize(
+    ("language", "body"),
+    [
+        ("java", "        List<Integer> doubled = xs;\n        return doubled;\n    }\n}"),
+        ("js", "  let doubled = [];\n  return doubled;\n}"),
+        ("python", "    doubled = xs\n    return doubled"),
+    ],
+)
+def test_a_variable_with_the_function_s_name_is_not_the_function(language: str, body: str) -> None:
+    made = cut(_task(language), row(language), f"\n```\n{body}\n```\n")
+    assert (made.what, made.code) == ("fence", "\n" + body)
+
+
 def test_java_class_is_closed() -> None:
     body = BODIES["java"].removesuffix("\n}")
     made = cut(_task("java"), row("java"), "\n" + body)
