@@ -12,11 +12,11 @@ from megatron_octo.evaluation.benchmark import repairs
 from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row, data_digest
 from megatron_octo.evaluation.benchmark.tasks import Task
+from megatron_octo.evaluation.progress import Meter
 from megatron_octo.evaluation.records import Kind, ScoredSample
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
 from megatron_octo.evaluation.scoring.judge import Job, Judge
-from megatron_octo.evaluation.scoring.progress import Meter
 from megatron_octo.evaluation.scoring.self_check import check_language, known_solution, require
 
 Place = tuple[Task, int, int]  # task, problem, sample
