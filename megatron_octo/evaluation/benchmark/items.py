@@ -72,7 +72,7 @@ def items(language: str, nodes: Iterable[Any], *, stop: bool) -> Items:
             if node.type == ";" and found and found[-1].node.next_sibling == node:
                 found[-1] = _with_end(found[-1], node.end_byte)
             continue
-        if node.has_error or node.is_missing or _is_half(node):
+        if _is_broken(node):
             other = True
             if stop:
                 break
@@ -121,9 +121,18 @@ def needed(candidates: Iterable[Item], used: Iterable[str], taken: Iterable[str]
     return [kept[index] for index in sorted(kept)]
 
 
-def _is_half(node: Any) -> bool:
-    """Return whether a function of Go has no body (yet)."""
-    return node.type == "function_declaration" and node.child_by_field_name("body") is None
+def _is_broken(node: Any) -> bool:
+    """Return whether a node is not a whole item. A fault in a body with both braces may be the grammar's (``typeid``)."""
+    body = node.child_by_field_name("body")
+    if node.type == "function_declaration" and body is None:  # Go's, whose body is still to come
+        return True
+    if node.is_missing or not node.has_error:
+        return bool(node.is_missing)
+    if node.is_error or body is None or not body.children:
+        return True
+    last = body.children[-1]
+    outside = any(child.has_error for child in node.children if child != body)
+    return outside or last.type != "}" or last.is_missing
 
 
 def _with_end(item: Item, end: int) -> Item:

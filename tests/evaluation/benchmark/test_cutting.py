@@ -145,6 +145,20 @@ def test_braces_in_texts_and_comments_do_not_count() -> None:
     assert made.code == code
 
 
+def test_braces_in_templates_belong_together() -> None:
+    code = "\n  return `{${xs.map((x) => { return `${x}}`; })}`;\n}"
+    made = cut(_task("js"), row("js"), code + "\nconsole.log(1)")
+    assert (made.what, made.code) == ("syntax", code)
+
+
+def test_what_the_grammar_does_not_know_is_no_fault() -> None:
+    function = (
+        "vector<int> doubled(vector<int> xs){\n    if (typeid(int) == typeid(xs[0])) return xs;\n    return xs;\n}"
+    )
+    made = cut(_task("cpp"), row("cpp"), f"\n```\n{function}\n```")
+    assert (made.what, made.code) == ("fence+whole", function)
+
+
 def test_ends() -> None:
     task = _task("go")
     whole = "\n" + BODIES["go"].rstrip()
