@@ -98,7 +98,7 @@ def _nothing_to_come(language: str, head: Head, source: bytes, end: int) -> bool
     rest = source[end:]
     found = items(language, parse(language, rest).children, stop=True)
     ended = language != "python" and rest.rstrip().endswith((b"}", b";"))  # the last item might go on otherwise
-    whole = [item for item in found.found if (ended and not item.node.has_error) or item.end < len(rest.rstrip())]
+    whole = [item for item in found.found if not item.node.has_error and (ended or item.end < len(rest.rstrip()))]
     kept = needed(found.found, used | head.used, taken)
     if any(item not in whole for item in kept):
         return False

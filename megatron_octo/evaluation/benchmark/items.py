@@ -122,7 +122,7 @@ def needed(candidates: Iterable[Item], used: Iterable[str], taken: Iterable[str]
 
 
 def _is_broken(node: Any) -> bool:
-    """Return whether a node is not a whole item. A fault in a body with both braces may be the grammar's (``typeid``)."""
+    """Return whether a node is no whole item. A fault in a body with both braces may be the grammar's (``typeid``)."""
     body = node.child_by_field_name("body")
     if node.type == "function_declaration" and body is None:  # Go's, whose body is still to come
         return True
