@@ -80,10 +80,7 @@ def _join_samples(parts: Sequence[Path], output: Path, task: str) -> int:
 def _join_verdicts(parts: Sequence[Path], output: Path, task: str) -> int:
     found = records.read_verdicts(output, task)
     new = {
-        key: scored
-        for part in parts
-        for key, scored in records.read_verdicts(part, task).items()
-        if key not in found
+        key: scored for part in parts for key, scored in records.read_verdicts(part, task).items() if key not in found
     }
     if new:
         lines = records.Lines(records.verdicts_path(output, task))
