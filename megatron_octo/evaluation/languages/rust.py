@@ -184,7 +184,14 @@ def _build(rustc: str, folder: Path) -> None:
         if crate.folder.endswith(".rs"):
             source = folder / crate.folder
             source.write_text(_text(crate), encoding="utf-8")
-        words = [rustc, "--crate-type=rlib", "--crate-name", crate.name, f"--edition={crate.edition}", "--cap-lints=allow"]
+        words = [
+            rustc,
+            "--crate-type=rlib",
+            "--crate-name",
+            crate.name,
+            f"--edition={crate.edition}",
+            "--cap-lints=allow",
+        ]
         words += ["-C", "debuginfo=0", "-C", "opt-level=1", "-L", str(folder), str(source)]
         words += [word for feature in crate.features for word in ("--cfg", f'feature="{feature}"')]
         words += [word for need in crate.needs for word in ("--extern", f"{need}={folder}/lib{need}.rlib")]

@@ -97,9 +97,7 @@ class Testers:
         if found is None:
             side = self._side
             found = Line(
-                box.start(
-                    side.argv, files=side.files, mounts=side.mounts, environment=side.environment, limits=_TESTER
-                )
+                box.start(side.argv, files=side.files, mounts=side.mounts, environment=side.environment, limits=_TESTER)
             )
             with self._lock:
                 self._lines[box.slot] = found
@@ -162,9 +160,7 @@ def judge(solution: Side, job: Mapping[str, Any], testers: Testers, box: "Sandbo
     )
 
 
-def _test(
-    testers: Testers, box: "Sandbox", job: Mapping[str, Any], answers: Line, deadline: float
-) -> dict[str, Any]:
+def _test(testers: Testers, box: "Sandbox", job: Mapping[str, Any], answers: Line, deadline: float) -> dict[str, Any]:
     """Let the tester run, and pass its calls on; returns its last message.
 
     Raises:
