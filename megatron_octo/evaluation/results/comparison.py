@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from megatron_octo.common.errors import OctoError
 from megatron_octo.evaluation.benchmark.tasks import Task
 from megatron_octo.evaluation.records import differences
 from megatron_octo.evaluation.results.difference import Difference, difference
@@ -20,7 +21,11 @@ class Compared:
 
 
 def compare(first: Summary, second: Summary) -> list[Compared]:
-    """Compare the tasks that both evaluations have."""
+    """Compare the tasks that both evaluations have.
+
+    Raises:
+        OctoError: there is none.
+    """
     others = {score.task: score for score in second.tasks}
     found = []
     for score in first.tasks:
@@ -29,6 +34,8 @@ def compare(first: Summary, second: Summary) -> list[Compared]:
             one, two = score.by_problem(), other.by_problem()
             value = difference(one, two)
             found.append(Compared(score.task, score.estimates[1].value, other.estimates[1].value, value))
+    if not found:
+        raise OctoError("no task in common", where=f"{first.output}, {second.output}", hint="compare runs of the same tasks")
     return found
 
 

@@ -44,7 +44,8 @@ svg { display:block; width:160px; height:14px; } .bar { fill:var(--bar); } .band
 summary { cursor:pointer; } details { margin:2px 0; content-visibility:auto; contain-intrinsic-size:auto 24px; }
 details details { margin-left:16px; } .of { color:var(--soft); }
 pre { margin:4px 0 8px; padding:8px; background:var(--back); border:1px solid var(--line); border-radius:6px;
-  font:12px/1.45 ui-monospace, monospace; overflow:auto; max-height:480px; white-space:pre-wrap; overflow-wrap:anywhere; }
+  font:12px/1.45 ui-monospace, monospace; overflow:auto; max-height:480px; white-space:pre-wrap;
+  overflow-wrap:anywhere; }
 h3 { font-size:12px; margin:4px 0 0 16px; color:var(--soft); font-weight:500; }
 """
 _HEADS = (
@@ -97,7 +98,8 @@ def _parts(
     yield (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{markup(policy())}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="referrer" content="no-referrer">'
         f"<style>{_STYLE}</style></head><body><main><h1>{name}</h1><p>{markup(method_words(summary))}</p>"
     )
     yield _section("Scores", _scores(summary))
@@ -107,8 +109,8 @@ def _parts(
         yield _section("Difference of two runs, second minus first", _differences(compared, unlike))
     yield _section("How samples ended", _kinds(summary))
     yield from _failing(summary, prompts)
-    lines = "\n".join(settings_lines(summary))
-    yield f"<section><details><summary>Settings</summary><pre>{markup(lines)}</pre></details></section></main></body></html>"
+    lines = markup("\n".join(settings_lines(summary)))
+    yield f"<section><details><summary>Settings</summary><pre>{lines}</pre></details></section></main></body></html>"
 
 
 def _section(title: str, inner: str) -> str:
