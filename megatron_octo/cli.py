@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train a recipe, or resume it from its newest checkpoint",
     "submit": "run a recipe's stages under SLURM until they are finished; show the state of runs",
     "convert": "to and from Hugging Face, with a proof that both compute the same",
+    "evaluate": "score a model on HumanEvalPack, in a sandbox",
     "schema": "JSON schema of recipes, for editors",
 }
 

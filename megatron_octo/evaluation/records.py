@@ -1,28 +1,18 @@
-"""Values that pass between the parts of an evaluation, and the files in which they lie.
+"""Values that pass between the parts of an evaluation, samples and verdicts, and the files that they lie in."""
 
-A folder of an evaluation holds ``evaluation.json`` (the header: all that decides a score), ``samples/TASK.jsonl`` and
-``verdicts/TASK.jsonl``. Lines are only appended. A line that a kill left half-written is dropped, and made again.
-"""
-
-import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import read_json, regular, write_json
-from megatron_octo.common.records import checked
+from megatron_octo.runfiles.steps import end_last_line
 
 LANGUAGES = ("python", "js", "java", "go", "cpp", "rust")
-HEADER = "evaluation.json"
-FREE = "about"  # section of a header that may differ between machines and restarts
 
 
 class Kind(StrEnum):
@@ -81,205 +71,156 @@ class Sample:
     stop: str
     prompt_digest: str
 
-    @property
-    def key(self) -> "Key":
-        """What it is a sample of."""
-        return self.task, self.problem, self.sample
+
+HEADER, SAMPLES, VERDICTS = "evaluation.json", "samples", "verdicts"
+SCORES, REPORT, PAGE = "scores.json", "report.md", "report.html"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Verdict of one sample.
+class ScoredSample:
+    """A verdict and the sample that it is about.
 
     Attributes:
-        task: as the sample's; ``problem``, ``sample``, too.
-        program: digest of the program, without toolchain and limits.
-        cut: effects of cutting the answer (``Cut.what``).
-        solution: what was handed to the language: head of the function and code.
-        verdict: how it ended.
+        problem: of the sample; ``sample``: its number.
+        program: digest of the program that ran.
+        toolchain: digest of the compilers.
+        cut: what was cut from the answer (benchmark/cutting.py).
     """
 
-    task: str
     problem: int
     sample: int
     program: str
+    toolchain: str
     cut: str
-    solution: str
     verdict: Verdict
 
-    @property
-    def key(self) -> "Key":
-        """What it is a verdict of."""
-        return self.task, self.problem, self.sample
+
+class Lines:
+    """A file of JSON lines to append to. Each line is one write: a kill leaves whole lines and at most a part of one.
+
+    A part of a line that is there already is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        end_last_line(path)
+        self._handle = os.open(regular(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Append a record."""
+        data = json.dumps(record, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+        while data:
+            data = data[os.write(self._handle, data) :]
+
+    def close(self) -> None:
+        """Bring all lines to the disk."""
+        os.fsync(self._handle)
+        os.close(self._handle)
 
 
-type Key = tuple[str, int, int]  # task, problem, sample
-_SAMPLE, _JUDGED = TypeAdapter(Sample), TypeAdapter(Judged)
-
-
-def samples_file(output: Path, task: str) -> Path:
-    """Return where the samples of a task lie."""
-    return output / "samples" / f"{task}.jsonl"
-
-
-def verdicts_file(output: Path, task: str) -> Path:
-    """Return where the verdicts of a task lie."""
-    return output / "verdicts" / f"{task}.jsonl"
-
-
-def open_header(output: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """Make or extend the header of an evaluation, and refuse to mix it with another one.
+def open_header(output: Path, section: str, values: Mapping[str, Any]) -> None:
+    """Write a section of the header, or compare it with what is there; keys that are new are added.
 
     Args:
-        output: folder of the evaluation; made if it is missing.
-        header: nested mappings of JSON values. A key that is new is added (another task, scoring after generation);
-            a value that is there has to be the same. The section ``about`` is free, and the first one stays.
-
-    Returns:
-        The whole header.
+        output: directory of the evaluation.
+        section: ``generation`` or ``scoring``.
+        values: what decides the results.
 
     Raises:
-        OctoError: a value differs; names each. Or there are samples without a header.
+        OctoError: a value differs, so that results would be mixed; names keys and values.
     """
+    path = output / HEADER
     output.mkdir(parents=True, exist_ok=True)
-    with _locked(output / f".{HEADER}.lock"):
-        path = output / HEADER
-        if not path.exists() and any(output.glob("samples/*.jsonl")):
-            raise OctoError("samples without a header", where=path, hint="choose another --output")
-        old = read_header(output) if path.exists() else {}
-        plain = json.loads(json.dumps(header))
-        if found := differences(old, plain):
-            raise OctoError(
-                f"this evaluation was begun otherwise: {'; '.join(found)}",
-                where=path,
-                hint="give the same arguments, or choose another --output",
-            )
-        merged = _merged(old, plain)
-        if merged != old:
-            write_json(path, merged)
-        return merged
+    header = read_header(output)
+    before = header.get(section, {})
+    if differing := sorted(key for key in before.keys() & values.keys() if before[key] != values[key]):
+        lines = "; ".join(f"{key}: {before[key]!r} there, {values[key]!r} now" for key in differing)
+        raise OctoError(
+            f"this directory holds results made otherwise: {lines}",
+            where=path,
+            hint="the same options go on; others need another --output",
+        )
+    if before.keys() < {**before, **values}.keys():
+        write_json(path, {"format": 1, **header, section: {**before, **values}})
 
 
 def read_header(output: Path) -> dict[str, Any]:
-    """Read the header of an evaluation.
-
-    Raises:
-        OctoError: there is none, or it is broken.
-    """
+    """Return the header of a directory; empty if there is none."""
     path = output / HEADER
-    if not path.exists():
-        raise OctoError("not the folder of an evaluation: no evaluation.json", where=output, hint="evaluate generate")
-    header = read_json(path)
-    if not isinstance(header, dict):
-        raise OctoError("not a header of an evaluation", where=path)
-    return header
+    return dict(read_json(path)) if path.exists() else {}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return ``key: OLD there, NEW now`` for each value that both have and that differs, outside of ``about``."""
-    found = []
-    for name in sorted(old.keys() & new.keys()):
-        if not prefix and name == FREE:
-            continue
-        one, other = old[name], new[name]
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found += differences(one, other, f"{prefix}{name}.")
-        elif one != other:
-            found.append(f"{prefix}{name}: {_short(one)} there, {_short(other)} now")
-    return found
+def samples_path(output: Path, task: str) -> Path:
+    """Return the file of a task's samples."""
+    return output / SAMPLES / f"{task}.jsonl"
 
 
-def append(path: Path, record: Sample | Judged) -> None:
-    """Append a line in one step; several processes may do so at once. A half-written line before it is dropped.
+def verdicts_path(output: Path, task: str) -> Path:
+    """Return the file of a task's verdicts."""
+    return output / VERDICTS / f"{task}.jsonl"
 
-    A kill loses at most this line; a power cut may lose those of the last seconds.
+
+def sample_record(sample: Sample) -> dict[str, Any]:
+    """Return the line of a sample."""
+    record = asdict(sample)
+    del record["task"]
+    return record
+
+
+def read_samples(output: Path, task: str) -> dict[tuple[int, int], Sample]:
+    """Return the samples of a task by problem and number; the first of equal numbers counts.
+
+    Raises:
+        OctoError: a line is no sample; names file and line.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = (json.dumps(asdict(record), ensure_ascii=False) + "\n").encode(errors="replace")  # half a surrogate pair: ?
-    with open(regular(path), "a+b", buffering=0) as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        whole = _whole(file.fileno())
-        os.ftruncate(file.fileno(), whole)
+    path = samples_path(output, task)
+    found: dict[tuple[int, int], Sample] = {}
+    for number, record in _records(path):
         try:
-            if os.write(file.fileno(), line) != len(line):
-                raise OctoError("no space left on the device", where=path, hint="free some; then start again")
-        except BaseException:
-            os.ftruncate(file.fileno(), whole)
-            raise
-
-
-def read_samples(path: Path) -> dict[Key, Sample]:
-    """Read samples; none if there is no file.
-
-    Raises:
-        OctoError: a whole line is not a sample, or a sample comes twice with different texts.
-    """
-    found: dict[Key, Sample] = {}
-    for where, line in _lines(path):
-        sample = checked(_SAMPLE, line, where)
-        if found.setdefault(sample.key, sample).text != sample.text:
-            raise OctoError(f"{_name(sample.key)} comes twice, with different texts", where=where)
+            sample = Sample(task=task, **record)
+            found.setdefault((int(sample.problem), int(sample.sample)), sample)
+        except (TypeError, ValueError) as error:
+            raise OctoError(f"not a sample: {error}", where=f"{path}:{number}") from None
     return found
 
 
-def read_verdicts(path: Path) -> dict[Key, Judged]:
-    """Read the verdicts of samples, the last one of each; none if there is no file.
+def verdict_record(scored: ScoredSample) -> dict[str, Any]:
+    """Return the line of a verdict."""
+    record = asdict(scored)
+    record.update(record.pop("verdict"))
+    return record
+
+
+def read_verdicts(output: Path, task: str) -> dict[tuple[int, int], ScoredSample]:
+    """Return the verdicts of a task by problem and number; the last of equal numbers counts.
 
     Raises:
-        OctoError: a whole line is not a verdict.
+        OctoError: a line is no verdict; names file and line.
     """
-    return {judged.key: judged for judged in (checked(_JUDGED, line, where) for where, line in _lines(path))}
+    path = verdicts_path(output, task)
+    names = [field.name for field in fields(Verdict)]
+    found: dict[tuple[int, int], ScoredSample] = {}
+    for number, record in _records(path):
+        try:
+            own = {name: record.pop(name) for name in names}
+            verdict = Verdict(**{**own, "kind": Kind(own["kind"])})
+            scored = ScoredSample(verdict=verdict, **record)
+            found[scored.problem, scored.sample] = scored
+        except (KeyError, TypeError, ValueError) as error:
+            raise OctoError(f"not a verdict: {error}", where=f"{path}:{number}") from None
+    return found
 
 
-def _name(key: Key) -> str:
-    return f"{key[0]}, problem {key[1]}, sample {key[2]}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
-    for name, value in new.items():
-        if isinstance(value, Mapping) and isinstance(old.get(name), Mapping):
-            merged[name] = _merged(old[name], value)
-        else:
-            merged.setdefault(name, value)
-    return merged
-
-
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        data = Path(regular(path)).read_bytes()
-    except FileNotFoundError:
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and content of the complete lines."""
+    if not path.exists():
         return
-    for number, line in enumerate(
-        data.split(b"\n")[:-1], start=1
-    ):  # what follows the last end of a line is half of one
-        yield f"{path}:{number}", line
-
-
-def _whole(file: int) -> int:
-    """Return the size of a file without a half-written last line."""
-    size = os.fstat(file).st_size
-    if size == 0 or os.pread(file, 1, size - 1) == b"\n":
-        return size
-    end = size
-    while end > 0:
-        start = max(0, end - (1 << 16))
-        place = os.pread(file, end - start, start).rfind(b"\n")
-        if place >= 0:
-            return start + place + 1
-        end = start
-    return 0
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "wb") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    for number, line in enumerate(regular(path).read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise OctoError(f"not JSON: {error}", where=f"{path}:{number}") from None
+        if not isinstance(record, dict):
+            raise OctoError("not an object", where=f"{path}:{number}")
+        yield number, record

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from megatron_octo.evaluation.benchmark.rows import Row
 
 _PYTHON = (
-    "import math", "import re", "import sys", "import copy", "import datetime", "import itertools",
-    "import collections", "import heapq", "import statistics", "import functools", "import hashlib", "import numpy", "import numpy as np",
-    "import string", "from typing import *", "from collections import *",
-)  # fmt: skip
+    *map(
+        "import {}".format, ("math", "re", "sys", "copy", "datetime", "itertools", "collections", "heapq", "statistics")
+    ),
+    *map("import {}".format, ("functools", "hashlib", "numpy", "numpy as np", "string")),
+    *map("from {} import *".format, ("typing", "collections")),
+)
 _CPP = (
     "stdlib.h", "algorithm", "cmath", "math.h", "numeric", "stdio.h", "vector", "set", "map", "queue", "stack", "list",
     "deque", "boost/any.hpp", "string", "climits", "cstring", "iostream", "sstream", "fstream",

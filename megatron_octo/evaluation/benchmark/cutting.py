@@ -5,15 +5,24 @@ and constants behind it stay if the function uses them. Answers in fences, and a
 anew instead of continuing it, are taken as what they are. :func:`cut` names each of these effects.
 """
 
-import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_octo.evaluation.benchmark import compat as compat_rules
+from megatron_octo.evaluation.benchmark.finishing import finished as finished
+from megatron_octo.evaluation.benchmark.heads import Head, head_of, members_of
 from megatron_octo.evaluation.benchmark.items import Item, items, needed
 from megatron_octo.evaluation.benchmark.rows import Row
-from megatron_octo.evaluation.benchmark.syntax import block_end, body_end, leaves, names, parse
+from megatron_octo.evaluation.benchmark.syntax import (
+    block_end,
+    body_end,
+    bound,
+    has_code,
+    names,
+    parse,
+    without_surrogates,
+)
 from megatron_octo.evaluation.benchmark.tasks import Task
 
 END_OF_TEXT = "<|endoftext|>"
@@ -30,8 +39,8 @@ class Cut:
             function.
         code: from the first newline on.
         effects: in order: ``stop word`` (cut at one), ``fence`` (taken out of a Markdown block), ``whole`` (function
-            written anew), ``syntax`` (what the function does not need is left out), ``closed`` (Java's class is closed),
-            ``open`` (the function never ends), ``empty`` (no code).
+            written anew), ``syntax`` (what the function does not need is left out), ``closed`` (Java's class is
+            closed), ``open`` (the function never ends), ``empty`` (no code).
     """
 
     head: str
@@ -47,22 +56,6 @@ class Cut:
     def solution(self) -> str:
         """Text for the language: head and code."""
         return self.head + self.code
-
-
-@dataclass(frozen=True)
-class Head:
-    """Head of a function.
-
-    Attributes:
-        text: as the solution begins, without blanks at its end; ``before``: the part before the function.
-        name: of the function; ``taken``: names that are declared before it; ``used``: names in it.
-    """
-
-    text: str
-    before: str
-    name: str
-    taken: frozenset[str]
-    used: frozenset[str]
 
 
 def cut(task: Task, row: Row, text: str, *, compat: bool = False, stop: Sequence[str] = ()) -> Cut:
@@ -83,7 +76,7 @@ def cut(task: Task, row: Row, text: str, *, compat: bool = False, stop: Sequence
     for word in (END_OF_TEXT, *stop):
         text = text.partition(word)[0]
     stopped = ("stop word",) if text != whole else ()
-    made = _best(row.language, head_of(row.language, head), text.rstrip())
+    made = _best(row.language, head_of(row.language, head), without_surrogates(text).rstrip())
     return Cut(made.head, made.code, stopped + made.effects)
 
 
@@ -101,32 +94,6 @@ def description(row: Row, text: str, *, compat: bool = False, stop: Sequence[str
     for word in words:
         text = text.partition(word)[0]
     return compat_rules.without_code(text.rstrip(), row.canonical_solution)
-
-
-@functools.lru_cache(maxsize=2048)
-def head_of(language: str, text: str) -> Head:
-    """Take the head of a function apart.
-
-    Args:
-        language: of the text.
-        text: the head, which ends inside of the function.
-    """
-    closed = text + {"python": "\n    pass", "java": "\n}\n}"}.get(language, "\n}")
-    root = parse(language, closed.encode())
-    found = list(items(language, root.children, stop=False).found)
-    if language == "java" and found:
-        found = _members(found[-1])
-    if not found:
-        return Head(text, "", "", frozenset(), frozenset(names(root)))
-    before, last = found[:-1], found[-1]
-    taken = frozenset(name for item in before for name in item.declared)
-    start = text.encode()[: last.start].decode()
-    return Head(text, start, min(last.declared, default=""), taken, last.used)
-
-
-def _members(item: Item) -> list[Item]:
-    body = item.node.child_by_field_name("body")
-    return list(items("java", body.named_children, stop=False).found) if body is not None else []
 
 
 def _best(language: str, head: Head, text: str) -> Cut:
@@ -170,25 +137,18 @@ def _continued(language: str, head: Head, text: str) -> Cut | None:
     start, source = len(head.text.encode()), (head.text + text).encode()
     if language == "python":
         end = block_end(source, start)
-        if not _has_code(language, source[:end], start):
+        if not has_code(language, source[:end], start):
             return None
     else:
         found = body_end(language, source, start)
         if found is None:
             return None
         end = found
-    used = head.used | names(parse(language, source[:end]))
+    used = head.used | names(parse(language, source[:end])) - bound(language, source[:end], start)
     taken = head.taken | {head.name}
     rest, effects = _rest(language, source[end:], used, taken)
-    kept = source[start:end] + rest
+    kept = (source[start:end].rstrip() if effects else source[start:end]) + rest
     return Cut(head.text, kept.decode(errors="replace"), effects)
-
-
-def _has_code(language: str, source: bytes, start: int) -> bool:
-    return any(
-        leaf.start_byte >= start and leaf.type != "comment" and leaf.end_byte > leaf.start_byte
-        for leaf in leaves(parse(language, source))
-    )
 
 
 def _rest(language: str, rest: bytes, used: frozenset[str], taken: frozenset[str]) -> tuple[bytes, tuple[str, ...]]:
@@ -199,13 +159,10 @@ def _rest(language: str, rest: bytes, used: frozenset[str], taken: frozenset[str
     end = body_end("java", inside, len(_CLASS))
     if end is None:
         members, effects = _kept("java", inside + b"\n}", _CLASS, used, taken)
-        return members + b"\n}", (*effects, "closed")
+        return (members + b"\n}" if effects else rest + b"\n}"), (*effects, "closed")
     members, first = _kept("java", inside[:end], _CLASS, used, taken)
     classes, second = _kept("java", inside[end:], b"", used | names(parse("java", members)), taken)
-    if not first:
-        members = inside[len(_CLASS) : end]
-    elif first:
-        members += b"\n}"
+    members = members + b"\n}" if first else inside[len(_CLASS) : end]
     return members + classes, tuple(dict.fromkeys(first + second))
 
 
@@ -240,7 +197,7 @@ def _anew(language: str, head: Head, text: str) -> Cut | None:
     inside: list[Item] = outside
     if language == "java":
         for item in outside:
-            members = _members(item)
+            members = members_of(item)
             if any(head.name in member.declared for member in members):
                 inside, outside = members, [other for other in outside if other is not item]
                 break

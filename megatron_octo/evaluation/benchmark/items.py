@@ -67,7 +67,7 @@ def items(language: str, nodes: Iterable[Any], *, stop: bool) -> Items:
             if node.type == ";" and found and found[-1].node.next_sibling == node:
                 found[-1] = _with_end(found[-1], node.end_byte)
             continue
-        if node.has_error or node.is_missing:
+        if node.has_error or node.is_missing or _is_half(node):
             other = True
             if stop:
                 break
@@ -106,6 +106,11 @@ def needed(candidates: Iterable[Item], used: Iterable[str], taken: Iterable[str]
                 given |= item.declared
                 changed = True
     return [kept[index] for index in sorted(kept)]
+
+
+def _is_half(node: Any) -> bool:
+    """Return whether a function of Go has no body (yet)."""
+    return node.type == "function_declaration" and node.child_by_field_name("body") is None
 
 
 def _with_end(item: Item, end: int) -> Item:

@@ -13,6 +13,7 @@ _OPEN, _CLOSE = frozenset({"{", "${"}), "}"
 _NAMES = frozenset(
     {"identifier", "type_identifier", "namespace_identifier", "shorthand_property_identifier", "field_identifier"}
 )
+_BINDING = frozenset({"parameters", "lambda_parameters", "pattern_list", "tuple_pattern"})
 _parsers = threading.local()  # a parser serves one thread
 
 
@@ -47,6 +48,11 @@ def parse(language: str, source: bytes) -> Any:
     return parser.parse(source).root_node
 
 
+def without_surrogates(text: str) -> str:
+    """Return a text that has an encoding: halves of surrogate pairs become question marks."""
+    return text.encode(errors="replace").decode()
+
+
 def leaves(node: Any) -> Iterator[Any]:
     """Yield the leaves of a tree from left to right."""
     cursor = node.walk()
@@ -67,6 +73,36 @@ def text_of(node: Any) -> str:
 def names(node: Any) -> set[str]:
     """Return the identifiers of a tree, except those in comments and texts."""
     return {text_of(leaf) for leaf in leaves(node) if leaf.type in _NAMES}
+
+
+def bound(language: str, source: bytes, start: int) -> set[str]:
+    """Return the names that a Python function binds behind a place, given in bytes; they mean nothing outside of it."""
+    found: set[str] = set()
+    outer: set[str] = set()
+    if language == "python":
+        for leaf in leaves(parse(language, source)):
+            if leaf.type != "identifier" or leaf.start_byte < start:
+                continue
+            above = leaf.parent
+            if above.type == "global_statement":
+                outer.add(text_of(leaf))
+            elif above.type in _BINDING or any(above.child_by_field_name(name) == leaf for name in _bound_by(above)):
+                found.add(text_of(leaf))
+    return found - outer
+
+
+def _bound_by(node: Any) -> tuple[str, ...]:
+    return {"function_definition": ("name",), "class_definition": ("name",)}.get(
+        node.type, ("left",) if node.type in ("assignment", "for_statement", "for_in_clause") else ()
+    )
+
+
+def has_code(language: str, source: bytes, start: int) -> bool:
+    """Return whether anything except comments begins at or behind a place, given in bytes."""
+    return any(
+        leaf.start_byte >= start and leaf.type != "comment" and leaf.end_byte > leaf.start_byte
+        for leaf in leaves(parse(language, source))
+    )
 
 
 def body_end(language: str, source: bytes, head: int) -> int | None:
@@ -106,7 +142,7 @@ def block_end(source: bytes, head: int) -> int:
     inside: list[tuple[int, int]] = []
     depth, brackets = 0, []
     for leaf in leaves(parse("python", source)):
-        if leaf.start_point[0] != leaf.end_point[0]:
+        if leaf.type == "string_content" and leaf.start_point[0] != leaf.end_point[0]:
             inside.append((leaf.start_byte, leaf.end_byte))
         if leaf.type in ("(", "[", "{"):
             depth += 1
@@ -121,7 +157,7 @@ def block_end(source: bytes, head: int) -> int:
             if char in b" \t" and source[place:].split(b"\n", 1)[0].strip():
                 first = None  # an indented line after comments in column 0: they belong to the body
             continue
-        if any(start < place < end for start, end in inside) or source[:place].rstrip(b"\n").endswith(b"\\"):
+        if any(start < place <= end for start, end in inside) or source[:place].rstrip(b"\n").endswith(b"\\"):
             continue
         if next((value for start, value in reversed(brackets) if start < place), 0):
             continue

@@ -9,7 +9,7 @@ import signal
 import stat
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +33,9 @@ _LIMITS = {"cpu": Kind.CPU_LIMIT, "wall": Kind.WALL_LIMIT, "memory": Kind.MEMORY
 _NO_MEMORY = re.compile(
     rb"out of memory|bad_alloc|virtual memory exhausted|[Cc]annot allocate memory|memory allocation of \d+ bytes failed"
 )
+_STACK = re.compile(rb"stack overflow|overflowed its stack|runtime\.(?:newstack|copystack)\b")  # not the memory's limit
 _KILLED = re.compile(rb"(Killed|Terminated) signal terminated program|signal: 9, SIGKILL|collect2: .*signal 9")
-_DETAIL = 2000
+_DETAIL = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class CompiledLanguage(Language):
 
     #: Files of a program that are ours: a name and a nonce are put into them.
     ours: tuple[str, ...]
+    #: Address space that the language's runtime reserves without using it.
+    reserved_bytes = 0
     #: Variables of a program's run.
     run_environment: Mapping[str, str] = {}
 
@@ -102,11 +105,16 @@ class CompiledLanguage(Language):
                 ran = box.run(
                     [f"{OUTPUT}/{PROGRAM}"],
                     mounts=[Mount(folder, OUTPUT)],
-                    limits=limits,
+                    limits=self._run_limits(limits),
                     environment=self.run_environment,
                 )
                 verdict = replace(run_verdict(ran, nonce), run_cpu_s=ran.cpu_s, wall_s=ran.wall_s)
         return replace(verdict, compile_cpu_s=built.cpu_s, wall_s=verdict.wall_s + built.wall_s)
+
+    def _run_limits(self, limits: Limits) -> Limits:
+        if not self.reserved_bytes or limits.address_bytes is not None:
+            return limits
+        return replace(limits, address_bytes=limits.memory_bytes + self.reserved_bytes)
 
 
 @contextlib.contextmanager
@@ -170,15 +178,15 @@ def run_verdict(outcome: Outcome, nonce: str) -> Verdict:
     elif outcome.channel == nonce.encode() and outcome.exit_code == 0:
         kind, detail = Kind.PASSED, ""
     elif outcome.channel == WRONG:
-        kind, detail = Kind.WRONG, _tail(words)
+        kind, detail = Kind.WRONG, _ends(words)
     elif outcome.channel not in (b"", nonce.encode()):
         kind, detail = Kind.TAMPERED, "something else than the test's end was sent to the harness"
     elif outcome.exit_code == 0:
         kind, detail = Kind.TAMPERED, "exit code 0 before the end of the test"
-    elif _NO_MEMORY.search(outcome.stderr):
-        kind, detail = Kind.MEMORY, _tail(words)
+    elif _NO_MEMORY.search(outcome.stderr) and not _STACK.search(outcome.stderr):
+        kind, detail = Kind.MEMORY, _ends(words)
     else:
-        kind, detail = Kind.EXCEPTION, f"{_how(outcome)}: {_tail(words)}"
+        kind, detail = Kind.EXCEPTION, f"{_how(outcome)}: {_ends(words)}".strip(": ")
     return Verdict(kind, 1, _clean(detail))
 
 
@@ -198,14 +206,11 @@ def _how(outcome: Outcome) -> str:
     return f"signal {outcome.signal}"
 
 
-def _tail(words: str) -> str:
-    return words.strip()[-1500:]
+def _ends(words: str) -> str:
+    """Return the beginning and the end of what a program printed."""
+    words = words.strip()
+    return words if len(words) < 1800 else f"{words[:900]}\n...\n{words[-850:]}"
 
 
 def _clean(words: str) -> str:
-    return printable(words.strip(), keep="\n")[:_DETAIL]
-
-
-def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern that finds one of some words, whole."""
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b")
+    return printable(words.strip(), keep="\n\t")[:_DETAIL]

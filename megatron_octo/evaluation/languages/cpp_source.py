@@ -11,18 +11,21 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the rules in this file; part of the cache's key
 _MAIN = '#include "solution.cpp"\n#include "test.cpp"\n'
-_KEYWORDS = """
-alignas alignof asm auto bool break case catch char class const const_cast constexpr
-continue decltype default delete do double dynamic_cast else enum explicit export extern false float for friend goto if
-inline int long mutable namespace new noexcept nullptr operator private protected public register
-reinterpret_cast return short signed sizeof static static_assert static_cast struct switch template this throw true try
-typedef typeid typename union unsigned using virtual void volatile wchar_t while
-__asm__ __volatile__ __attribute__ __LINE__ assert main
-""".split()
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_KEYWORDS = _WORD.findall("""
+    alignas alignof asm auto bool break case catch char class const const_cast constexpr continue decltype default
+    delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long
+    mutable namespace new noexcept nullptr operator private protected public register reinterpret_cast return short
+    signed sizeof static static_assert static_cast struct switch template this throw true try typedef typeid typename
+    union unsigned using virtual void volatile wchar_t while
+    __asm__ __volatile__ __attribute__ __LINE__ assert main
+""")
 # Macros of the standard library that tests use by name.
 _STANDARD = frozenset(("NULL", "NDEBUG", "EOF", "INT_MAX", "INT_MIN", "M_PI", "include", "undef", "define"))
 # Neither can be a macro, or should stay one.
-_KEPT = frozenset("and and_eq bitand bitor compl defined not not_eq or or_eq xor xor_eq __x86_64__ __aarch64__".split())
+_KEPT = frozenset(
+    _WORD.findall("and and_eq bitand bitor compl defined not not_eq or or_eq xor xor_eq __x86_64__ __aarch64__")
+)
 _DIRECTIVES = re.compile(r"^[ \t]*#[ \t]*(?:undef[ \t]+NDEBUG|include[ \t]*<assert\.h>)[ \t]*$", re.MULTILINE)
 _MAIN_OF_TEST = re.compile(r"\bint\s+main\s*\(\s*(?:void)?\s*\)")
 
@@ -44,10 +47,13 @@ static long raw(long number, long a, const void *b, long c) {
 #error "no system calls for this processor"
 #endif
 }
-static void send(int to, const char *text) {
-    long size = 0;
+static unsigned long length(const char *text) {
+    unsigned long size = 0;
     while (text[size]) ++size;
-    raw(1, to, text, size);
+    return size;
+}
+static void send(int to, const char *text) {
+    raw(1, to, text, length(text));
 }
 static void fail(const char *words) {
     send(2, "assertion failed: ");
@@ -56,6 +62,17 @@ static void fail(const char *words) {
     send(7, "wrong");
     for (;;) raw(231, 1, nullptr, 0);
 }
+static bool same(const char *a, unsigned long m, const char *b, unsigned long n) {
+    if (m != n) return false;
+    while (n--) if (*a++ != *b++) return false;
+    return true;
+}
+static bool operator==(const std::string &a, const std::string &b) { return same(&a[0], a.size(), &b[0], b.size()); }
+static bool operator==(const std::string &a, const char *b) { return same(&a[0], a.size(), b, length(b)); }
+static bool operator==(const char *a, const std::string &b) { return b == a; }
+static bool operator!=(const std::string &a, const std::string &b) { return !(a == b); }
+static bool operator!=(const std::string &a, const char *b) { return !(a == b); }
+static bool operator!=(const char *a, const std::string &b) { return !(b == a); }
 """
 _OPERATORS = ("==", "!=", "<", ">", "<=", ">=", "+", "-", "*", "/", "%", "&&", "||", "<<", ">>", "&", "|", "^")
 
@@ -81,9 +98,9 @@ def assemble(row: "Row", solution: str) -> dict[str, str]:
     """
     test = _DIRECTIVES.sub("", row.test)
     test = _MAIN_OF_TEST.sub("void run()", test)
-    words = set(re.findall(r"[A-Za-z_]\w*", masked("cpp", test))) - _STANDARD
+    words = set(_WORD.findall(masked("cpp", test))) - _STANDARD
     lines = ["#pragma GCC reset_options"]
-    lines += [f"#undef {word}" for word in sorted({*words, *_KEYWORDS, *re.findall(r"[A-Za-z_]\w*", _CHECKS)} - _KEPT)]
+    lines += [f"#undef {word}" for word in sorted({*words, *_KEYWORDS, *_WORD.findall(_CHECKS)} - _KEPT)]
     lines += [f"namespace {NAME} {{", "struct Hiding {};"]
     lines += [f"void operator{operator}(Hiding, Hiding);" for operator in _OPERATORS]
     lines += [_CHECKS, _pinned(row.signature)]

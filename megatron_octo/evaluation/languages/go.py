@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _PLACES = ("/usr/bin/go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go")
 _OWN = ("assert", "testing")  # packages of ours, in the order of compilation
 _ENVIRONMENT = {"GO111MODULE": "off", "GOFLAGS": "", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off"}
-_SCRIPT = """set -e
+_SCRIPT = f"""set -e
 cd /w
-{k}/compile -p solution -importcfg {k}/solution.cfg -complete -pack -o /tmp/solution.a -c=1 solution.go
-{k}/compile -p main -importcfg {k}/main.cfg -complete -pack -o /tmp/main.a -c=1 main.go
-{k}/link -s -w -importcfg {k}/main.cfg -o {o}/{program} /tmp/main.a
-""".format(k=SHARED, o=OUTPUT, program=PROGRAM)
+{SHARED}/compile -p solution -importcfg {SHARED}/solution.cfg -complete -pack -o /tmp/solution.a -c=1 solution.go
+{SHARED}/compile -p main -importcfg {SHARED}/main.cfg -complete -pack -o /tmp/main.a -c=1 main.go
+{SHARED}/link -s -w -importcfg {SHARED}/main.cfg -o {OUTPUT}/{PROGRAM} /tmp/main.a
+"""
 
 
 class Go(CompiledLanguage):
@@ -40,6 +40,7 @@ class Go(CompiledLanguage):
 
     name = "go"
     ours = ("main.go",)
+    reserved_bytes = 1 << 30
     # One thread of the program at a time: less CPU, and the order of goroutines depends on less.
     run_environment = {"GOMAXPROCS": "1", "GODEBUG": "randautoseed=0", "GOTRACEBACK": "single"}  # noqa: RUF012
 

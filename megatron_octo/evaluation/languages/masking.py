@@ -17,7 +17,7 @@ _RULES = {
     "rust": re.compile(
         rf"{_LINE}|(?P<nested>/\*)"
         r'|\bb?r(?P<fence>\#*)"(?:.*?"(?P=fence)|.*\Z)'
-        rf"|b?{_QUOTED}|b?'(?:\\[^'\n]*'|\\''|[^'\\\n]')",
+        rf"|b?{_QUOTED}|b?'(?:\\(?:u\{{[^}}]*\}}|x\w\w|.)|[^'\\\n])'",
         re.DOTALL,
     ),
 }

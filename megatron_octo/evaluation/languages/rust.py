@@ -152,7 +152,7 @@ def _copy_compiler(root: Path, target: str, folder: Path) -> None:
         copy = folder / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
-            copy.symlink_to(os.readlink(path))
+            copy.symlink_to(path.readlink())
             continue
         try:
             os.link(path, copy)
@@ -192,7 +192,7 @@ def _build(rustc: str, folder: Path) -> None:
             f"--edition={crate.edition}",
             "--cap-lints=allow",
         ]
-        words += ["-C", "debuginfo=0", "-C", "opt-level=1", "-L", str(folder), str(source)]
+        words += ["--cap-lints=allow", "-C", "debuginfo=0", "-C", "opt-level=1", "-L", str(folder), str(source)]
         words += [word for feature in crate.features for word in ("--cfg", f'feature="{feature}"')]
         words += [word for need in crate.needs for word in ("--extern", f"{need}={folder}/lib{need}.rlib")]
         done = subprocess.run([*words, "-o", f"{folder}/lib{crate.name}.rlib"], capture_output=True, text=True)

@@ -36,10 +36,10 @@ _STANDARD = {
     "String": "string",
     "Vec": "vec",
 }
-_NAMES = "|".join(
-    "String Vec Option Some None Result Ok Err Box HashMap HashSet Any PartialEq Eq Clone Copy Debug ToString Into From "
-    "Iterator Default bool char str f32 f64 i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize std core alloc".split()
-)
+_NAMES = """
+    String|Vec|Option|Some|None|Result|Ok|Err|Box|HashMap|HashSet|Any|PartialEq|Eq|Clone|Copy|Debug|ToString|Into|From|
+    Iterator|Default|bool|char|str|f32|f64|i8|i16|i32|i64|i128|isize|u8|u16|u32|u64|u128|usize|std|core|alloc
+""".replace("\n", "").replace(" ", "")
 _FORBIDDEN = (
     (re.compile(r"\b(?:no_mangle|export_name|link_section|link_name|linkage)\b"), "a symbol of another library"),
     (re.compile(r"\b(?:asm|global_asm|naked_asm)\s*!"), "assembler"),

@@ -1,4 +1,4 @@
-"""Difference of two runs on the same problems: paired, so that the problems' own difficulty cancels."""
+"""Two evaluations beside each other: paired differences, and problems that changed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,52 +6,43 @@ from dataclasses import dataclass
 import numpy as np
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.evaluation.results.intervals import Interval, bootstrap
+from megatron_octo.evaluation.results.pass_at_k import Interval, paired_difference
+from megatron_octo.evaluation.results.summary import TaskScore
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Second run minus first.
+    """Second minus first in pass@1, per cent; problems that only one of them solves, by number."""
 
-    Attributes:
-        value: mean difference over the problems that both have; ``interval`` of it.
-        problems: how many both have.
-        better: problems at which the second run is better; ``worse``: at which it is worse.
-        left_out: problems that only one of them has.
-    """
-
-    value: float
-    interval: Interval
+    task: str
     problems: int
-    better: int
-    worse: int
-    left_out: int
+    change: Interval
+    gained: tuple[int, ...]
+    lost: tuple[int, ...]
 
     @property
-    def certain(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.interval.low > 0 or self.interval.high < 0
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.change.low > 0 or self.change.high < 0
 
 
-def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """Compare two runs.
-
-    Args:
-        first: pass@k by problem.
-        second: the same of the other run.
+def compare(first: Mapping[str, TaskScore], second: Mapping[str, TaskScore]) -> list[Difference]:
+    """Compare the tasks that both have, on the problems that both have.
 
     Raises:
-        OctoError: no problem is in both.
+        OctoError: they share nothing.
     """
-    both = sorted(first.keys() & second.keys())
-    if not both:
-        raise OctoError("two runs without a common problem", hint="compare runs of the same tasks")
-    values = np.array([second[number] - first[number] for number in both])
-    return Difference(
-        float(values.mean()),
-        bootstrap(values),
-        len(both),
-        int((values > 0).sum()),
-        int((values < 0).sum()),
-        len(first.keys() ^ second.keys()),
-    )
+    found = []
+    for name in (name for name in first if name in second):
+        one, two = first[name].counts, second[name].counts
+        both = sorted(one.keys() & two.keys())
+        if not both:
+            continue
+        rates = [np.array([counts[problem][1] / counts[problem][0] for problem in both]) for counts in (one, two)]
+        change = paired_difference(rates[0], rates[1])
+        gained = tuple(problem for problem in both if two[problem][1] and not one[problem][1])
+        lost = tuple(problem for problem in both if one[problem][1] and not two[problem][1])
+        found.append(Difference(name, len(both), change, gained, lost))
+    if not found:
+        raise OctoError("the two evaluations share no task", where="evaluate report")
+    return found

@@ -1,150 +1,106 @@
-"""Scores as Markdown: tables that read well as plain text, too."""
+"""Scores as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from megatron_octo.common.terminal import printable
-from megatron_octo.evaluation.benchmark.tasks import TITLES
-from megatron_octo.evaluation.results import published
-from megatron_octo.evaluation.results.comparison import Compared
+from megatron_octo.evaluation.benchmark.tasks import SCENARIOS, TITLES
+from megatron_octo.evaluation.records import LANGUAGES
 from megatron_octo.evaluation.results.difference import Difference
-from megatron_octo.evaluation.results.numbers import ranges
-from megatron_octo.evaluation.results.summary import Estimate, Summary, TaskScore
+from megatron_octo.evaluation.results.published import PUBLISHED, SOURCE
+from megatron_octo.evaluation.results.published import SCENARIOS as PUBLISHED_SCENARIOS
+from megatron_octo.evaluation.results.summary import TaskScore
 
 
-def percent(estimate: Estimate | None) -> str:
-    """Return an estimate as ``46.2 (39.1 to 53.4)``, in per cent."""
-    if estimate is None:
-        return "-"
-    bounds = estimate.interval
-    if bounds.method == "none":
-        return f"{100 * estimate.value:.1f}"
-    return f"{100 * estimate.value:.1f} ({100 * bounds.low:.1f} to {100 * bounds.high:.1f})"
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the first column is text, the others are numbers."""
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
 
 
-def signed(found: Difference) -> str:
-    """Return a difference as ``+1.2 (-0.3 to +2.7)``, in percentage points."""
-    low, high = found.interval.low, found.interval.high
-    return f"{100 * found.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def score_rows(scores: Mapping[str, TaskScore], k: int) -> list[list[str]]:
+    """Return a row per scenario: its name, a cell per language, and the mean of all six where there are six."""
+    rows = []
+    for scenario in SCENARIOS:
+        cells, values = [], []
+        for language in LANGUAGES:
+            score = scores.get(f"humaneval{scenario}-{language}")
+            found = score.scores.get(k) if score else None
+            cells.append(f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})" if found else "")
+            values += [found.value] if found else []
+        if values:
+            rows.append([scenario, *cells, f"{sum(values) / len(values):.1f}" if len(values) == len(LANGUAGES) else ""])
+    return rows
 
 
-def kinds_words(score: TaskScore) -> str:
-    """Return how the samples ended that did not pass: ``wrong 12, exception 3``."""
-    rest = {kind: count for kind, count in score.kinds.items() if kind != "passed"}
-    return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in rest.items()) or "-"
+def kind_rows(scores: Mapping[str, TaskScore]) -> tuple[list[str], list[list[str]]]:
+    """Return kinds that occur, and a row per task with their numbers."""
+    kinds = sorted({kind for score in scores.values() for kind in score.kinds})
+    rows = [[name, *(str(score.kinds.get(kind, 0)) for kind in kinds)] for name, score in scores.items()]
+    return kinds, rows
 
 
-def cuts_words(score: TaskScore) -> str:
-    """Return what cutting did to the answers: ``syntax 12, fence 3``."""
-    return ", ".join(f"{cut} {count}" for cut, count in score.cuts.items() if cut != "none") or "-"
-
-
-def paper_words(scenario: str, language: str | None, most: int = 3) -> str:
-    """Return the best published scores of a task: ``GPT-4 86.6, ...``."""
-    return ", ".join(f"{each.model} {each.score:.1f}" for each in published.published(scenario, language)[:most]) or "-"
-
-
-def settings_lines(summary: Summary) -> list[str]:
-    """Return the header as ``key: value`` lines, nested keys joined by dots."""
-    found: list[str] = []
-
-    def walk(value: object, prefix: str) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                walk(inner, f"{prefix}.{name}" if prefix else str(name))
-        else:
-            found.append(f"{prefix}: {printable(value)}")
-
-    walk(summary.header, "")
-    return found
-
-
-def method_words(summary: Summary) -> str:
-    """Return how to read the numbers."""
-    forged = sum(score.levels.get(1, 0) for score in summary.tasks)
-    total = sum(score.samples for score in summary.tasks)
-    return (
-        "Scores are the unbiased estimate of pass@k in per cent, with intervals of 95 % over problems: bootstrap with "
-        "10,000 resamples, or Wilson's where each problem has one sample. "
-        f"{total - forged:,} of {total:,} verdicts are of level 2, which a program cannot forge; those of level 1 need "
-        "a program that is written against this harness."
-    )
-
-
-def to_markdown(summary: Summary, compared: Sequence[Compared] = (), unlike: Sequence[str] = ()) -> str:
-    """Return the report as Markdown."""
-    parts = ["# HumanEvalPack", method_words(summary), _scores(summary)]
-    if summary.means:
-        rows = [
-            [
-                mean.scenario,
-                ", ".join(mean.languages),
-                percent(mean.estimate),
-                _mean_paper(mean.scenario, mean.languages),
-            ]
-            for mean in summary.means
-        ]
-        parts += ["## Means over languages", table(["scenario", "languages", "pass@1", "published"], rows)]
-    parts += [f"Published: {published.SETTINGS}; {published.SOURCE}."]
-    ends = [[score.task.name, kinds_words(score), cuts_words(score), f"{score.cpu_s:.1f}"] for score in summary.tasks]
-    parts += ["## How samples ended", table(["task", "not passed", "answers cut", "CPU s"], ends)]
-    gaps = [f"- {score.task.name}: {ranges(score.missing)}" for score in summary.tasks if score.missing]
-    if gaps:
-        parts += ["## Problems without a verdict", "\n".join(gaps)]
-    if compared:
-        parts += ["## Difference of two runs, second minus first", differences_table(compared)]
-        if unlike:
-            parts += ["They also differ in:", "\n".join(f"- {_cell(line)}" for line in unlike)]
-    parts += ["## Settings", "\n".join(f"    {line}" for line in settings_lines(summary))]
-    return "\n\n".join(parts) + "\n"
-
-
-def differences_table(compared: Sequence[Compared]) -> str:
-    """Return the table of differences."""
-    rows = [
+def difference_rows(differences: Sequence[Difference]) -> list[list[str]]:
+    """Return a row per task: problems, change with interval, and how many were gained and lost."""
+    return [
         [
-            each.task.name,
-            f"{100 * each.first:.1f}",
-            f"{100 * each.second:.1f}",
-            signed(each.difference),
-            "yes" if each.difference.certain else "no",
-            f"{each.difference.better}/{each.difference.worse} of {each.difference.problems}",
+            found.task,
+            str(found.problems),
+            f"{found.change.value:+.1f} ({found.change.low:+.1f} to {found.change.high:+.1f})",
+            "yes" if found.is_clear else "no",
+            str(len(found.gained)),
+            str(len(found.lost)),
         ]
-        for each in compared
+        for found in differences
     ]
-    return table(["task", "first", "second", "difference", "zero excluded", "better/worse"], rows)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns are aligned in plain text."""
-    cells = [[_cell(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(head))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+def published_rows() -> list[list[str]]:
+    """Return a row per published model."""
+    return [[model, *(f"{value:.1f}" for value in values)] for model, values in PUBLISHED.items()]
+
+
+DIFFERENCE_HEAD = ("task", "problems", "second - first, pass@1", "clear", "gained", "lost")
+PUBLISHED_HEAD = ("model", *PUBLISHED_SCENARIOS)
+
+
+def markdown(scores: Mapping[str, TaskScore], header: Mapping[str, Any], differences: Sequence[Difference] = ()) -> str:
+    """Return the report of an evaluation.
+
+    Args:
+        scores: of its tasks.
+        header: of its directory.
+        differences: to another one.
+    """
+    head = ("scenario", *(TITLES[language] for language in LANGUAGES), "mean")
+    ks = sorted({k for score in scores.values() for k in score.scores})
+    parts = ["# HumanEvalPack", ""]
+    for k in ks:
+        parts += [f"## pass@{k}, per cent (95 % interval over problems)", "", table(head, score_rows(scores, k)), ""]
+    if differences:
+        parts += ["## Difference of two evaluations", "", table(DIFFERENCE_HEAD, difference_rows(differences)), ""]
+    kinds, rows = kind_rows(scores)
+    parts += ["## How samples ended", "", table(("task", *kinds), rows), ""]
+    counts = [
+        [name, str(score.problems), str(score.samples), _counted(score.cuts), _counted(score.levels)]
+        for name, score in scores.items()
     ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    parts += ["## Samples", "", table(("task", "problems", "samples", "cut", "level of verdicts"), counts), ""]
+    parts += ["Level 2: the program cannot forge its verdict. Level 1: it could with knowledge of the protocol.", ""]
+    parts += [f"## Published ({SOURCE})", "", table(PUBLISHED_HEAD, published_rows()), ""]
+    parts += ["## Conditions", "", table(("key", "value"), conditions(header)), ""]
+    return "\n".join(parts)
 
 
-def _scores(summary: Summary) -> str:
-    ks = sorted({k for score in summary.tasks for k in score.estimates})
-    head = ["task", "language", "problems", "samples", *(f"pass@{k}" for k in ks), "published"]
-    rows = [
-        [
-            score.task.scenario,
-            TITLES[score.task.language],
-            str(len(score.counts)),
-            str(score.samples),
-            *(percent(score.estimates.get(k)) for k in ks),
-            paper_words(score.task.scenario, score.task.language),
-        ]
-        for score in summary.tasks
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
+
+
+def conditions(header: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row per value of the header."""
+    return [
+        [f"{section}.{key}", str(value)]
+        for section, values in header.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
     ]
-    return table(head, rows)
-
-
-def _mean_paper(scenario: str, languages: Sequence[str]) -> str:
-    return paper_words(scenario, None) if len(languages) == len(published.PUBLISHED_LANGUAGES) else "-"
-
-
-def _cell(text: str) -> str:
-    return printable(text).replace("|", "\\|").replace("<", "&lt;")

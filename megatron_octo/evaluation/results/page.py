@@ -1,261 +1,101 @@
-"""Scores as one HTML file without scripts and without references to other files."""
+"""Scores as one HTML page without network: tables, and every failing sample to look at."""
 
-import base64
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from megatron_octo.common.files import atomic_write
 from megatron_octo.common.quoting import markup
+from megatron_octo.common.terminal import printable
+from megatron_octo.evaluation import records
 from megatron_octo.evaluation.benchmark.tasks import TITLES
-from megatron_octo.evaluation.results import published
-from megatron_octo.evaluation.results.comparison import Compared
-from megatron_octo.evaluation.results.failures import Failing, Problem, Prompts, failures
-from megatron_octo.evaluation.results.markdown import (
-    cuts_words,
-    method_words,
-    paper_words,
-    percent,
-    settings_lines,
-    signed,
-)
-from megatron_octo.evaluation.results.numbers import ranges
-from megatron_octo.evaluation.results.summary import Estimate, Summary, TaskScore
+from megatron_octo.evaluation.records import LANGUAGES, Kind
+from megatron_octo.evaluation.results import markdown as text
+from megatron_octo.evaluation.results.difference import Difference
+from megatron_octo.evaluation.results.published import SOURCE
+from megatron_octo.evaluation.results.summary import TaskScore
 
-BUDGET = 48 << 20  # bytes of programs and outputs on one page; browsers get slow beyond
-_DETAIL, _PROMPT, _PROGRAM = 2000, 6000, 12_000  # characters of each text
+SHOWN = 200  # failing samples per task
 _STYLE = """
-:root { color-scheme:light dark; --ink:#1c2024; --soft:#60646c; --line:#e4e6ea; --paper:#fff; --back:#f6f7f9;
-  --bar:#2f6fde; --band:#9fc0f7; --good:#1d7f59; --bad:#c23338; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e8eaed; --soft:#9aa0a8; --line:#30353c; --paper:#1b1e23;
-  --back:#121417; --bar:#6ea3ff; --band:#2c4878; --good:#57c797; --bad:#f0787c; } }
-body { margin:0; background:var(--back); color:var(--ink); font:14px/1.5 system-ui, sans-serif; }
-main { max-width:1200px; margin:0 auto; padding:20px; }
-h1 { font-size:22px; margin:0; } h2 { font-size:15px; margin:0 0 6px; }
-p { margin:4px 0; color:var(--soft); max-width:100ch; }
-section { background:var(--paper); border:1px solid var(--line); border-radius:8px; padding:10px 12px; margin-top:12px;
-  overflow-x:auto; }
-table { border-collapse:collapse; width:100%; } th, td { text-align:left; padding:4px 10px 4px 0;
-  border-bottom:1px solid var(--line); vertical-align:top; white-space:nowrap; }
-th { color:var(--soft); font-weight:500; } td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; }
-td.wide { white-space:normal; } td.good { color:var(--good); } td.bad { color:var(--bad); }
-svg { display:block; width:160px; height:14px; } .bar { fill:var(--bar); } .band { fill:var(--band); }
-.back { fill:var(--line); }
-summary { cursor:pointer; } details { margin:2px 0; content-visibility:auto; contain-intrinsic-size:auto 24px; }
-details details { margin-left:16px; } .of { color:var(--soft); }
-pre { margin:4px 0 8px; padding:8px; background:var(--back); border:1px solid var(--line); border-radius:6px;
-  font:12px/1.45 ui-monospace, monospace; overflow:auto; max-height:480px; white-space:pre-wrap;
-  overflow-wrap:anywhere; }
-h3 { font-size:12px; margin:4px 0 0 16px; color:var(--soft); font-weight:500; }
+:root { color-scheme: light dark; --line: #8886; --soft: #8882; --mark: #2a6; --bad: #c43; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums; display: block;
+  overflow-x: auto; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+pre { background: var(--soft); padding: .6rem; overflow-x: auto; font-size: 13px; border-radius: 4px;
+  max-height: 28rem; }
+details { border-bottom: 1px solid var(--line); padding: .25rem 0; } summary { cursor: pointer; }
+.kind { color: var(--bad); }
 """
-_HEADS = (
-    "passed",
-    "wrong",
-    "exception",
-    "compile_error",
-    "cpu_limit",
-    "wall_limit",
-    "memory",
-    "output_limit",
-    "tampered",
-)
 
 
-def policy() -> str:
-    """Return the page's Content-Security-Policy: nothing is loaded, nothing runs, one style sheet."""
-    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-
-
-def write_page(
-    path: Path,
-    summary: Summary,
-    prompts: Prompts,
-    compared: Sequence[Compared] = (),
-    unlike: Sequence[str] = (),
-    title: str = "HumanEvalPack",
-) -> None:
-    """Write the page.
+def page(
+    output: Path,
+    scores: Mapping[str, TaskScore],
+    header: Mapping[str, Any],
+    differences: Sequence[Difference] = (),
+) -> str:
+    """Return the page of an evaluation.
 
     Args:
-        path: of the file.
-        summary: the evaluation.
-        prompts: of its samples.
-        compared: differences to another evaluation.
-        unlike: what else differs between the two.
-        title: of the page.
+        output: its directory, for samples and verdicts.
+        scores: of its tasks.
+        header: of its directory.
+        differences: to another one.
     """
-    with atomic_write(path, "w") as file:
-        for part in _parts(summary, prompts, compared, unlike, title):
-            file.write(part.encode(errors="replace").decode())
-            file.write("\n")
-
-
-def _parts(
-    summary: Summary, prompts: Prompts, compared: Sequence[Compared], unlike: Sequence[str], title: str
-) -> Iterator[str]:
-    name = markup(title)
-    yield (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{markup(policy())}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"<style>{_STYLE}</style></head><body><main><h1>{name}</h1><p>{markup(method_words(summary))}</p>"
-    )
-    yield _section("Scores", _scores(summary))
-    if summary.means:
-        yield _section("Means over languages", _means(summary))
-    if compared:
-        yield _section("Difference of two runs, second minus first", _differences(compared, unlike))
-    yield _section("How samples ended", _kinds(summary))
-    yield from _failing(summary, prompts)
-    lines = markup("\n".join(settings_lines(summary)))
-    yield f"<section><details><summary>Settings</summary><pre>{lines}</pre></details></section></main></body></html>"
-
-
-def _section(title: str, inner: str) -> str:
-    return f"<section><h2>{markup(title)}</h2>{inner}</section>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    names = "".join(f"<th{' class="n"' if name[:1] == ' ' else ''}>{markup(name.strip())}</th>" for name in head)
-    return f"<table><tr>{names}</tr>{''.join(f'<tr>{"".join(row)}</tr>' for row in rows)}</table>"
-
-
-def _cell(text: object, kind: str = "") -> str:
-    return f"<td{f' class="{kind}"' if kind else ''}>{markup(text)}</td>"
-
-
-def _bar(estimate: Estimate) -> str:
-    """Draw a score with its interval, on a scale from 0 to 100 %."""
-    low, high = 160 * estimate.interval.low, 160 * estimate.interval.high
-    return (
-        '<td><svg viewBox="0 0 160 14" role="img"><rect class="back" y="3" width="160" height="8"/>'
-        f'<rect class="bar" y="3" width="{160 * estimate.value:.1f}" height="8"/>'
-        f'<rect class="band" x="{low:.1f}" y="6" width="{max(high - low, 1):.1f}" height="2"/></svg></td>'
-    )
-
-
-def _scores(summary: Summary) -> str:
-    ks = sorted({k for score in summary.tasks for k in score.estimates})
-    head = ["task", "language", " problems", " samples", *(f" pass@{k}, %" for k in ks), "", "published, %", "missing"]
-    rows = [
-        [
-            _cell(score.task.scenario),
-            _cell(TITLES[score.task.language]),
-            _cell(len(score.counts), "n"),
-            _cell(f"{score.samples:,}", "n"),
-            *(_cell(percent(score.estimates.get(k)), "n") for k in ks),
-            _bar(score.estimates[min(ks)]),
-            _cell(paper_words(score.task.scenario, score.task.language)),
-            _cell(ranges(score.missing) or "-"),
+    head = ("scenario", *(TITLES[language] for language in LANGUAGES), "mean")
+    parts = ["<h1>HumanEvalPack</h1>"]
+    for k in sorted({k for score in scores.values() for k in score.scores}):
+        parts += [
+            f"<h2>pass@{k}, per cent (95 % interval over problems)</h2>",
+            _table(head, text.score_rows(scores, k)),
         ]
-        for score in summary.tasks
-    ]
-    return f"{_table(head, rows)}<p>{markup(f'Published: {published.SETTINGS}; {published.SOURCE}.')}</p>"
-
-
-def _means(summary: Summary) -> str:
-    rows = []
-    for mean in summary.means:
-        complete = len(mean.languages) == len(published.PUBLISHED_LANGUAGES)
-        paper = paper_words(mean.scenario, None, most=9) if complete else "-"
-        rows.append(
-            [
-                _cell(mean.scenario),
-                _cell(", ".join(TITLES[language] for language in mean.languages)),
-                _cell(percent(mean.estimate), "n"),
-                _bar(mean.estimate),
-                _cell(paper, "wide"),
-            ]
-        )
-    return _table(["scenario", "languages", " pass@1, %", "", "published, %"], rows)
-
-
-def _differences(compared: Sequence[Compared], unlike: Sequence[str]) -> str:
-    rows = []
-    for each in compared:
-        found = each.difference
-        kind = ("good" if found.value > 0 else "bad") if found.certain else ""
-        rows.append(
-            [
-                _cell(each.task.name),
-                _cell(f"{100 * each.first:.1f}", "n"),
-                _cell(f"{100 * each.second:.1f}", "n"),
-                _cell(signed(found), f"n {kind}"),
-                _cell(found.better, "n"),
-                _cell(found.worse, "n"),
-                _cell(found.problems, "n"),
-            ]
-        )
-    head = ["task", " first, %", " second, %", " difference, points", " better", " worse", " problems"]
-    words = "Coloured where the interval of 95 % (paired bootstrap over problems) excludes zero."
-    lines = "".join(f"<li>{markup(line)}</li>" for line in unlike)
-    also = f"<p>They also differ in:</p><ul>{lines}</ul>" if lines else ""
-    return f"{_table(head, rows)}<p>{words}</p>{also}"
-
-
-def _kinds(summary: Summary) -> str:
-    shown = [kind for kind in _HEADS if any(kind in score.kinds for score in summary.tasks)]
-    head = ["task", *(f" {kind.replace('_', ' ')}" for kind in shown), "answers cut", " CPU s"]
-    rows = [
-        [
-            _cell(score.task.name),
-            *(_cell(f"{score.kinds.get(kind, 0):,}", "n") for kind in shown),
-            _cell(cuts_words(score), "wide"),
-            _cell(f"{score.cpu_s:.1f}", "n"),
-        ]
-        for score in summary.tasks
-    ]
-    return _table(head, rows)
-
-
-def _failing(summary: Summary, prompts: Prompts) -> Iterator[str]:
-    left = BUDGET
-    for score in summary.tasks:
-        problems = failures(summary, score.task)
-        if not problems:
-            continue
-        failed = score.samples - score.kinds.get("passed", 0)
-        yield (
-            f"<section><details><summary><b>{markup(score.task.name)}</b> "
-            f'<span class="of">{failed:,} samples of {len(problems)} problems did not pass</span></summary>'
-        )
-        for problem in problems:
-            text = _problem(score, problem, prompts)
-            left -= len(text)
-            if left < 0:
-                yield f"<p>The rest is in {markup(f'{summary.output}/verdicts/{score.task.name}.jsonl')}</p>"
-                break
-            yield text
-        yield "</details></section>"
-
-
-def _problem(score: TaskScore, problem: Problem, prompts: Prompts) -> str:
-    first = problem.failing[0].judged
-    prompt = prompts.text(score.task, problem.number, first.sample)
-    shown = _pre(prompt, _PROMPT) if prompt is not None else f"<p>{markup(prompts.problem)}</p>"
-    inner = "".join(_program(each) for each in problem.failing)
+    if differences:
+        parts += ["<h2>Difference of two evaluations</h2>"]
+        parts += [_table(text.DIFFERENCE_HEAD, text.difference_rows(differences))]
+    kinds, rows = text.kind_rows(scores)
+    parts += ["<h2>How samples ended</h2>", _table(("task", *kinds), rows)]
+    parts += [f"<h2>Published</h2><p>{markup(SOURCE)}</p>", _table(text.PUBLISHED_HEAD, text.published_rows())]
+    parts += ["<h2>Samples that did not pass</h2>"]
+    for name in scores:
+        parts += _failing(output, name)
+    parts += ["<h2>Conditions</h2>", _table(("key", "value"), text.conditions(header))]
+    body = "\n".join(parts)
+    # No script, no network: what a model wrote is text.
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
-        f"<details><summary>Problem {problem.number} "
-        f'<span class="of">{problem.passed} of {problem.total} passed</span></summary>'
-        f"<details><summary>Prompt</summary>{shown}</details>{inner}</details>"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>HumanEvalPack</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
-def _program(failing: Failing) -> str:
-    judged = failing.judged
-    verdict = judged.verdict
-    times = f"{verdict.compile_cpu_s:.2f} + {verdict.run_cpu_s:.2f} CPU s, level {verdict.level}, cut: {judged.cut}"
-    which = f"sample{'s' * (len(failing.samples) > 1)} {ranges(failing.samples)}"
-    output = f"<h3>Output</h3>{_pre(verdict.detail, _DETAIL)}" if verdict.detail else ""
-    return (
-        f"<details><summary>{markup(verdict.kind.value.replace('_', ' '))} "
-        f'<span class="of">{markup(which)}; {markup(times)}</span></summary>'
-        f"<h3>Program</h3>{_pre(judged.solution, _PROGRAM)}{output}</details>"
-    )
+def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    top = "".join(f"<th>{markup(cell)}</th>" for cell in head)
+    lines = ["<tr>" + "".join(f"<td>{markup(printable(cell))}</td>" for cell in row) + "</tr>" for row in rows]
+    return f"<table><tr>{top}</tr>\n" + "\n".join(lines) + "</table>"
 
 
-def _pre(text: str, most: int) -> str:
-    more = f"\n... {len(text) - most:,} more characters" if len(text) > most else ""
-    return f"<pre>{markup(text[:most] + more)}</pre>"
+def _failing(output: Path, name: str) -> list[str]:
+    """Return the failing samples of a task: answer, verdict, output."""
+    samples = records.read_samples(output, name)
+    failing = [
+        scored
+        for _, scored in sorted(records.read_verdicts(output, name).items())
+        if scored.verdict.kind is not Kind.PASSED
+    ]
+    parts = [f"<h3>{markup(name)}: {len(failing):,}</h3>"] if failing else []
+    for scored in failing[:SHOWN]:
+        sample = samples.get((scored.problem, scored.sample))
+        answer = printable(sample.text, keep="\n\t") if sample else "(the sample is not in this directory)"
+        kind = scored.verdict.kind.replace("_", " ")
+        label = f"problem {scored.problem}, sample {scored.sample}"
+        parts.append(
+            f'<details><summary>{label}: <span class="kind">{markup(kind)}</span> '
+            f"(cut: {markup(scored.cut)})</summary>"
+            f"<pre>{markup(answer)}</pre><pre>{markup(printable(scored.verdict.detail, keep=chr(10)))}</pre></details>"
+        )
+    if len(failing) > SHOWN:
+        parts.append(f"<p>{len(failing) - SHOWN:,} more in {markup(records.VERDICTS)}/{markup(name)}.jsonl</p>")
+    return parts

@@ -29,7 +29,7 @@ def view(
     for path in map(Path, _ETC):
         words += ["--ro-bind-try", str(path), str(path)]
     words += ["--proc", "/proc", "--dev", "/dev", "--size", str(1 << 20), "--tmpfs", "/dev/shm"]
-    words += ["--perms", "0755", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]  # noqa: S108
+    words += ["--perms", "0755", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"]
     words += ["--perms", "0755", "--dir", "/w"]
     for number, name in enumerate(files):
         words += ["--perms", "0644", "--file", str(_FILES + number), f"/w/{name}"]

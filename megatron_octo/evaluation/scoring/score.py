@@ -1,220 +1,167 @@
-"""From answers to verdicts: a queue of samples over threads, each with a sandbox of its own."""
+"""Verdicts of all samples of an evaluation's directory, and of known solutions."""
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.records import Report, ignore
+from megatron_octo.evaluation import records
+from megatron_octo.evaluation.benchmark import repairs
 from megatron_octo.evaluation.benchmark.cutting import cut
-from megatron_octo.evaluation.benchmark.rows import Row
+from megatron_octo.evaluation.benchmark.rows import Row, data_digest
 from megatron_octo.evaluation.benchmark.tasks import Task
-from megatron_octo.evaluation.languages.base import Language, Program
-from megatron_octo.evaluation.records import Judged, Key, Kind, Verdict
-from megatron_octo.evaluation.sandbox.box import Sandbox
+from megatron_octo.evaluation.records import Kind, ScoredSample
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
-from megatron_octo.evaluation.scoring.cache import VerdictCache, cache_key
+from megatron_octo.evaluation.scoring.judge import Job, Judge
 from megatron_octo.evaluation.scoring.progress import Meter
-from megatron_octo.evaluation.scoring.slots import take_slots
+from megatron_octo.evaluation.scoring.self_check import check_language, known_solution, require
 
-TRIES = 3  # of a sample whose sandbox fails
-_NAMED = 3  # samples that an error names
-
-
-@dataclass(frozen=True)
-class Work:
-    """One answer to judge.
-
-    Attributes:
-        task: whose answers are code.
-        row: the problem.
-        sample: number among the problem's answers.
-        text: the answer, as generated after the prompt.
-        stop: the prompt's stop words.
-        made: the whole program's solution, where the answer is not to be cut (already assembled by another harness).
-    """
-
-    task: Task
-    row: Row
-    sample: int
-    text: str
-    stop: tuple[str, ...] = ()
-    made: str | None = None
-
-    @property
-    def key(self) -> Key:
-        """Task, problem and sample."""
-        return self.task.name, self.row.number, self.sample
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """An answer that is ready to be judged."""
-
-    cut: str
-    solution: str
-    program: Program
-
-
-type Assemble = Callable[[Work], Assembled]
+Place = tuple[Task, int, int]  # task, problem, sample
 
 
 @dataclass
-class Scorer:
-    """Everything that judges samples.
+class Tally:
+    """What a pass of scoring did."""
 
-    Attributes:
-        languages: by name; those of the samples.
-        level: of the sandboxes.
-        limits: of each run.
-        jobs: number of threads.
-        slots: folder of the locks of sandboxes' numbers.
-        cache: of verdicts.
-        assemble: how answers become programs; None: cut by syntax, as the languages assemble.
-        report: takes a line about an infrastructure's failure that is retried.
+    kinds: Counter[Kind] = field(default_factory=Counter)
+    compile_cpu_s: float = 0.0
+    run_cpu_s: float = 0.0
+    wall_s: float = 0.0
+    cached: int = 0
+
+    def add(self, verdict: records.Verdict) -> None:
+        """Count a verdict; what came from the cache cost nothing now."""
+        self.kinds[verdict.kind] += 1
+        self.cached += verdict.cached
+        if not verdict.cached:
+            self.compile_cpu_s += verdict.compile_cpu_s
+            self.run_cpu_s += verdict.run_cpu_s
+
+    @property
+    def words(self) -> str:
+        """Counts of all kinds."""
+        return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.kinds.most_common())
+
+
+def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level) -> None:
+    """Refuse to go on if a language's toolchain does not judge rightly.
+
+    Raises:
+        OctoError: it is missing, or right solutions fail, or buggy ones pass.
     """
-
-    languages: Mapping[str, Language]
-    level: Level
-    limits: Limits
-    jobs: int
-    slots: Path
-    cache: VerdictCache = field(default_factory=lambda: VerdictCache(None))
-    assemble: Assemble | None = None
-    report: Report = ignore
-
-    def default_assemble(self, work: Work) -> Assembled:
-        """Cut an answer by syntax and join it with its test."""
-        language = self.languages[work.row.language]
-        if work.made is not None:
-            return Assembled("none", work.made, language.program(work.row, work.made))
-        made = cut(work.task, work.row, work.text, stop=work.stop)
-        return Assembled(made.what, made.solution, language.program(work.row, made.solution))
-
-    def score(
-        self,
-        works: Iterable[Work],
-        known: Mapping[Key, Judged],
-        record: Callable[[Judged], None],
-        meter: Meter,
-    ) -> None:
-        """Judge answers; each verdict is recorded as soon as it is there.
-
-        Args:
-            works: the answers.
-            known: verdicts of an earlier run. One whose program is the same counts, and is not recorded again.
-            record: takes a verdict; called by one thread at a time.
-            meter: counts them.
-
-        Raises:
-            OctoError: sandboxes failed, three times for the same sample. The other samples are judged before that.
-        """
-        queue = _Queue(works)
-        failed: list[tuple[Key, str]] = []
-        lock = threading.Lock()
-
-        def finish(judged: Judged, new: bool) -> None:
-            with lock:
-                if judged.verdict.kind == Kind.INFRASTRUCTURE:
-                    failed.append((judged.key, judged.verdict.detail))
-                    return
-                if new:
-                    record(judged)
-                meter.update(judged.verdict)
-
-        with self._sandboxes() as boxes:
-            threads = [threading.Thread(target=queue.drain, args=(self._worker(box, known, finish),)) for box in boxes]
-            queue.run(threads)
-        if failed:
-            raise _refusal(failed)
-
-    def _worker(
-        self, box: Sandbox, known: Mapping[Key, Judged], finish: Callable[[Judged, bool], None]
-    ) -> Callable[[Work], None]:
-        def judge(work: Work) -> None:
-            assembled = (self.assemble or self.default_assemble)(work)
-            old = known.get(work.key)
-            if old is not None and old.program == assembled.program.digest:
-                finish(_as_known(old), False)
-                return
-            verdict = self._verdict(self.languages[work.row.language], assembled.program, box, work.key)
-            name, number, sample = work.key
-            program = assembled.program.digest
-            finish(Judged(name, number, sample, program, assembled.cut, assembled.solution, verdict), True)
-
-        return judge
-
-    def _verdict(self, language: Language, program: Program, box: Sandbox, key: Key) -> Verdict:
-        place = cache_key(program, language.toolchain(), self.limits)
-        found = self.cache.get(place)
-        if found is not None:
-            return found
-        for left in range(TRIES - 1, -1, -1):
-            try:
-                verdict = language.judge(program, box, self.limits)
-            except OSError as error:  # no process, no memory, no descriptor: the machine's, not the program's
-                verdict = Verdict(Kind.INFRASTRUCTURE, 1, f"{type(error).__name__}: {error}")
-            if verdict.kind != Kind.INFRASTRUCTURE:
-                break
-            again = f", {left} more" if left else ""
-            self.report(f"{key[0]}, problem {key[1]}, sample {key[2]}: sandbox failed{again}: {verdict.detail}")
-        self.cache.put(place, verdict)
-        return verdict
-
-    @contextmanager
-    def _sandboxes(self) -> Iterator[list[Sandbox]]:
-        with ExitStack() as stack:
-            numbers = stack.enter_context(take_slots(self.jobs, self.slots))
-            yield [stack.enter_context(Sandbox(self.level, number)) for number in numbers]
+    for name, found in rows.items():
+        judge.toolchain(name)
+        require(name, check_language(list(found), judge, level))
 
 
-class _Queue:
-    """Works that several threads take in order, until one of them fails or the user interrupts."""
+def score(
+    output: Path,
+    tasks: Sequence[Task],
+    rows: Mapping[str, Sequence[Row]],
+    judge: Judge,
+    *,
+    level: Level,
+    limits: Limits,
+    stop: Sequence[str] = (),
+) -> Tally:
+    """Judge what has no verdict yet; goes on after a kill.
 
-    def __init__(self, works: Iterable[Work]) -> None:
-        self._works, self._lock, self._stop = iter(works), threading.Lock(), threading.Event()
-        self._error: BaseException | None = None
+    Args:
+        output: directory with ``samples``; ``verdicts`` are written there.
+        tasks: to score; descriptions have no verdicts.
+        rows: by language.
+        judge: for the programs.
+        level: of the sandbox, for the header.
+        limits: of a program, for the header.
+        stop: the prompt's stop words, at which answers are cut.
 
-    def drain(self, judge: Callable[[Work], None]) -> None:
-        """Take works until there are none."""
-        while not self._stop.is_set():
-            try:
-                with self._lock:
-                    work = next(self._works, None)
-                if work is None:
-                    return
-                judge(work)
-            except BaseException as error:
-                self._error = self._error or error
-                self._stop.set()
+    Raises:
+        OctoError: there are no samples, results of other options lie there, or the machine failed on a program.
+    """
+    coded = [task for task in tasks if not task.describes]
+    values = {
+        "limits": asdict(limits),
+        "repairs": repairs.digest(),
+        **{f"toolchain.{task.language}": judge.toolchain(task.language).digest for task in coded},
+        **{f"data.{task.language}": data_digest(rows[task.language]) for task in coded},
+    }
+    records.open_header(output, "scoring", {**values, "level": int(level.number)})
+    samples = {task: records.read_samples(output, task.name) for task in coded}
+    if not any(samples.values()):
+        raise OctoError("no samples to score", where=output, hint="evaluate generate writes them there")
+    done = {task: records.read_verdicts(output, task.name) for task in coded}
+    files = {task: records.Lines(records.verdicts_path(output, task.name)) for task in coded if samples[task]}
+    by_number = {language: {row.number: row for row in found} for language, found in rows.items()}
+    effects: dict[Place, str] = {}
 
-    def run(self, threads: list[threading.Thread]) -> None:
-        """Start the threads and wait for them; after an interruption they finish what they have in hand."""
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-        if self._error is not None:
-            raise self._error
+    def jobs() -> Iterator[Job[Place]]:
+        for task, found in samples.items():
+            for (problem, number), sample in sorted(found.items()):
+                if (problem, number) in done[task] and done[task][
+                    problem, number
+                ].verdict.kind is not Kind.INFRASTRUCTURE:
+                    continue
+                row = by_number[task.language].get(problem)
+                if row is None:
+                    raise OctoError(
+                        f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name)
+                    )
+                made = cut(task, row, sample.text, stop=stop)
+                effects[task, problem, number] = made.what
+                yield Job((task, problem, number), row, made.solution)
+
+    total, before = sum(map(len, samples.values())), sum(map(len, done.values()))
+    tally, started = Tally(), time.monotonic()
+    try:
+        with Meter("score", total, before) as meter:
+            for judged in judge.all(jobs()):
+                task, problem, number = judged.job.key
+                tally.add(judged.verdict)
+                scored = ScoredSample(
+                    problem,
+                    number,
+                    judged.program.digest,
+                    judged.toolchain.digest,
+                    effects.pop((task, problem, number)),
+                    judged.verdict,
+                )
+                files[task].append(records.verdict_record(scored))
+                meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
+    finally:
+        for file in files.values():
+            file.close()
+    tally.wall_s = time.monotonic() - started
+    if failed := tally.kinds[Kind.INFRASTRUCTURE]:
+        raise OctoError(
+            f"{failed} programs could not be judged on this machine",
+            where=output / records.VERDICTS,
+            hint="their lines say why; the same command tries them again",
+        )
+    return tally
 
 
-def _as_known(old: Judged) -> Judged:
-    verdict = Verdict(**{**vars(old.verdict), "cached": True})
-    return Judged(**{**vars(old), "verdict": verdict})
+def score_known(
+    which: str, rows: Iterable[Row], judge: Judge, *, documented: bool = False, total: int = 0
+) -> tuple[Tally, list[tuple[str, records.Verdict]]]:
+    """Judge known solutions of rows; returns the tally, and task ids with verdicts that are not what they should be.
 
-
-def _refusal(failed: list[tuple[Key, str]]) -> OctoError:
-    named = "; ".join(f"{key[0]} {key[1]}/{key[2]}: {detail[:200]}" for key, detail in sorted(failed)[:_NAMED])
-    return OctoError(
-        f"no score: the sandbox failed {TRIES} times for {len(failed)} sample{'s' * (len(failed) > 1)} ({named})",
-        where="evaluate score",
-        hint="evaluate doctor; then the same command again: verdicts that are there are kept",
-    )
+    Args:
+        which: ``canonical``, ``buggy`` or ``empty``.
+        rows: of any languages.
+        judge: for the programs.
+        documented: whether they continue the heads with docstrings.
+        total: number of rows, for the progress.
+    """
+    tally, wrong, started = Tally(), [], time.monotonic()
+    jobs = (Job(row.task_id, row, known_solution(row, which, documented)) for row in rows)
+    with Meter(f"score {which}", total) as meter:
+        for judged in judge.all(jobs):
+            tally.add(judged.verdict)
+            if (judged.verdict.kind is Kind.PASSED) != (which == "canonical"):
+                wrong.append((judged.job.key, judged.verdict))
+            meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
+    tally.wall_s = time.monotonic() - started
+    return tally, sorted(wrong, key=lambda pair: pair[0])

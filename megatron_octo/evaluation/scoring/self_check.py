@@ -1,103 +1,74 @@
-"""Whether a machine can score a language: its toolchain, then right and wrong solutions of known problems."""
+"""Check of a language before its scores count: right solutions pass, and buggy ones do not."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.evaluation.benchmark.rows import Row
 from megatron_octo.evaluation.benchmark.tasks import Task
-from megatron_octo.evaluation.languages.base import Language
-from megatron_octo.evaluation.records import Judged, Kind
-from megatron_octo.evaluation.scoring.progress import Meter
-from megatron_octo.evaluation.scoring.score import Scorer, Work
+from megatron_octo.evaluation.records import Kind
+from megatron_octo.evaluation.sandbox.box import Sandbox
+from megatron_octo.evaluation.sandbox.levels import Level
+from megatron_octo.evaluation.scoring.judge import Judge
 
 ROWS = 3
-CANONICAL, BUGGY = 0, 1  # numbers of the samples of a check
+_SLOT = 900  # the workers count from 0
 
 
 @dataclass(frozen=True)
 class Check:
-    """Result for one language.
+    """Result for a language: right solutions that passed, buggy ones that did, of how many; and the first fault."""
 
-    Attributes:
-        version: of the toolchain.
-        missing: packages to install.
-        faults: what went wrong, one line each; empty if the language can be scored.
-        programs: how many ran.
-    """
-
-    language: str
-    version: str
-    missing: tuple[str, ...]
-    faults: tuple[str, ...]
-    programs: int
+    passed: int
+    forgiven: int
+    of: int
+    fault: str = ""
 
     @property
     def good(self) -> bool:
-        """Whether the language can be scored."""
-        return not self.faults
+        """Whether the language may be scored."""
+        return self.passed == self.of and self.forgiven == 0
 
 
-def toolchain_check(name: str, language: Language) -> Check:
-    """Look for a language's toolchain without running a program."""
-    found = language.toolchain()
-    faults = () if found.found else (f"no toolchain: {', '.join(found.missing) or 'unknown'}",)
-    return Check(name, found.version, found.missing, faults, 0)
-
-
-def self_check(scorer: Scorer, rows: Mapping[str, Sequence[Row]]) -> list[Check]:
-    """Run three right and three wrong solutions of each language of the scorer.
+def known_solution(row: Row, which: str, documented: bool = False) -> str:
+    """Return the whole text of a known solution: ``canonical``, ``buggy`` or ``empty``.
 
     Args:
-        scorer: judges them.
-        rows: by language, at least one each.
+        row: the problem.
+        which: of the three.
+        documented: whether it continues the head with the docstring.
     """
-    checks = {name: toolchain_check(name, language) for name, language in scorer.languages.items()}
-    works = [work for name, check in checks.items() if check.good for work in _works(rows[name])]
-    judged: list[Judged] = []
-    with Meter(len(works), "self-check") as meter:
-        scorer.score(works, {}, judged.append, meter)
-    found = []
-    for name, check in checks.items():
-        own = [each for each in judged if each.task == _task(name).name]
-        faults = check.faults + tuple(_fault(each) for each in sorted(own, key=lambda each: each.key) if _is_bad(each))
-        found.append(Check(name, check.version, check.missing, faults, len(own)))
-    return found
+    base = Task("fixdocs" if documented else "fixtests", row.language).base(row)
+    return base + {"canonical": row.canonical_solution, "buggy": row.buggy_solution, "empty": ""}[which]
 
 
-def refuse_bad(checks: Sequence[Check]) -> None:
-    """Refuse to score languages that fail.
+def check_language(rows: list[Row], judge: Judge, level: Level) -> Check:
+    """Judge right and buggy solutions of a few rows, spread over the benchmark."""
+    # The first ones end quickly even with their bug.
+    chosen = rows[:1] + rows[len(rows) // 3 : len(rows) // 3 + 1] + rows[-1:]
+    chosen = [row for number, row in enumerate(chosen) if row not in chosen[:number]]
+    passed, forgiven, fault = 0, 0, ""
+    with Sandbox(level, _SLOT) as box:
+        for row in chosen:
+            for which in ("canonical", "buggy"):
+                _, verdict = judge.one(row, known_solution(row, which), box)
+                good = (verdict.kind is Kind.PASSED) == (which == "canonical")
+                passed += which == "canonical" and good
+                forgiven += which == "buggy" and not good
+                if not good and not fault:
+                    fault = f"{row.task_id}, {which}: {verdict.kind}: {verdict.detail}"
+    return Check(passed, forgiven, len(chosen), fault)
+
+
+def require(name: str, check: Check) -> None:
+    """Refuse to score a language whose toolchain does not judge rightly.
 
     Raises:
-        OctoError: names each with its faults.
+        OctoError: with the first fault.
     """
-    bad = [check for check in checks if not check.good]
-    if bad:
-        words = "; ".join(f"{check.language}: {', '.join(check.faults)}" for check in bad)
+    if not check.good:
         raise OctoError(
-            f"this machine cannot score {', '.join(check.language for check in bad)} ({words})",
-            where="evaluate score",
-            hint="evaluate doctor; install what is missing, or leave these languages out of --tasks or --languages",
+            f"{name} is not scored: {check.passed} of {check.of} right solutions pass and {check.forgiven} buggy ones "
+            f"do\n    {check.fault}",
+            where="self-check",
+            hint="evaluate doctor shows the toolchains",
         )
-
-
-def _task(language: str) -> Task:
-    return Task("fixtests", language)
-
-
-def _works(rows: Sequence[Row]) -> list[Work]:
-    return [
-        Work(_task(row.language), row, sample, "\n" + text)
-        for row in rows[:ROWS]
-        for sample, text in ((CANONICAL, row.canonical_solution), (BUGGY, row.buggy_solution))
-    ]
-
-
-def _is_bad(judged: Judged) -> bool:
-    return (judged.verdict.kind == Kind.PASSED) != (judged.sample == CANONICAL)
-
-
-def _fault(judged: Judged) -> str:
-    if judged.sample == CANONICAL:
-        return f"right solution {judged.problem}: {judged.verdict.kind}: {judged.verdict.detail[:300]}"
-    return f"wrong solution {judged.problem} passed"

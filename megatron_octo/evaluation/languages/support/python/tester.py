@@ -8,7 +8,7 @@ import sys
 import traceback
 
 sys.path.insert(0, "/w")
-from plain import line, pack, unpack  # noqa: E402
+from plain import line, pack, unpack
 
 requests = os.fdopen(os.dup(0), "rb")
 answers = os.dup(1)
