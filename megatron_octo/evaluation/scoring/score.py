@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from megatron_octo.evaluation.benchmark.tasks import Task
 from megatron_octo.evaluation.records import Kind, ScoredSample
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
+from megatron_octo.evaluation.scoring.compat import compat_texts
 from megatron_octo.evaluation.scoring.judge import Job, Judge
 from megatron_octo.evaluation.scoring.progress import Meter
-from megatron_octo.evaluation.scoring.self_check import check_language, known_solution, require
+from megatron_octo.evaluation.scoring.self_check import check_language, require
 
 Place = tuple[Task, int, int]  # task, problem, sample
 
@@ -44,6 +45,10 @@ class Tally:
     def words(self) -> str:
         """Counts of all kinds."""
         return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.kinds.most_common())
+
+
+def _is_judged(scored: ScoredSample | None) -> bool:
+    return scored is not None and scored.verdict.kind is not Kind.INFRASTRUCTURE
 
 
 def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level) -> None:
@@ -83,6 +88,7 @@ def score(
     """
     coded = [task for task in tasks if not task.describes]
     values = {
+        "compat": judge.compat,
         "limits": asdict(limits),
         "repairs": repairs.digest(),
         **{f"toolchain.{task.language}": judge.toolchain(task.language).digest for task in coded},
@@ -99,19 +105,24 @@ def score(
 
     def jobs() -> Iterator[Job[Place]]:
         for task, found in samples.items():
-            for (problem, number), sample in sorted(found.items()):
-                if (problem, number) in done[task] and done[task][
-                    problem, number
-                ].verdict.kind is not Kind.INFRASTRUCTURE:
-                    continue
+            for problem in sorted({problem for problem, _ in found}):
                 row = by_number[task.language].get(problem)
                 if row is None:
                     raise OctoError(
                         f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name)
                     )
-                made = cut(task, row, sample.text, stop=stop)
-                effects[task, problem, number] = made.what
-                yield Job((task, problem, number), row, made.solution)
+                numbers = sorted(number for other, number in found if other == problem)
+                wanted = {number for number in numbers if not _is_judged(done[task].get((problem, number)))}
+                if not wanted:
+                    continue
+                made = [
+                    cut(task, row, found[problem, number].text, compat=judge.compat, stop=stop) for number in numbers
+                ]
+                whole = compat_texts(row, [each.solution for each in made]) if judge.compat else [None] * len(made)
+                for number, each, program in zip(numbers, made, whole, strict=True):
+                    if number in wanted:
+                        effects[task, problem, number] = each.what
+                        yield Job((task, problem, number), row, each.solution, program)
 
     total, before = sum(map(len, samples.values())), sum(map(len, done.values()))
     tally, started = Tally(), time.monotonic()
@@ -127,6 +138,7 @@ def score(
                     judged.toolchain.digest,
                     effects.pop((task, problem, number)),
                     judged.verdict,
+                    "" if judged.verdict.kind is Kind.PASSED else judged.job.solution,
                 )
                 files[task].append(records.verdict_record(scored))
                 meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
@@ -141,27 +153,3 @@ def score(
             hint="their lines say why; the same command tries them again",
         )
     return tally
-
-
-def score_known(
-    which: str, rows: Iterable[Row], judge: Judge, *, documented: bool = False, total: int = 0
-) -> tuple[Tally, list[tuple[str, records.Verdict]]]:
-    """Judge known solutions of rows; returns the tally, and task ids with verdicts that are not what they should be.
-
-    Args:
-        which: ``canonical``, ``buggy`` or ``empty``.
-        rows: of any languages.
-        judge: for the programs.
-        documented: whether they continue the heads with docstrings.
-        total: number of rows, for the progress.
-    """
-    tally, wrong, started = Tally(), [], time.monotonic()
-    jobs = (Job(row.task_id, row, known_solution(row, which, documented)) for row in rows)
-    with Meter(f"score {which}", total) as meter:
-        for judged in judge.all(jobs):
-            tally.add(judged.verdict)
-            if (judged.verdict.kind is Kind.PASSED) != (which == "canonical"):
-                wrong.append((judged.job.key, judged.verdict))
-            meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
-    tally.wall_s = time.monotonic() - started
-    return tally, sorted(wrong, key=lambda pair: pair[0])
