@@ -95,7 +95,13 @@ def markdown(scores: Mapping[str, TaskScore], header: Mapping[str, Any], differe
     kinds, rows = kind_rows(scores)
     parts += ["## How samples ended", "", table(("task", *kinds), rows), ""]
     counts = [
-        [name, str(score.problems), str(score.samples), _counted(score.cuts), _counted(score.levels)]
+        [
+            name,
+            str(score.problems),
+            str(score.samples),
+            _counted(score.cuts),
+            ", ".join(f"level {level}: {count}" for level, count in sorted(score.levels.items())),
+        ]
         for name, score in scores.items()
     ]
     parts += ["## Samples", "", table(("task", "problems", "samples", "cut", "level of verdicts"), counts), ""]

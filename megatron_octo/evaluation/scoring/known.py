@@ -13,7 +13,7 @@ from megatron_octo.evaluation.benchmark.rows import Row
 from megatron_octo.evaluation.benchmark.tasks import Task, task_named
 from megatron_octo.evaluation.records import Kind, Verdict
 from megatron_octo.evaluation.scoring.judge import Job, Judge
-from megatron_octo.evaluation.scoring.progress import Meter
+from megatron_octo.evaluation.progress import Meter
 from megatron_octo.evaluation.scoring.score import Tally
 from megatron_octo.evaluation.scoring.self_check import KNOWN, known_answer
 
@@ -88,6 +88,47 @@ def file_answers(path: Path, rows: Mapping[str, Sequence[Row]], base: str) -> li
     if not answers:
         raise OctoError("no answers", where=path)
     return answers
+
+
+@dataclass
+class Totals:
+    """Counts over languages and bases; ``faults``: known answers that did not end as they should."""
+
+    answers: int = 0
+    passed: int = 0
+    faults: int = 0
+
+
+def score_known(
+    source: str, rows: Mapping[str, Sequence[Row]], bases: Sequence[str], judge: Judge, totals: Totals
+) -> Iterator[str]:
+    """Score known answers, or those of a file; yields lines for the user, one per base and language.
+
+    Args:
+        source: ``canonical``, ``buggy``, ``empty`` or a file.
+        rows: by language.
+        bases: of BASES.
+        judge: for the programs.
+        totals: counted up.
+    """
+    for base in bases:
+        given = [] if source in KNOWN else file_answers(Path(source), rows, base)
+        for name, found in rows.items():
+            answers = [answer for answer in given if answer.row.language == name]
+            if source in KNOWN:
+                answers = known_answers(source, found, base)
+            if not answers:
+                continue
+            tally, verdicts = score_answers(answers, judge, f"{source}, {name}, {base}")
+            passed = tally.kinds[Kind.PASSED]
+            totals.answers, totals.passed = totals.answers + len(answers), totals.passed + passed
+            head = f"{name:7} {base:12} {source} {passed}/{len(answers)}"
+            yield f"{head}  ({tally.words}); {tally.cached} from the cache; {tally.seconds}"
+            for answer, verdict in verdicts:
+                if source in KNOWN and (verdict.kind is Kind.PASSED) != (source == "canonical"):
+                    totals.faults += 1
+                    yield f"  {answer.row.task_id}: {verdict.kind}: {verdict.detail[:200]}"
+    yield f"{source} {totals.passed}/{totals.answers}"
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

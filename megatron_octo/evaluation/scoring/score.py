@@ -12,12 +12,12 @@ from megatron_octo.evaluation.benchmark import repairs
 from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row, data_digest
 from megatron_octo.evaluation.benchmark.tasks import Task
+from megatron_octo.evaluation.progress import Meter
 from megatron_octo.evaluation.records import Kind, ScoredSample
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
 from megatron_octo.evaluation.scoring.compat import compat_texts
 from megatron_octo.evaluation.scoring.judge import Job, Judge
-from megatron_octo.evaluation.scoring.progress import Meter
 from megatron_octo.evaluation.scoring.self_check import check_language, require
 
 Place = tuple[Task, int, int]  # task, problem, sample
@@ -45,6 +45,14 @@ class Tally:
     def words(self) -> str:
         """Counts of all kinds."""
         return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.kinds.most_common())
+
+    @property
+    def seconds(self) -> str:
+        """CPU seconds in the sandboxes, and seconds of time."""
+        return (
+            f"{self.compile_cpu_s + self.run_cpu_s:.1f} CPU seconds in the sandboxes "
+            f"(compile {self.compile_cpu_s:.1f}, run {self.run_cpu_s:.1f}), {self.wall_s:.1f} seconds of time"
+        )
 
 
 def _is_judged(scored: ScoredSample | None) -> bool:
@@ -105,13 +113,15 @@ def score(
 
     def jobs() -> Iterator[Job[Place]]:
         for task, found in samples.items():
-            for problem in sorted({problem for problem, _ in found}):
+            by_problem: dict[int, list[int]] = {}
+            for problem, number in sorted(found):
+                by_problem.setdefault(problem, []).append(number)
+            for problem, numbers in by_problem.items():
                 row = by_number[task.language].get(problem)
                 if row is None:
                     raise OctoError(
                         f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name)
                     )
-                numbers = sorted(number for other, number in found if other == problem)
                 wanted = {number for number in numbers if not _is_judged(done[task].get((problem, number)))}
                 if not wanted:
                     continue
