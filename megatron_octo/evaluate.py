@@ -263,7 +263,7 @@ def _report(arguments: argparse.Namespace) -> int:
     output, *others = arguments.directories
     if len(others) > 1:
         raise OctoError("a report compares two evaluations at most", where="evaluate report")
-    print("\n".join(write_reports(output, *others, data=arguments.data)))
+    print("\n".join(write_reports(output, others[0] if others else None, arguments.data)))
     return 0
 
 

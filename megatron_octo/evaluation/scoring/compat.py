@@ -187,10 +187,11 @@ class CompatLanguage(Language):
         else:
             assert isinstance(self._own, CompiledLanguage)
             made = self._own.compiler(Program({}, ""))
-            words = [word for word in made.argv if HIDDEN not in word]
-            while "--extern" in words and words[words.index("--extern") :][1:2] == ["/w/main.rs"]:
-                words.remove("--extern")
-            argv = [word if word != "--cfg" else "--test" for word in words if word != "test"]
+            words = list(made.argv)
+            place = next(number for number, word in enumerate(words) if HIDDEN in word)  # our crate of assertions
+            del words[place - 1 : place + 1]
+            place = words.index("--cfg")
+            argv = [*words[:place], "--test", *words[place + 2 :]]
             mounts += [Mount(made.shared, "/k"), *made.mounts]
         ran = box.run(
             argv,

@@ -11,9 +11,9 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row
 from megatron_octo.evaluation.benchmark.tasks import Task, task_named
+from megatron_octo.evaluation.progress import Meter
 from megatron_octo.evaluation.records import Kind, Verdict
 from megatron_octo.evaluation.scoring.judge import Job, Judge
-from megatron_octo.evaluation.progress import Meter
 from megatron_octo.evaluation.scoring.score import Tally
 from megatron_octo.evaluation.scoring.self_check import KNOWN, known_answer
 

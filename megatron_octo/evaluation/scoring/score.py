@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.evaluation import records
@@ -13,7 +14,7 @@ from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row, data_digest
 from megatron_octo.evaluation.benchmark.tasks import Task
 from megatron_octo.evaluation.progress import Meter
-from megatron_octo.evaluation.records import Kind, ScoredSample
+from megatron_octo.evaluation.records import Kind, Sample, ScoredSample
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
 from megatron_octo.evaluation.scoring.compat import compat_texts
@@ -59,6 +60,51 @@ def _is_judged(scored: ScoredSample | None) -> bool:
     return scored is not None and scored.verdict.kind is not Kind.INFRASTRUCTURE
 
 
+def _jobs(
+    output: Path,
+    samples: Mapping[Task, Mapping[tuple[int, int], Sample]],
+    done: Mapping[Task, Mapping[tuple[int, int], ScoredSample]],
+    rows: Mapping[str, Sequence[Row]],
+    compat: bool,
+    stop: tuple[str, ...],
+    effects: dict[Place, str],
+) -> Iterator[Job[Place]]:
+    """Cut the answers that have no verdict; what was cut from each goes into ``effects``."""
+    by_number = {language: {row.number: row for row in found} for language, found in rows.items()}
+    for task, found in samples.items():
+        by_problem: dict[int, list[int]] = {}
+        for problem, number in sorted(found):
+            by_problem.setdefault(problem, []).append(number)
+        for problem, numbers in by_problem.items():
+            row = by_number[task.language].get(problem)
+            if row is None:
+                raise OctoError(f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name))
+            wanted = {number for number in numbers if not _is_judged(done[task].get((problem, number)))}
+            if not wanted:
+                continue
+            made = [cut(task, row, found[problem, number].text, compat=compat, stop=stop) for number in numbers]
+            # Of compat's programs one depends on those before it.
+            whole = compat_texts(row, [each.solution for each in made]) if compat else [None] * len(made)
+            for number, each, program in zip(numbers, made, whole, strict=True):
+                if number in wanted:
+                    effects[task, problem, number] = each.what
+                    yield Job((task, problem, number), row, each.solution, program)
+
+
+def _decisive(
+    tasks: Sequence[Task], rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level, limits: Limits
+) -> dict[str, Any]:
+    """Return what decides verdicts, for the header."""
+    return {
+        "compat": judge.compat,
+        "limits": asdict(limits),
+        "repairs": repairs.digest(),
+        **{f"toolchain.{task.language}": judge.toolchain(task.language).digest for task in tasks},
+        **{f"data.{task.language}": data_digest(rows[task.language]) for task in tasks},
+        "level": int(level.number),
+    }
+
+
 def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level) -> None:
     """Refuse to go on if a language's toolchain does not judge rightly.
 
@@ -95,50 +141,19 @@ def score(
         OctoError: there are no samples, results of other options lie there, or the machine failed on a program.
     """
     coded = [task for task in tasks if not task.describes]
-    values = {
-        "compat": judge.compat,
-        "limits": asdict(limits),
-        "repairs": repairs.digest(),
-        **{f"toolchain.{task.language}": judge.toolchain(task.language).digest for task in coded},
-        **{f"data.{task.language}": data_digest(rows[task.language]) for task in coded},
-    }
-    records.open_header(output, "scoring", {**values, "level": int(level.number)})
+    records.open_header(output, "scoring", _decisive(coded, rows, judge, level, limits))
     samples = {task: records.read_samples(output, task.name) for task in coded}
     if not any(samples.values()):
         raise OctoError("no samples to score", where=output, hint="evaluate generate writes them there")
     done = {task: records.read_verdicts(output, task.name) for task in coded}
     files = {task: records.Lines(records.verdicts_path(output, task.name)) for task in coded if samples[task]}
-    by_number = {language: {row.number: row for row in found} for language, found in rows.items()}
     effects: dict[Place, str] = {}
-
-    def jobs() -> Iterator[Job[Place]]:
-        for task, found in samples.items():
-            by_problem: dict[int, list[int]] = {}
-            for problem, number in sorted(found):
-                by_problem.setdefault(problem, []).append(number)
-            for problem, numbers in by_problem.items():
-                row = by_number[task.language].get(problem)
-                if row is None:
-                    raise OctoError(
-                        f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name)
-                    )
-                wanted = {number for number in numbers if not _is_judged(done[task].get((problem, number)))}
-                if not wanted:
-                    continue
-                made = [
-                    cut(task, row, found[problem, number].text, compat=judge.compat, stop=stop) for number in numbers
-                ]
-                whole = compat_texts(row, [each.solution for each in made]) if judge.compat else [None] * len(made)
-                for number, each, program in zip(numbers, made, whole, strict=True):
-                    if number in wanted:
-                        effects[task, problem, number] = each.what
-                        yield Job((task, problem, number), row, each.solution, program)
-
+    jobs = _jobs(output, samples, done, rows, judge.compat, tuple(stop), effects)
     total, before = sum(map(len, samples.values())), sum(map(len, done.values()))
     tally, started = Tally(), time.monotonic()
     try:
         with Meter("score", total, before) as meter:
-            for judged in judge.all(jobs()):
+            for judged in judge.all(jobs):
                 task, problem, number = judged.job.key
                 tally.add(judged.verdict)
                 scored = ScoredSample(

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import NoReturn
 
 _OS = (
     "kill", "system", "putenv", "remove", "removedirs", "rmdir", "fchdir", "setuid", "fork", "forkpty", "killpg",
@@ -19,20 +20,27 @@ _OS = (
 _MODULES = ("ipdb", "joblib", "resource", "psutil", "tkinter")
 
 
+_OTHERS = (
+    *((shutil, name) for name in ("rmtree", "move", "chown")),
+    (subprocess, "Popen"),
+    *((builtins, name) for name in ("exit", "quit", "help")),
+)
+
+
 class Unreadable(io.StringIO):
     """Take output, and refuse to be read."""
 
-    def readable(self):
+    def readable(self) -> bool:
         """Return False."""
         return False
 
-    def _refuse(self, *_arguments, **_options):
+    def _refuse(self, *_arguments: object, **_options: object) -> NoReturn:
         raise OSError
 
     read = readline = readlines = _refuse
 
 
-def main():
+def main() -> None:
     """Run the program, then tell the harness how it ended."""
     with open("/w/program.txt", encoding="utf-8", newline="") as file:
         text = file.read()
@@ -40,10 +48,11 @@ def main():
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in _OS:
         setattr(os, name, None)
-    shutil.rmtree = shutil.move = shutil.chown = subprocess.Popen = None
-    builtins.exit = builtins.quit = builtins.help = None
+    for module, name in _OTHERS:
+        setattr(module, name, None)
+    modules: dict[str, object] = sys.modules  # type: ignore[assignment]
     for name in _MODULES:
-        sys.modules[name] = None
+        modules[name] = None
     stream, result = Unreadable(), "passed"
     before = sys.stdin
     try:
