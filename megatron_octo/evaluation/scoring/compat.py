@@ -135,7 +135,7 @@ class CompatLanguage(Language):
         self._own.close()
 
     def _python(self, text: bytes, box: "Sandbox", limits: Limits) -> Verdict:
-        folder = resources.files("megatron_octo.evaluation.scoring").joinpath("support")
+        folder = resources.files("megatron_octo.evaluation.languages").joinpath("support", "python")
         files = {"program.txt": text, "runner.py": folder.joinpath("compat_runner.py").read_bytes()}
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         ran = box.run(["/usr/bin/python3", "-B", "/w/runner.py"], files=files, limits=limits, environment=threads)
