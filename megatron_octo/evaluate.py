@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megatron_octo.common.errors import REQUEUE, OctoError, run_command
 
@@ -39,8 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     score = command("score", "run the samples' programs in the sandbox")
     _add_where(score, output=False)
     score.add_argument("--output", type=Path, metavar="DIR", help="directory with samples; verdicts are written there")
-    known = "score solutions of the benchmark instead of samples"
-    score.add_argument("--solutions", choices=("canonical", "buggy", "empty"), help=known)
+    known = "score answers that no model wrote: canonical, buggy or empty, or lines of JSON with task_id and completion"
+    score.add_argument("--solutions", metavar="NAME|FILE", help=known)
     score.add_argument("--base", choices=("declaration", "prompt", "both"), default="both", help="of --solutions")
     _add_scoring(score)
     merge = command("merge", "put the parts of several machines together")
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("--expect", type=_positive, metavar="N", help="problems per task; missing ones are an error")
     report = command("report", "write scores.json, report.md and report.html")
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="an evaluation, or two to compare")
+    report.add_argument("--data", metavar="DIR|hf:NAME", help="rows of HumanEvalPack: the page then shows prompts")
     doctor = command("doctor", "check sandbox and toolchains by using them")
     doctor.add_argument("--data", default=None, metavar="DIR", help="rows of HumanEvalPack, for the check of languages")
     prepare = command("prepare", "rebuild HumanEvalPack from its sources")
@@ -93,6 +95,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=_positive, metavar="N", help="programs at once (default: one per core)")
     add("--cache", type=Path, metavar="DIR", help="what is built once, and verdicts (default: by user)")
     add("--no-verdict-cache", action="store_true", help="run every program")
+    add("--compat", action="store_true", help="score as OctoPack's paper did, with the faults of its harness")
     add("--unsafe", action="store_true", help="run programs of a model as this user where there is no sandbox")
 
 
@@ -122,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare": _prepare,
         "watch": _watch,
     }
+    if arguments.command in ("run", "generate", "score", "watch"):
+        _end_on_signals()
     try:
         return commands[arguments.command](arguments)
     except KeyboardInterrupt:
@@ -129,11 +134,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return REQUEUE
 
 
+def _end_on_signals() -> None:
+    """End a job that the scheduler stops as Ctrl-C does: what is done is kept, and the exit code asks for a restart."""
+    import signal
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.default_int_handler)
+
+
 def _rows(arguments: argparse.Namespace, tasks: "Sequence[Task]") -> "dict[str, list[Row]]":
     """Return the wanted rows of the tasks' languages."""
     from megatron_octo.evaluation.benchmark.rows import read_rows
 
-    rows = {name: read_rows(arguments.data, name) for name in dict.fromkeys(task.language for task in tasks)}
+    names = dict.fromkeys(task.language for task in tasks)
+    rows = {name: read_rows(arguments.data, name, repaired=not getattr(arguments, "compat", False)) for name in names}
     if arguments.limit:
         rows = {name: found[: arguments.limit] for name, found in rows.items()}
     return rows
@@ -171,7 +186,8 @@ def _judge(arguments: argparse.Namespace) -> "tuple[Level, Judge]":
     refuse_below(level, arguments.unsafe)
     cache = arguments.cache or cache_root()
     verdicts = VerdictCache(None if arguments.no_verdict_cache else cache / "verdicts.sqlite")
-    return level, Judge(level, cache, verdicts, Limits(cpu_s=arguments.cpu_seconds), arguments.jobs)
+    limits = Limits(cpu_s=arguments.cpu_seconds)
+    return level, Judge(level, cache, verdicts, limits, arguments.jobs, compat=arguments.compat)
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -193,40 +209,21 @@ def _score(arguments: argparse.Namespace) -> int:
         tally = scoring.score(
             arguments.output, tasks, rows, judge, level=level, limits=limits, stop=_stop_words(arguments.output)
         )
-    print(f"{tally.words or 'nothing new'}; {tally.cached:,} from the cache; {_seconds(tally)}")
+    print(f"{tally.words or 'nothing new'}; {tally.cached:,} from the cache; {tally.seconds}")
     return 0
 
 
 def _score_known(arguments: argparse.Namespace, tasks: "Sequence[Task]") -> int:
     """Score solutions of the benchmark itself; exit code 1 if one does not end as it should."""
-    from megatron_octo.evaluation.records import Kind
-    from megatron_octo.evaluation.scoring import score as scoring
+    from megatron_octo.evaluation.scoring.known import BASES, Totals, score_known
 
-    rows = _rows(arguments, tasks)
-    bases = {"both": (False, True), "declaration": (False,), "prompt": (True,)}[arguments.base]
-    total, passed, faults = 0, 0, 0
+    rows, totals = _rows(arguments, tasks), Totals()
+    bases = tuple(BASES) if arguments.base == "both" else (arguments.base,)
     _, judge = _judge(arguments)
     with judge:
-        for documented in bases:
-            for name, found in rows.items():
-                tally, wrong = scoring.score_known(
-                    arguments.solutions, found, judge, documented=documented, total=len(found)
-                )
-                total, passed, faults = total + len(found), passed + tally.kinds[Kind.PASSED], faults + len(wrong)
-                base = "prompt" if documented else "declaration"
-                head = f"{name:7} {base:12} {arguments.solutions} {tally.kinds[Kind.PASSED]}/{len(found)}"
-                print(f"{head}  ({tally.words}); {tally.cached} from the cache; {_seconds(tally)}", flush=True)
-                for task_id, verdict in wrong:
-                    print(f"  {task_id}: {verdict.kind}: {verdict.detail[:200]}")
-    print(f"{arguments.solutions} {passed}/{total}")
-    return 1 if faults else 0
-
-
-def _seconds(tally: Any) -> str:
-    return (
-        f"{tally.compile_cpu_s + tally.run_cpu_s:.1f} CPU seconds in the sandboxes "
-        f"(compile {tally.compile_cpu_s:.1f}, run {tally.run_cpu_s:.1f}), {tally.wall_s:.1f} seconds of time"
-    )
+        for line in score_known(arguments.solutions, rows, bases, judge, totals):
+            print(line, flush=True)
+    return 1 if totals.faults else 0
 
 
 def _has_samples(output: Path, task: "Task") -> bool:
@@ -245,7 +242,7 @@ def _run(arguments: argparse.Namespace) -> int:
     arguments.solutions = None
     _generate(arguments)
     _score(arguments)
-    return _report(argparse.Namespace(directories=[arguments.output]))
+    return _report(argparse.Namespace(directories=[arguments.output], data=arguments.data))
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -261,27 +258,12 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from megatron_octo.common.files import atomic_write
-    from megatron_octo.evaluation import records
-    from megatron_octo.evaluation.results.difference import compare
-    from megatron_octo.evaluation.results.markdown import markdown
-    from megatron_octo.evaluation.results.page import page
-    from megatron_octo.evaluation.results.summary import summarize, write_scores
+    from megatron_octo.evaluation.results.report import write_reports
 
     output, *others = arguments.directories
     if len(others) > 1:
         raise OctoError("a report compares two evaluations at most", where="evaluate report")
-    scores, header = summarize(output), records.read_header(output)
-    differences = compare(scores, summarize(others[0])) if others else []
-    write_scores(output, scores)
-    with atomic_write(output / records.REPORT, "w") as file:
-        file.write(markdown(scores, header, differences))
-    with atomic_write(output / records.PAGE, "w") as file:
-        file.write(page(output, scores, header, differences))
-    for name, score in scores.items():
-        values = ", ".join(f"pass@{k} {found.value:.1f} %" for k, found in score.scores.items())
-        print(f"{name}: {values} ({score.problems} problems, {score.samples} samples)")
-    print(f"{output / records.REPORT}, {output / records.PAGE}")
+    print("\n".join(write_reports(output, others[0] if others else None, arguments.data)))
     return 0
 
 

@@ -3,7 +3,7 @@
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,8 @@ from megatron_octo.evaluation.sandbox.box import Sandbox
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
 from megatron_octo.evaluation.scoring.cache import VerdictCache
+from megatron_octo.evaluation.scoring.compat import compat_language
+from megatron_octo.evaluation.scoring.slots import take_slots
 
 RETRIES = 3  # of what the machine is to blame for
 
@@ -28,6 +30,7 @@ class Job[Key]:
     key: Key
     row: Row
     solution: str
+    program: Program | None = None  # where other answers decide it, too
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Judge:
         verdicts: remembered ones.
         limits: of a program's run.
         jobs: programs at once; default: one per core.
+        compat: by the original harness's rules.
     """
 
     def __init__(
@@ -58,7 +62,10 @@ class Judge:
         verdicts: VerdictCache | None = None,
         limits: Limits | None = None,
         jobs: int | None = None,
+        *,
+        compat: bool = False,
     ) -> None:
+        self.compat = compat
         self._level, self._cache, self._limits = level, cache, limits or Limits()
         self._verdicts = verdicts or VerdictCache(None)
         self._jobs = jobs or len(os.sched_getaffinity(0))
@@ -77,7 +84,8 @@ class Judge:
         """Return a language, made at the first use."""
         with self._lock:
             if name not in self._languages:
-                self._languages[name] = language(name, self._cache)
+                make = compat_language if self.compat else language
+                self._languages[name] = make(name, self._cache)
             return self._languages[name]
 
     def toolchain(self, name: str) -> Toolchain:
@@ -95,10 +103,10 @@ class Judge:
             )
         return found
 
-    def one(self, row: Row, solution: str, box: Sandbox) -> tuple[Program, Verdict]:
-        """Judge one solution in a sandbox of the caller's."""
-        found = self.language(row.language)
-        program, toolchain = found.program(row, solution), self.toolchain(row.language)
+    def one(self, row: Row, solution: str, box: Sandbox, program: Program | None = None) -> tuple[Program, Verdict]:
+        """Judge one solution in a sandbox of the caller's; with ``program``, that is already assembled."""
+        found, toolchain = self.language(row.language), self.toolchain(row.language)
+        program = program or found.program(row, solution)
         key = VerdictCache.key(program.digest, toolchain.digest, self._limits)
         verdict = self._verdicts.get(key)
         for _ in range(RETRIES):
@@ -114,12 +122,16 @@ class Judge:
         Raises:
             OctoError: a toolchain is missing, or what else a worker met.
         """
+        with take_slots(self._jobs, self._cache / "slots") as slots:
+            yield from self._all(jobs, slots)
+
+    def _all[Key](self, jobs: Iterable[Job[Key]], slots: Sequence[int]) -> Iterator[Judged[Key]]:
         waiting: queue.Queue[Job[Key] | None] = queue.Queue(maxsize=4 * self._jobs)
         ended: queue.Queue[Judged[Key] | BaseException | None] = queue.Queue()
         stop = threading.Event()
         threads = [
             threading.Thread(target=self._work, args=(slot, waiting, ended, stop), name=f"judge-{slot}", daemon=True)
-            for slot in range(self._jobs)
+            for slot in slots
         ]
         feeder = threading.Thread(target=_feed, args=(jobs, waiting, ended, len(threads), stop), daemon=True)
         for thread in (*threads, feeder):
@@ -155,7 +167,7 @@ class Judge:
                         continue
                     if job is None:
                         break
-                    program, verdict = self.one(job.row, job.solution, box)
+                    program, verdict = self.one(job.row, job.solution, box, job.program)
                     ended.put(Judged(job, program, self.toolchain(job.row.language), verdict))
         except BaseException as error:  # goes to the thread that waits
             ended.put(error)

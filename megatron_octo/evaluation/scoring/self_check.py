@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row
 from megatron_octo.evaluation.benchmark.tasks import Task
 from megatron_octo.evaluation.records import Kind
@@ -10,7 +11,7 @@ from megatron_octo.evaluation.sandbox.box import Sandbox
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.scoring.judge import Judge
 
-ROWS = 3
+KNOWN = ("canonical", "buggy", "empty")
 _SLOT = 900  # the workers count from 0
 
 
@@ -29,16 +30,11 @@ class Check:
         return self.passed == self.of and self.forgiven == 0
 
 
-def known_solution(row: Row, which: str, documented: bool = False) -> str:
-    """Return the whole text of a known solution: ``canonical``, ``buggy`` or ``empty``.
-
-    Args:
-        row: the problem.
-        which: of the three.
-        documented: whether it continues the head with the docstring.
-    """
-    base = Task("fixdocs" if documented else "fixtests", row.language).base(row)
-    return base + {"canonical": row.canonical_solution, "buggy": row.buggy_solution, "empty": ""}[which]
+def known_answer(row: Row, which: str) -> str:
+    """Return the answer of a model that gives a known solution: ``canonical``, ``buggy`` or ``empty``."""
+    if which == "empty":
+        return ""
+    return "\n" + (row.canonical_solution if which == "canonical" else row.buggy_solution)
 
 
 def check_language(rows: list[Row], judge: Judge, level: Level) -> Check:
@@ -50,7 +46,8 @@ def check_language(rows: list[Row], judge: Judge, level: Level) -> Check:
     with Sandbox(level, _SLOT) as box:
         for row in chosen:
             for which in ("canonical", "buggy"):
-                _, verdict = judge.one(row, known_solution(row, which), box)
+                answer = cut(Task("fixtests", row.language), row, known_answer(row, which), compat=judge.compat)
+                _, verdict = judge.one(row, answer.solution, box)
                 good = (verdict.kind is Kind.PASSED) == (which == "canonical")
                 passed += which == "canonical" and good
                 forgiven += which == "buggy" and not good
