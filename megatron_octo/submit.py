@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("recipe", help="recipe file (YAML); docs/recipes.md describes the keys")
     add("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    add("--stages", default="train", help="of preprocess,train,convert,verify (default: %(default)s)")
+    add("--stages", default="train", help="of preprocess,train,convert,verify,evaluate (default: %(default)s)")
     add("--cluster", metavar="NAME|FILE|local", help="clusters/NAME.yaml, a profile, or this machine")
     add("--dry-run", action="store_true", help="print recipe, plan and the sbatch scripts, and do nothing")
     add(
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     more.add_argument("--preprocess", metavar="ARGS", help="'--input data/x.jsonl --format commits ...'")
     more.add_argument("--convert", metavar="ARGS", help="further arguments of convert to-hf")
     more.add_argument("--verify", metavar="ARGS", help="further arguments of convert verify")
+    more.add_argument("--evaluate", metavar="ARGS", help="'--data DIR --prompt octocoder --n-samples 20 ...'")
     return parser
 
 

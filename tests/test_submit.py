@@ -63,7 +63,7 @@ EVERYTHING = Profile(
     [
         ("plain", order(Profile(nodes=8), "train")),
         ("everything", order(EVERYTHING, "train")),
-        ("chain", order(EVERYTHING, "preprocess", "convert", "verify", array="0-7%4")),
+        ("chain", order(EVERYTHING, "preprocess", "convert", "verify", "evaluate", array="0-7%4")),
     ],
 )
 def test_golden_text(name: str, given: Order) -> None:
@@ -106,8 +106,8 @@ def test_layouts_that_do_not_fit(desk: Path) -> None:
 
 
 def test_stages_and_their_arguments(desk: Path) -> None:
-    said = refused(str(RECIPE), "--nodes", "2", "--stages", "train,evaluate")
-    assert "unknown stage 'evaluate'" in said and ", ".join(STAGES) in said
+    said = refused(str(RECIPE), "--nodes", "2", "--stages", "train,score")
+    assert "unknown stage 'score'" in said and ", ".join(STAGES) in said
     assert "no stage is named" in refused(str(RECIPE), "--stages", ",")
     every = (str(RECIPE), "--nodes", "2", "--stages", "verify,preprocess,train")
     assert "preprocess: the following arguments are required: --input" in refused(*every)

@@ -81,11 +81,19 @@ class Command:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its purpose in one line, its commands, and ``ranks``: one task per GPU on all nodes, or one in all."""
+    """A stage of a run.
+
+    Attributes:
+        purpose: in one line.
+        commands: what it runs.
+        ranks: whether it has one task per GPU on all nodes; otherwise one task in all.
+        gpus: whether its one task gets the GPUs of a node.
+    """
 
     purpose: str
     commands: Callable[[Order], list[Command]]
     ranks: bool = False
+    gpus: bool = False
 
 
 def _preprocess(order: Order) -> list[Command]:
@@ -113,6 +121,14 @@ def _verify(order: Order) -> list[Command]:
     return [Command("megatron_octo.convert", [*words, *order.arguments.get("verify", [])])]
 
 
+def _evaluate(order: Order) -> list[Command]:
+    given = order.arguments.get("evaluate", [])
+    words = ["run", "--model", str(order.hugging_face), "--output", str(order.run / "evaluation")]
+    if not any(word.partition("=")[0] == "--prompt" for word in given):
+        words += ["--prompt", "octocoder"]
+    return [Command("megatron_octo.evaluate", [*words, *given])]
+
+
 # In the order of a chain. Scripts, chain and status follow from this table; a new stage also needs its name in
 # profile._STAGE and an option for its arguments in submit.py.
 STAGES = {
@@ -120,6 +136,7 @@ STAGES = {
     "train": Stage("training, until it is finished", _train, ranks=True),
     "convert": Stage("the newest checkpoint to RUN/hf", _convert),
     "verify": Stage("the proof that RUN/hf computes what the checkpoint does", _verify),
+    "evaluate": Stage("the scores of RUN/hf on HumanEvalPack", _evaluate, gpus=True),
 }
 MERGE = Stage("the shards of an array's tasks put together", _merge)
 
