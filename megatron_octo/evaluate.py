@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR")
     watch = command("watch", "score each saved model of a run as it appears")
     watch.add_argument("run", type=Path, metavar="RUN")
+    watch.add_argument("--once", action="store_true", help="score what is there and end")
     _add_generation(watch, model=False)
     _add_scoring(watch)
     return parser
@@ -304,7 +305,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
 def _watch(arguments: argparse.Namespace) -> int:
     from megatron_octo.evaluation.watch import watch
 
-    return watch(arguments)
+    def evaluate(model: Path, output: Path) -> None:
+        _run(argparse.Namespace(**{**vars(arguments), "model": model, "output": output}))
+
+    return watch(arguments.run, arguments.output, evaluate, once=arguments.once)
 
 
 if __name__ == "__main__":
