@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megatron_octo.common.errors import REQUEUE, OctoError, run_command
 from megatron_octo.evaluation.arguments import build_parser as build_parser  # submit checks its arguments with it
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from megatron_octo.evaluation.benchmark.tasks import Task
     from megatron_octo.evaluation.sandbox.levels import Level
     from megatron_octo.evaluation.scoring.judge import Judge
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
@@ -188,17 +189,12 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from megatron_octo.evaluation.results.summary import summarize
     from megatron_octo.evaluation.watch import watch
 
-    def evaluate(save: Path, output: Path) -> Any:
-        one = argparse.Namespace(**{**vars(arguments), "model": save, "output": output})
-        _run(one)
-        return summarize(output)
+    def evaluate(model: Path, output: Path) -> None:
+        _run(argparse.Namespace(**{**vars(arguments), "model": model, "output": output}))
 
-    count = watch(arguments.run, evaluate, arguments.output)
-    print(f"{arguments.run} is finished; {count} saves were scored")
-    return 0
+    return watch(arguments.run, arguments.output, evaluate, once=arguments.once)
 
 
 if __name__ == "__main__":

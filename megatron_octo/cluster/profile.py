@@ -38,6 +38,7 @@ class Resources(Section):
     cpus_per_task: PositiveInt | None = None
     memory: str | None = None  # sbatch --mem: 64G; 0: all of the node
     time: _TIME | None = None
+    gpus: PositiveInt | None = None  # per node, of a stage other than the training
 
 
 class Profile(Section):

@@ -103,7 +103,6 @@ def script(stage: str, order: Order) -> str:
 
 def _header(stage: str, order: Order) -> list[str]:
     profile, own = order.profile, order.profile.resources(stage)
-    gpus = stage_of(stage).ranks or stage_of(stage).gpus
     ranks, array = stage_of(stage).ranks, stage == "preprocess" and order.array is not None
     options: dict[str, object] = {
         "job-name": f"{order.run.name}-{stage}",
@@ -115,7 +114,7 @@ def _header(stage: str, order: Order) -> list[str]:
         "array": order.array if array else None,
         "nodes": profile.nodes if ranks else 1,
         "ntasks-per-node": profile.gpus_per_node if ranks else 1,
-        "gpus-per-node": profile.gpus_per_node if gpus else None,
+        "gpus-per-node": profile.gpus_per_node if ranks else own.gpus,
         "cpus-per-task": own.cpus_per_task or profile.cpus_per_task,
         "mem": own.memory or (profile.memory if ranks else None),
         "exclusive": profile.exclusive and ranks,

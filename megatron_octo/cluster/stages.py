@@ -10,6 +10,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.data.planning.paths import read_groups
 from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.scores import EVALUATION
 
 _ARRAY = re.compile(r"^0-(\d+)(%\d+)?$")
 
@@ -81,19 +82,11 @@ class Command:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run.
-
-    Attributes:
-        purpose: in one line.
-        commands: what it runs.
-        ranks: whether it has one task per GPU on all nodes; otherwise one task in all.
-        gpus: whether its one task gets the GPUs of a node.
-    """
+    """A stage: its purpose in one line, its commands, and ``ranks``: one task per GPU on all nodes, or one in all."""
 
     purpose: str
     commands: Callable[[Order], list[Command]]
     ranks: bool = False
-    gpus: bool = False
 
 
 def _preprocess(order: Order) -> list[Command]:
@@ -122,11 +115,9 @@ def _verify(order: Order) -> list[Command]:
 
 
 def _evaluate(order: Order) -> list[Command]:
-    given = order.arguments.get("evaluate", [])
-    words = ["run", "--model", str(order.hugging_face), "--output", str(order.run / "evaluation")]
-    if not any(word.partition("=")[0] == "--prompt" for word in given):
-        words += ["--prompt", "octocoder"]
-    return [Command("megatron_octo.evaluate", [*words, *given])]
+    model = order.hugging_face if "convert" in order.stages else order.run
+    words = ["run", "--model", str(model), "--output", str(order.run / EVALUATION)]
+    return [Command("megatron_octo.evaluate", [*words, *order.arguments.get("evaluate", [])])]
 
 
 # In the order of a chain. Scripts, chain and status follow from this table; a new stage also needs its name in
@@ -136,7 +127,7 @@ STAGES = {
     "train": Stage("training, until it is finished", _train, ranks=True),
     "convert": Stage("the newest checkpoint to RUN/hf", _convert),
     "verify": Stage("the proof that RUN/hf computes what the checkpoint does", _verify),
-    "evaluate": Stage("the scores of RUN/hf on HumanEvalPack", _evaluate, gpus=True),
+    "evaluate": Stage("the scores of RUN/hf, or else of the newest checkpoint, on HumanEvalPack", _evaluate),
 }
 MERGE = Stage("the shards of an array's tasks put together", _merge)
 

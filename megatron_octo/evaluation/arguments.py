@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR")
     watch = command("watch", "score each saved model of a run as it appears")
     watch.add_argument("run", type=Path, metavar="RUN")
+    watch.add_argument("--once", action="store_true", help="score what is there and end")
     _add_generation(watch, model=False)
     _add_scoring(watch)
     return parser
@@ -98,5 +99,3 @@ def _part(text: str) -> tuple[int, int]:
     if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1")
     return int(first), int(count)
-
-
