@@ -204,7 +204,7 @@ def _score(arguments: argparse.Namespace) -> int:
     rows = _rows(arguments, tasks)
     level, judge = _judge(arguments)
     with judge:
-        scoring.check_languages(rows, judge, level)
+        scoring.check_languages(rows, judge)
         limits = Limits(cpu_s=arguments.cpu_seconds)
         tally = scoring.score(
             arguments.output, tasks, rows, judge, level=level, limits=limits, stop=_stop_words(arguments.output)
