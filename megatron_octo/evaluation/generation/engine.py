@@ -153,7 +153,7 @@ class Engine:
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0),
-                past_key_values=DynamicCache(),  # whole for all layers, also those with a window: the mask has the window
+                past_key_values=DynamicCache(),  # whole also for layers with a window, which is in the mask
                 use_cache=True,
                 logits_to_keep=1,
             )

@@ -88,6 +88,7 @@ def open_model(folder: Path, device: str, precision: str | None) -> OpenModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = kinds[precision or ("fp32" if device == "cpu" else "bf16")]
     try:
