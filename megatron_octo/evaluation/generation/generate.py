@@ -114,7 +114,7 @@ def _wanted(
     """Return the samples that are not there yet, those of one prompt beside each other."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder) if prompt.name == "chat" else None
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if prompt.name == "chat" else None
     part, of = options.part
     found = []
     for task in tasks:
@@ -227,7 +227,8 @@ class Work:
 
     def __call__(self, device: str, items: Iterable[Wanted]) -> Iterator[Sample | bool]:
         """Yield samples; on the first GPU, before them, whether answers are the same in every batch."""
-        from megatron_octo.evaluation.generation.engine import Engine, Request, batch_invariant
+        from megatron_octo.evaluation.generation.batches import Request
+        from megatron_octo.evaluation.generation.engine import Engine, batch_invariant
         from megatron_octo.evaluation.generation.sampling import stream_key
 
         options = self.options
@@ -248,8 +249,8 @@ class Work:
         batch = options.batch_size or min(default_batch(model, options.max_length), self.share)
         engine = Engine(model, options.temperature, options.top_p, batch, ended_by(self.rows, self.stop))
         for answer in engine.run(map(request, items)):
-            place = answer.request.key
-            yield Sample(*place, answer.text, len(answer.tokens), answer.stop, digests.pop(place))
+            task, problem, number = place = answer.request.key
+            yield Sample(task, problem, number, answer.text, len(answer.tokens), answer.stop, digests.pop(place))
 
 
 def default_batch(model: OpenModel, max_length: int) -> int:

@@ -12,7 +12,7 @@ from megatron_octo.evaluation.generation import engine as engines
 from megatron_octo.evaluation.generation.batches import Request
 from megatron_octo.evaluation.generation.engine import Answer, Engine, batch_invariant
 from megatron_octo.evaluation.generation.open_model import OpenModel, open_model
-from megatron_octo.evaluation.generation.sampling import stream_key
+from megatron_octo.evaluation.generation.sampling import choose, stream_key
 from tests.evaluation.generation.tiny import write_model
 
 TEXTS = ["def f(x):\n", "fn main() {", "a", "Question: why?\n\nAnswer:\n", "x" * 60, "const f = (x) => {\n", "0 1 2"]
@@ -60,7 +60,7 @@ def test_batch_order_and_resumption_change_nothing(model: OpenModel, temperature
 
 
 def test_a_stream_that_depends_on_the_batch_is_found(model: OpenModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engines.choose
+    real = choose
 
     def by_place(logits: Any, keys: Any, *rest: Any) -> Any:
         return real(logits, torch.arange(len(keys)), *rest)
