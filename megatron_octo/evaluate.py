@@ -1,9 +1,11 @@
 """``python -m megatron_octo.evaluate run | generate | score | merge | report | doctor | prepare | watch``."""
 
 import argparse
+import contextlib
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,22 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare": _prepare,
         "watch": _watch,
     }
-    if arguments.command in ("run", "generate", "score", "watch"):
-        _end_on_signals()
     try:
-        return commands[arguments.command](arguments)
+        with _ended_by_signals():
+            return commands[arguments.command](arguments)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return REQUEUE
 
 
-def _end_on_signals() -> None:
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
     """End a job that the scheduler stops as Ctrl-C does: what is done is kept, and the exit code asks for a restart."""
-    import signal
-
+    before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.default_int_handler)
+            before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _rows(arguments: argparse.Namespace, tasks: "Sequence[Task]") -> "dict[str, list[Row]]":
@@ -109,7 +115,7 @@ def _score(arguments: argparse.Namespace) -> int:
     rows = _rows(arguments, tasks)
     level, judge = _judge(arguments)
     with judge:
-        scoring.check_languages(rows, judge, level)
+        scoring.check_languages(rows, judge)
         limits = Limits(cpu_s=arguments.cpu_seconds)
         tally = scoring.score(
             arguments.output, tasks, rows, judge, level=level, limits=limits, stop=_stop_words(arguments.output)

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_scoring(score)
     merge = command("merge", "put the parts of several machines together")
     merge.add_argument("parts", nargs="+", type=Path, metavar="PART")
-    merge.add_argument("--output", type=Path, required=True, metavar="DIR")
+    merge.add_argument("--output", type=Path, required=True, metavar="DIR", help="to make, or to add to")
     merge.add_argument("--expect", type=_positive, metavar="N", help="problems per task; missing ones are an error")
     report = command("report", "write scores.json, report.md and report.html")
     report.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="an evaluation, or two to compare")
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--data", default=None, metavar="DIR", help="rows of HumanEvalPack, for the check of languages")
     prepare = command("prepare", "rebuild HumanEvalPack from its sources")
     prepare.add_argument("sources", type=Path, metavar="SOURCES", help="folder humaneval-x of OctoPack's repository")
-    prepare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="to make, or to add to")
     watch = command("watch", "score each saved model of a run as it appears")
     watch.add_argument("run", type=Path, metavar="RUN")
     watch.add_argument("--once", action="store_true", help="score what is there and end")
@@ -65,7 +65,7 @@ def _add_where(parser: argparse.ArgumentParser, output: bool = True) -> None:
 def _add_generation(parser: argparse.ArgumentParser, model: bool = True) -> None:
     add = parser.add_argument
     if model:
-        add("--model", type=Path, required=True, metavar="HF_DIR|RUN|CHECKPOINT")
+        add("--model", type=Path, required=True, metavar="HF_DIR|RUN|CHECKPOINT", help="what answers")
     _add_where(parser)
     add("--prompt", required=True, metavar="NAME|FILE", help="octocoder, starchat, chat, ... or a YAML file")
     add("--n-samples", type=_positive, default=1, metavar="N", help="per problem (OctoPack: 20; default: 1)")
@@ -73,7 +73,7 @@ def _add_generation(parser: argparse.ArgumentParser, model: bool = True) -> None
     add("--top-p", type=float, default=1.0, metavar="P", help="nucleus (OctoPack: 0.95; default: 1)")
     add("--max-length", type=_positive, default=2048, metavar="N", help="tokens of prompt and answer together")
     add("--batch-size", type=_positive, metavar="N", help="answers at once (default: by memory)")
-    add("--seed", type=int, default=0, metavar="N")
+    add("--seed", type=int, default=0, metavar="N", help="of the samples' random streams (default: 0)")
     add("--precision", choices=("bf16", "fp16", "fp32"), help="default: bf16 on a GPU, fp32 on a CPU")
     add("--device", choices=("cpu", "cuda"), help="default: all GPUs, or the CPU where there is none")
 

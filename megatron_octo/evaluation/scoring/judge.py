@@ -1,9 +1,10 @@
 """Programs to verdicts: languages, sandboxes and the cache, for many programs at once."""
 
+import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -71,14 +72,26 @@ class Judge:
         self._jobs = jobs or len(os.sched_getaffinity(0))
         self._languages: dict[str, Language] = {}
         self._lock = threading.Lock()
+        self._boxes: list[Sandbox] = []
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        for found in self._languages.values():
+        for found in self._languages.values():  # first what runs in the sandboxes
             found.close()
+        self._boxes = []
+        self._stack.close()
+        self._verdicts.close()
+
+    def boxes(self) -> list[Sandbox]:
+        """Return the sandboxes, opened at the first use; their numbers belong to this process until the end."""
+        if not self._boxes:
+            slots = self._stack.enter_context(take_slots(self._jobs, self._cache / "slots"))
+            self._boxes = [self._stack.enter_context(Sandbox(self._level, slot)) for slot in slots]
+        return self._boxes
 
     def language(self, name: str) -> Language:
         """Return a language, made at the first use."""
@@ -122,16 +135,12 @@ class Judge:
         Raises:
             OctoError: a toolchain is missing, or what else a worker met.
         """
-        with take_slots(self._jobs, self._cache / "slots") as slots:
-            yield from self._all(jobs, slots)
-
-    def _all[Key](self, jobs: Iterable[Job[Key]], slots: Sequence[int]) -> Iterator[Judged[Key]]:
         waiting: queue.Queue[Job[Key] | None] = queue.Queue(maxsize=4 * self._jobs)
         ended: queue.Queue[Judged[Key] | BaseException | None] = queue.Queue()
         stop = threading.Event()
         threads = [
-            threading.Thread(target=self._work, args=(slot, waiting, ended, stop), name=f"judge-{slot}", daemon=True)
-            for slot in slots
+            threading.Thread(target=self._work, args=(box, waiting, ended, stop), name=f"judge-{box.slot}", daemon=True)
+            for box in self.boxes()
         ]
         feeder = threading.Thread(target=_feed, args=(jobs, waiting, ended, len(threads), stop), daemon=True)
         for thread in (*threads, feeder):
@@ -153,22 +162,21 @@ class Judge:
 
     def _work[Key](
         self,
-        slot: int,
+        box: Sandbox,
         waiting: "queue.Queue[Job[Key] | None]",
         ended: "queue.Queue[Judged[Key] | BaseException | None]",
         stop: threading.Event,
     ) -> None:
         try:
-            with Sandbox(self._level, slot) as box:
-                while not stop.is_set():
-                    try:
-                        job = waiting.get(timeout=0.2)
-                    except queue.Empty:
-                        continue
-                    if job is None:
-                        break
-                    program, verdict = self.one(job.row, job.solution, box, job.program)
-                    ended.put(Judged(job, program, self.toolchain(job.row.language), verdict))
+            while not stop.is_set():
+                try:
+                    job = waiting.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if job is None:
+                    break
+                program, verdict = self.one(job.row, job.solution, box, job.program)
+                ended.put(Judged(job, program, self.toolchain(job.row.language), verdict))
         except BaseException as error:  # goes to the thread that waits
             ended.put(error)
         ended.put(None)

@@ -70,6 +70,9 @@ def file_answers(path: Path, rows: Mapping[str, Sequence[Row]], base: str) -> li
         if isinstance(line.get("task_id"), str) and isinstance(line.get("completion"), str):
             row, text = by_id.get(line["task_id"]), line["completion"]
             task = Task(BASES[base], row.language) if row else None
+            if row and task:  # an answer begins where the head ends without its blanks
+                head = task.base(row)
+                text = head[len(head.rstrip()) :] + text
         elif isinstance(line.get("task"), str) and isinstance(line.get("text"), str):
             task, text = task_named(line["task"]), line["text"]
             number = line.get("problem")
@@ -127,7 +130,7 @@ def score_known(
             for answer, verdict in verdicts:
                 if source in KNOWN and (verdict.kind is Kind.PASSED) != (source == "canonical"):
                     totals.faults += 1
-                    yield f"  {answer.row.task_id}: {verdict.kind}: {verdict.detail[:200]}"
+                    yield f"  {answer.row.task_id}: {verdict.kind}: {verdict.detail[:200].replace(chr(10), ' ')}"
     yield f"{source} {totals.passed}/{totals.answers}"
 
 

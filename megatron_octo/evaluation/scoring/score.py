@@ -105,7 +105,7 @@ def _decisive(
     }
 
 
-def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level) -> None:
+def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge) -> None:
     """Refuse to go on if a language's toolchain does not judge rightly.
 
     Raises:
@@ -113,7 +113,7 @@ def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Leve
     """
     for name, found in rows.items():
         judge.toolchain(name)
-        require(name, check_language(list(found), judge, level))
+        require(name, check_language(list(found), judge))
 
 
 def score(

@@ -7,12 +7,9 @@ from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row
 from megatron_octo.evaluation.benchmark.tasks import Task
 from megatron_octo.evaluation.records import Kind
-from megatron_octo.evaluation.sandbox.box import Sandbox
-from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.scoring.judge import Judge
 
 KNOWN = ("canonical", "buggy", "empty")
-_SLOT = 900  # the workers count from 0
 
 
 @dataclass(frozen=True)
@@ -37,22 +34,22 @@ def known_answer(row: Row, which: str) -> str:
     return "\n" + (row.canonical_solution if which == "canonical" else row.buggy_solution)
 
 
-def check_language(rows: list[Row], judge: Judge, level: Level) -> Check:
+def check_language(rows: list[Row], judge: Judge) -> Check:
     """Judge right and buggy solutions of a few rows, spread over the benchmark."""
     # The first ones end quickly even with their bug.
     chosen = rows[:1] + rows[len(rows) // 3 : len(rows) // 3 + 1] + rows[-1:]
     chosen = [row for number, row in enumerate(chosen) if row not in chosen[:number]]
     passed, forgiven, fault = 0, 0, ""
-    with Sandbox(level, _SLOT) as box:
-        for row in chosen:
-            for which in ("canonical", "buggy"):
-                answer = cut(Task("fixtests", row.language), row, known_answer(row, which), compat=judge.compat)
-                _, verdict = judge.one(row, answer.solution, box)
-                good = (verdict.kind is Kind.PASSED) == (which == "canonical")
-                passed += which == "canonical" and good
-                forgiven += which == "buggy" and not good
-                if not good and not fault:
-                    fault = f"{row.task_id}, {which}: {verdict.kind}: {verdict.detail}"
+    box = judge.boxes()[0]
+    for row in chosen:
+        for which in ("canonical", "buggy"):
+            answer = cut(Task("fixtests", row.language), row, known_answer(row, which), compat=judge.compat)
+            _, verdict = judge.one(row, answer.solution, box)
+            good = (verdict.kind is Kind.PASSED) == (which == "canonical")
+            passed += which == "canonical" and good
+            forgiven += which == "buggy" and not good
+            if not good and not fault:
+                fault = f"{row.task_id}, {which}: {verdict.kind}: {verdict.detail}"
     return Check(passed, forgiven, len(chosen), fault)
 
 
