@@ -35,7 +35,10 @@ def order(profile: Profile, *stages: str, array: str | None = None) -> Order:
         folder=Path("/home/me/octo"),
         python="/home/me/octo/.venv/bin/python",
         array=array,
-        arguments={"preprocess": ["--input", "data/a b.jsonl", "--format", "finetune"], "evaluate": ["--prompt", "octocoder"]},
+        arguments={
+            "preprocess": ["--input", "data/a b.jsonl", "--format", "finetune"],
+            "evaluate": ["--prompt", "octocoder"],
+        },
     )
 
 
@@ -56,7 +59,7 @@ EVERYTHING = Profile(
     sbatch={"mail-type": "FAIL", "switches": 1, "overcommit": True},
     stages={
         "preprocess": Resources(partition="cpu", cpus_per_task=64, memory="64G", time="2:00:00"),
-        "evaluate": Resources(gpus=2),
+        "evaluate": Resources(gpus_per_node=2),
     },
 )
 
