@@ -50,7 +50,7 @@ def test_header_comes_first_and_names_no_cluster(script: Path) -> None:
     assert "open-mode" in settings and settings["open-mode"] == "append" and "requeue" in settings
     assert "CUDA_LAUNCH_BLOCKING" not in text
     lines = [line for line in text.splitlines()[1:] if not line.startswith("#")]
-    assert not [line for line in lines if re.search(r"""(^|[\s="'])/[a-z]""", line)], "an absolute path"
+    assert not [line for line in lines if re.search(r"""(^|[\s=]["']?)/[a-z]""", line)], "an absolute path"
 
 
 @pytest.mark.parametrize("name,recipe", TRAINING.items())

@@ -85,6 +85,7 @@ class ScoredSample:
         program: digest of the program that ran.
         toolchain: digest of the compilers.
         cut: what was cut from the answer (benchmark/cutting.py).
+        solution: head of the function and code, as they were judged; empty if it passed.
     """
 
     problem: int
@@ -93,6 +94,7 @@ class ScoredSample:
     toolchain: str
     cut: str
     verdict: Verdict
+    solution: str = ""
 
 
 class Lines:
@@ -179,6 +181,8 @@ def read_samples(output: Path, task: str) -> dict[tuple[int, int], Sample]:
     for number, record in _records(path):
         try:
             sample = Sample(task=task, **record)
+            if not isinstance(sample.text, str):
+                raise ValueError("its text is none")
             found.setdefault((int(sample.problem), int(sample.sample)), sample)
         except (TypeError, ValueError) as error:
             raise OctoError(f"not a sample: {error}", where=f"{path}:{number}") from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from megatron_octo.evaluation.benchmark import compat as compat_rules
 from megatron_octo.evaluation.benchmark.finishing import finished as finished
 from megatron_octo.evaluation.benchmark.heads import Head, head_of, members_of
-from megatron_octo.evaluation.benchmark.items import Item, items, needed
+from megatron_octo.evaluation.benchmark.items import Item, is_function, items, needed
 from megatron_octo.evaluation.benchmark.rows import Row
 from megatron_octo.evaluation.benchmark.syntax import (
     block_end,
@@ -198,12 +198,12 @@ def _anew(language: str, head: Head, text: str) -> Cut | None:
     if language == "java":
         for item in outside:
             members = members_of(item)
-            if any(head.name in member.declared for member in members):
+            if any(head.name in member.declared and is_function(member) for member in members):
                 inside, outside = members, [other for other in outside if other is not item]
                 break
         else:
             outside = [item for item in outside if item.always]
-    if not any(head.name in item.declared for item in inside):
+    if not any(head.name in item.declared and is_function(item) for item in inside):
         return None
     first = needed([item for item in inside if not item.always or language != "java"], {head.name}, head.taken)
     code = b"".join(source[item.start : item.end] + b"\n\n" for item in first).rstrip()

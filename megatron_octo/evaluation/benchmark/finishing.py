@@ -17,6 +17,8 @@ from megatron_octo.evaluation.benchmark.syntax import (
 )
 
 _FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
+_LINE_IN_COLUMN_0 = re.compile(r"\n[^ \t\r\n#]")
+_TEXTS = re.compile(r""""(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])'|`[^`]*`|//[^\n]*""")
 _CALLS = {"python": "call", "java": "method_invocation"}
 _TYPES = ("type_declaration", "struct_item", "enum_item")  # methods may follow them
 _METHODS = (b"impl", b"func (")
@@ -55,7 +57,7 @@ def finished(language: str, base: str, text: str) -> bool:
     fences = len(_FENCE.findall(text))
     if fences >= 2:
         return True
-    if fences or not text.strip() or ("}" not in text if language != "python" else "\n" not in text):
+    if fences or not _may_be_whole(language, text):
         return False
     head = head_of(language, base.rstrip())
     start, source = len(head.text.encode()), (head.text + without_surrogates(text)).encode()
@@ -65,6 +67,14 @@ def finished(language: str, base: str, text: str) -> bool:
     if language in ("java", "cpp"):
         return True
     return _nothing_to_come(language, head, source, end)
+
+
+def _may_be_whole(language: str, text: str) -> bool:
+    """Return False for almost every unfinished answer, without parsing it: this runs once per token."""
+    if language == "python":
+        return _LINE_IN_COLUMN_0.search(text) is not None
+    bare = _TEXTS.sub("", text)
+    return bare.count("}") - bare.count("{") >= (2 if language == "java" else 1)
 
 
 def _end(language: str, source: bytes, start: int) -> int | None:
@@ -88,7 +98,7 @@ def _nothing_to_come(language: str, head: Head, source: bytes, end: int) -> bool
     rest = source[end:]
     found = items(language, parse(language, rest).children, stop=True)
     ended = language != "python" and rest.rstrip().endswith((b"}", b";"))  # the last item might go on otherwise
-    whole = [item for item in found.found if ended or item.end < len(rest.rstrip())]
+    whole = [item for item in found.found if not item.node.has_error and (ended or item.end < len(rest.rstrip()))]
     kept = needed(found.found, used | head.used, taken)
     if any(item not in whole for item in kept):
         return False

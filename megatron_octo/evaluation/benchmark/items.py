@@ -18,6 +18,11 @@ _SPECS = (
     "var_spec_list",
     "variable_declarator",
 )
+_VARIABLES = ("lexical_declaration", "variable_declaration")
+_FUNCTIONS = (
+    *("function_definition", "decorated_definition", "template_declaration", "function_item", "method_declaration"),
+    *("function_declaration", "generator_function_declaration", "arrow_function", "function_expression"),
+)
 _ALWAYS = {"cpp": ("preproc_include", "using_declaration"), "java": ("import_declaration",)}
 _LAST_OF_USE = re.compile(r"(\w+)\s*(?=[,;}])")
 
@@ -67,7 +72,7 @@ def items(language: str, nodes: Iterable[Any], *, stop: bool) -> Items:
             if node.type == ";" and found and found[-1].node.next_sibling == node:
                 found[-1] = _with_end(found[-1], node.end_byte)
             continue
-        if node.has_error or node.is_missing or _is_half(node):
+        if _is_broken(node):
             other = True
             if stop:
                 break
@@ -81,6 +86,14 @@ def items(language: str, nodes: Iterable[Any], *, stop: bool) -> Items:
         if item is not None:
             found.append(item)
     return Items(tuple(found), other or attribute is not None)
+
+
+def is_function(item: Item) -> bool:
+    """Return whether an item is a function, a method, or a constant that is a function of JavaScript."""
+    if item.node.type not in _VARIABLES:
+        return item.node.type in _FUNCTIONS
+    values = [child.child_by_field_name("value") for child in item.node.named_children]
+    return any(value is not None and value.type in _FUNCTIONS for value in values)
 
 
 def needed(candidates: Iterable[Item], used: Iterable[str], taken: Iterable[str]) -> list[Item]:
@@ -108,9 +121,18 @@ def needed(candidates: Iterable[Item], used: Iterable[str], taken: Iterable[str]
     return [kept[index] for index in sorted(kept)]
 
 
-def _is_half(node: Any) -> bool:
-    """Return whether a function of Go has no body (yet)."""
-    return node.type == "function_declaration" and node.child_by_field_name("body") is None
+def _is_broken(node: Any) -> bool:
+    """Return whether a node is no whole item. A fault in a body with both braces may be the grammar's (``typeid``)."""
+    body = node.child_by_field_name("body")
+    if node.type == "function_declaration" and body is None:  # Go's, whose body is still to come
+        return True
+    if node.is_missing or not node.has_error:
+        return bool(node.is_missing)
+    if node.is_error or body is None or not body.children:
+        return True
+    last = body.children[-1]
+    outside = any(child.has_error for child in node.children if child != body)
+    return outside or last.type != "}" or last.is_missing
 
 
 def _with_end(item: Item, end: int) -> Item:

@@ -11,7 +11,10 @@ from megatron_octo.common.errors import OctoError
 _MODULES = {"js": "tree_sitter_javascript"}
 _OPEN, _CLOSE = frozenset({"{", "${"}), "}"
 _NAMES = frozenset(
-    {"identifier", "type_identifier", "namespace_identifier", "shorthand_property_identifier", "field_identifier"}
+    (
+        *("identifier", "type_identifier", "namespace_identifier", "field_identifier"),
+        *("shorthand_property_identifier", "shorthand_property_identifier_pattern"),
+    )
 )
 _BINDING = frozenset({"parameters", "lambda_parameters", "pattern_list", "tuple_pattern"})
 _parsers = threading.local()  # a parser serves one thread

@@ -25,7 +25,7 @@ from megatron_octo.evaluation.sandbox.limits import Limits, Mount, Outcome
 if TYPE_CHECKING:
     from megatron_octo.evaluation.sandbox.box import Sandbox
 
-COMPILATION = Limits(cpu_s=60, memory_bytes=2 << 30, processes=128, tmp_bytes=256 << 20)
+COMPILATION = Limits(cpu_s=20, memory_bytes=2 << 30, processes=128, tmp_bytes=256 << 20)
 NAME, NONCE = "@name@", "@nonce@"  # in texts of ours: a name and a value that differ from run to run
 WRONG = b"wrong"  # what our assertions send before they end the program
 SHARED, OUTPUT, PROGRAM = "/k", "/o", "program"  # places inside the sandbox
@@ -34,6 +34,7 @@ _NO_MEMORY = re.compile(
     rb"out of memory|bad_alloc|virtual memory exhausted|[Cc]annot allocate memory|memory allocation of \d+ bytes failed"
 )
 _STACK = re.compile(rb"stack overflow|overflowed its stack|runtime\.(?:newstack|copystack)\b")  # not the memory's limit
+_NO_TIME = re.compile(rb"CPU time limit exceeded")  # of one of the compiler's processes
 _KILLED = re.compile(rb"(Killed|Terminated) signal terminated program|signal: 9, SIGKILL|collect2: .*signal 9")
 _DETAIL = 2000  # characters
 
@@ -144,21 +145,31 @@ def build_once(cache: Path, name: str, digest: str, build: Callable[[Path], None
             with atomic_directory(folder) as aside:
                 build(aside)
                 for path in (aside, *aside.rglob("*")):
-                    path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+                    _let_all_read(path)
     finally:
         os.close(handle)
     return folder
+
+
+def _let_all_read(path: Path) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    wanted = 0o555 if path.is_dir() or mode & 0o100 else 0o444
+    if mode & wanted != wanted:  # what is linked from elsewhere is readable, and stays as it is
+        path.chmod(mode | wanted)
 
 
 def compile_verdict(outcome: Outcome, program: Path) -> Verdict | None:
     """Return the verdict on a compilation that gave no program; None if it did."""
     if outcome.trouble:
         return Verdict(Kind.INFRASTRUCTURE, 1, _clean(f"the compiler cannot start: {outcome.trouble}"))
-    if outcome.limit in ("cpu", "wall", "memory"):
-        return Verdict(_LIMITS[outcome.limit], 1, f"limit while compiling: {outcome.limit}")
+    text = outcome.stderr or outcome.stdout
+    limit = outcome.limit
+    if outcome.exit_code == 128 + signal.SIGXCPU or (outcome.exit_code and _NO_TIME.search(text)):
+        limit = limit or "cpu"
+    if limit in ("cpu", "wall", "memory"):
+        return Verdict(_LIMITS[limit], 1, f"limit while compiling: {limit}")
     if outcome.exit_code == 0 and _is_program(program):
         return None
-    text = outcome.stderr or outcome.stdout
     if _NO_MEMORY.search(text):
         return Verdict(Kind.MEMORY, 1, _clean("while compiling: " + text.decode(errors="replace")))
     killed = outcome.signal in (signal.SIGKILL, signal.SIGTERM) or _KILLED.search(text)

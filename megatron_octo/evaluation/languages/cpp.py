@@ -32,8 +32,8 @@ _HEADER = "head.hpp"
 # Functions of the C library by which comparisons and ends work: none of them may be the program's own.
 _GUARDED = (
     *("memcmp", "bcmp", "strcmp", "strncmp", "memchr", "strlen", "memcpy", "memmove", "memset", "wmemcmp"),
-    *("fabs", "sqrt", "pow", "abs", "labs", "round", "floor", "write", "exit", "_exit", "_Exit", "abort"),
-    *("atexit", "__assert_fail", "__cxa_throw", "__cxa_atexit", "__libc_start_main", "malloc", "free"),
+    *("write", "exit", "_exit", "_Exit", "abort", "atexit", "malloc", "free"),
+    *("__assert_fail", "__cxa_throw", "__cxa_atexit", "__libc_start_main"),
 )
 _DEFINED = re.compile(rb"(\S+): definition of (\S+)")
 

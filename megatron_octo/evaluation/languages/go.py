@@ -87,7 +87,7 @@ def find_go() -> str | None:
 
 
 def _support(package: str) -> str:
-    folder = resources.files("megatron_octo.evaluation.languages").joinpath("support/go", package)
+    folder = resources.files("megatron_octo.evaluation.languages").joinpath("support/go")
     return folder.joinpath(f"{package}.go").read_text(encoding="utf-8")
 
 

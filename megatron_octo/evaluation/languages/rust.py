@@ -27,6 +27,7 @@ from megatron_octo.evaluation.sandbox.limits import Mount
 if TYPE_CHECKING:
     from megatron_octo.evaluation.benchmark.rows import Row
 
+_DEBIAN = "/usr/bin/rustc"
 _REGISTRY = Path("/usr/share/cargo/registry")
 _UNICODE = ("age", "bool", "case", "gencat", "perl", "script", "segment")
 _FEATURES = tuple(f"unicode-{part}" for part in _UNICODE)
@@ -119,7 +120,7 @@ class _Found:
 
 def find_rustc() -> str | None:
     """Return the compiler: ``RUSTC`` of the environment, the one on the path, or Debian's; the first that runs."""
-    for place in (os.environ.get("RUSTC"), shutil.which("rustc"), "/usr/bin/rustc"):
+    for place in (os.environ.get("RUSTC"), shutil.which("rustc"), _DEBIAN):
         if place and shutil.which(place) and subprocess.run([place, "-vV"], capture_output=True).returncode == 0:
             return place
     return None
@@ -155,6 +156,8 @@ def _copy_compiler(root: Path, target: str, folder: Path) -> None:
             copy.symlink_to(path.readlink())
             continue
         try:
+            if not path.stat().st_mode & 0o004:
+                raise PermissionError
             os.link(path, copy)
         except OSError:
             shutil.copy2(path, copy)

@@ -6,9 +6,10 @@ from typing import Any
 from megatron_octo.evaluation.benchmark.tasks import SCENARIOS, TITLES
 from megatron_octo.evaluation.records import LANGUAGES
 from megatron_octo.evaluation.results.difference import Difference
-from megatron_octo.evaluation.results.published import PUBLISHED, SOURCE
+from megatron_octo.evaluation.results.pass_at_k import Interval
+from megatron_octo.evaluation.results.published import LANGUAGE_SCORES, PUBLISHED, SOURCE
 from megatron_octo.evaluation.results.published import SCENARIOS as PUBLISHED_SCENARIOS
-from megatron_octo.evaluation.results.summary import TaskScore
+from megatron_octo.evaluation.results.summary import TaskScore, mean_of
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -26,11 +27,17 @@ def score_rows(scores: Mapping[str, TaskScore], k: int) -> list[list[str]]:
         for language in LANGUAGES:
             score = scores.get(f"humaneval{scenario}-{language}")
             found = score.scores.get(k) if score else None
-            cells.append(f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})" if found else "")
+            cells.append(_estimate(found))
             values += [found.value] if found else []
+        full = len(values) == len(LANGUAGES)
         if values:
-            rows.append([scenario, *cells, f"{sum(values) / len(values):.1f}" if len(values) == len(LANGUAGES) else ""])
+            mean = mean_of([scores[f"humaneval{scenario}-{language}"] for language in LANGUAGES], k) if full else None
+            rows.append([scenario, *cells, _estimate(mean)])
     return rows
+
+
+def _estimate(found: Interval | None) -> str:
+    return f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})" if found else ""
 
 
 def kind_rows(scores: Mapping[str, TaskScore]) -> tuple[list[str], list[list[str]]]:
@@ -56,12 +63,18 @@ def difference_rows(differences: Sequence[Difference]) -> list[list[str]]:
 
 
 def published_rows() -> list[list[str]]:
-    """Return a row per published model."""
-    return [[model, *(f"{value:.1f}" for value in values)] for model, values in PUBLISHED.items()]
+    """Return a row per scenario and published model: six languages where they are known, and their mean."""
+    rows = []
+    for place, scenario in enumerate(PUBLISHED_SCENARIOS):
+        for model, means in sorted(PUBLISHED.items(), key=lambda pair: -pair[1][place]):
+            known = LANGUAGE_SCORES[scenario].get(model, (None,) * len(LANGUAGES))
+            cells = ["" if value is None else f"{value:.1f}" for value in known]
+            rows.append([scenario, model, *cells, f"{means[place]:.1f}"])
+    return rows
 
 
 DIFFERENCE_HEAD = ("task", "problems", "second - first, pass@1", "clear", "gained", "lost")
-PUBLISHED_HEAD = ("model", *PUBLISHED_SCENARIOS)
+PUBLISHED_HEAD = ("scenario", "model", *(TITLES[language] for language in LANGUAGES), "mean")
 
 
 def markdown(scores: Mapping[str, TaskScore], header: Mapping[str, Any], differences: Sequence[Difference] = ()) -> str:

@@ -27,7 +27,7 @@ def merge(parts: Sequence[Path], output: Path, expect: int | None = None) -> Mer
         expect: number of problems of each task; those without samples are named in the result.
 
     Raises:
-        OctoError: headers differ, or the same sample has two contents; names the part.
+        OctoError: headers differ, or the same sample has two contents or two verdicts; names the part.
     """
     for part in parts:
         header = records.read_header(part)
@@ -79,9 +79,20 @@ def _join_samples(parts: Sequence[Path], output: Path, task: str) -> int:
 
 def _join_verdicts(parts: Sequence[Path], output: Path, task: str) -> int:
     found = records.read_verdicts(output, task)
-    new = {
-        key: scored for part in parts for key, scored in records.read_verdicts(part, task).items() if key not in found
-    }
+    new: dict[tuple[int, int], records.ScoredSample] = {}
+    for part in parts:
+        for key, scored in records.read_verdicts(part, task).items():
+            before = found.get(key) or new.get(key)
+            # Seconds and words differ from machine to machine, programs and ends do not.
+            if before is not None and (before.program, before.verdict.kind) != (scored.program, scored.verdict.kind):
+                raise OctoError(
+                    f"problem {key[0]}, sample {key[1]} has two different verdicts: {before.verdict.kind}, "
+                    f"{scored.verdict.kind}",
+                    where=records.verdicts_path(part, task),
+                    hint="score it again on one machine",
+                )
+            if before is None:
+                new[key] = scored
     if new:
         lines = records.Lines(records.verdicts_path(output, task))
         for _, scored in sorted(new.items()):

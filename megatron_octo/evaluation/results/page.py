@@ -1,6 +1,8 @@
-"""Scores as one HTML page without network: tables, and every failing sample to look at."""
+"""Scores as one HTML page without scripts and without network: tables, and every failing sample to look at."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,15 @@ from megatron_octo.common.quoting import markup
 from megatron_octo.common.terminal import printable
 from megatron_octo.evaluation import records
 from megatron_octo.evaluation.benchmark.tasks import TITLES
-from megatron_octo.evaluation.records import LANGUAGES, Kind
+from megatron_octo.evaluation.records import LANGUAGES
 from megatron_octo.evaluation.results import markdown as text
 from megatron_octo.evaluation.results.difference import Difference
+from megatron_octo.evaluation.results.failures import Failing, Problem, Prompts, failures
 from megatron_octo.evaluation.results.published import SOURCE
 from megatron_octo.evaluation.results.summary import TaskScore
 
-SHOWN = 200  # failing samples per task
+BUDGET = 48 << 20  # characters of failing samples on one page; browsers get slow beyond
+_PROMPT, _PROGRAM, _OUTPUT = 6000, 12_000, 2000  # characters of each text
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --mark: #2a6; --bad: #c43; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
@@ -22,11 +26,19 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric:
   overflow-x: auto; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-pre { background: var(--soft); padding: .6rem; overflow-x: auto; font-size: 13px; border-radius: 4px;
-  max-height: 28rem; }
-details { border-bottom: 1px solid var(--line); padding: .25rem 0; } summary { cursor: pointer; }
-.kind { color: var(--bad); }
+pre { background: var(--soft); padding: .6rem; overflow: auto; font-size: 13px; border-radius: 4px;
+  max-height: 28rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+details { border-bottom: 1px solid var(--line); padding: .25rem 0; content-visibility: auto;
+  contain-intrinsic-size: auto 2rem; } details details { margin-left: 1rem; }
+summary { cursor: pointer; } h4 { margin: .3rem 0 0; font-size: 13px; font-weight: 500; }
+.kind { color: var(--bad); } .of { opacity: .7; }
 """
+
+
+def policy() -> str:
+    """Return the page's Content-Security-Policy: nothing is loaded, nothing runs, one style sheet counts."""
+    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
 def page(
@@ -34,68 +46,91 @@ def page(
     scores: Mapping[str, TaskScore],
     header: Mapping[str, Any],
     differences: Sequence[Difference] = (),
-) -> str:
-    """Return the page of an evaluation.
+    data: str | None = None,
+) -> Iterator[str]:
+    """Yield the parts of an evaluation's page.
 
     Args:
         output: its directory, for samples and verdicts.
         scores: of its tasks.
         header: of its directory.
         differences: to another one.
+        data: where the benchmark's rows are, for the prompts.
     """
-    head = ("scenario", *(TITLES[language] for language in LANGUAGES), "mean")
-    parts = ["<h1>HumanEvalPack</h1>"]
-    for k in sorted({k for score in scores.values() for k in score.scores}):
-        parts += [
-            f"<h2>pass@{k}, per cent (95 % interval over problems)</h2>",
-            _table(head, text.score_rows(scores, k)),
-        ]
-    if differences:
-        parts += ["<h2>Difference of two evaluations</h2>"]
-        parts += [_table(text.DIFFERENCE_HEAD, text.difference_rows(differences))]
-    kinds, rows = text.kind_rows(scores)
-    parts += ["<h2>How samples ended</h2>", _table(("task", *kinds), rows)]
-    parts += [f"<h2>Published</h2><p>{markup(SOURCE)}</p>", _table(text.PUBLISHED_HEAD, text.published_rows())]
-    parts += ["<h2>Samples that did not pass</h2>"]
-    for name in scores:
-        parts += _failing(output, name)
-    parts += ["<h2>Conditions</h2>", _table(("key", "value"), text.conditions(header))]
-    body = "\n".join(parts)
-    # No script, no network: what a model wrote is text.
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
+    yield (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{markup(policy())}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>HumanEvalPack</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>HumanEvalPack</title><style>{_STYLE}</style></head>\n<body>\n<h1>HumanEvalPack</h1>\n"
     )
+    head = ("scenario", *(TITLES[language] for language in LANGUAGES), "mean")
+    for k in sorted({k for score in scores.values() for k in score.scores}):
+        yield f"<h2>pass@{k}, per cent (95 % interval over problems)</h2>\n"
+        yield _table(head, text.score_rows(scores, k))
+    if differences:
+        yield "<h2>Difference of two evaluations</h2>\n"
+        yield _table(text.DIFFERENCE_HEAD, text.difference_rows(differences))
+    kinds, rows = text.kind_rows(scores)
+    yield f"<h2>How samples ended</h2>\n{_table(('task', *kinds), rows)}"
+    yield f"<h2>Published</h2>\n<p>{markup(SOURCE)}</p>\n{_table(text.PUBLISHED_HEAD, text.published_rows())}"
+    yield "<h2>Samples that did not pass</h2>\n"
+    yield from _failing(output, scores, Prompts(output, header, data))
+    yield f"<h2>Conditions</h2>\n{_table(('key', 'value'), text.conditions(header))}</body></html>\n"
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f"<th>{markup(cell)}</th>" for cell in head)
     lines = ["<tr>" + "".join(f"<td>{markup(printable(cell))}</td>" for cell in row) + "</tr>" for row in rows]
-    return f"<table><tr>{top}</tr>\n" + "\n".join(lines) + "</table>"
+    return f"<table><tr>{top}</tr>\n" + "\n".join(lines) + "</table>\n"
 
 
-def _failing(output: Path, name: str) -> list[str]:
-    """Return the failing samples of a task: answer, verdict, output."""
-    samples = records.read_samples(output, name)
-    failing = [
-        scored
-        for _, scored in sorted(records.read_verdicts(output, name).items())
-        if scored.verdict.kind is not Kind.PASSED
-    ]
-    parts = [f"<h3>{markup(name)}: {len(failing):,}</h3>"] if failing else []
-    for scored in failing[:SHOWN]:
-        sample = samples.get((scored.problem, scored.sample))
-        answer = printable(sample.text, keep="\n\t") if sample else "(the sample is not in this directory)"
-        kind = scored.verdict.kind.replace("_", " ")
-        label = f"problem {scored.problem}, sample {scored.sample}"
-        parts.append(
-            f'<details><summary>{label}: <span class="kind">{markup(kind)}</span> '
-            f"(cut: {markup(scored.cut)})</summary>"
-            f"<pre>{markup(answer)}</pre><pre>{markup(printable(scored.verdict.detail, keep=chr(10)))}</pre></details>"
+def _failing(output: Path, scores: Mapping[str, TaskScore], prompts: Prompts) -> Iterator[str]:
+    """Yield tasks, in them problems, in them programs: all of them folded."""
+    left = BUDGET
+    for name, score in scores.items():
+        problems = failures(output, score.task)
+        if not problems:
+            continue
+        count = sum(problem.total - problem.passed for problem in problems)
+        yield (
+            f"<details><summary><b>{markup(name)}</b> "
+            f'<span class="of">{count:,} samples of {len(problems):,} problems</span></summary>\n'
         )
-    if len(failing) > SHOWN:
-        parts.append(f"<p>{len(failing) - SHOWN:,} more in {markup(records.VERDICTS)}/{markup(name)}.jsonl</p>")
-    return parts
+        for problem in problems:
+            made = _problem(score, problem, prompts)
+            left -= len(made)
+            if left < 0:
+                yield f"<p>The rest is in {markup(records.VERDICTS)}/{markup(name)}.jsonl</p>\n"
+                break
+            yield made
+        yield "</details>\n"
+
+
+def _problem(score: TaskScore, problem: Problem, prompts: Prompts) -> str:
+    prompt = prompts.text(score.task, problem.number, problem.failing[0].samples[0])
+    shown = f"<p>{markup(prompts.problem)}</p>" if prompt is None else _pre(prompt, _PROMPT)
+    return (
+        f"<details><summary>problem {problem.number} "
+        f'<span class="of">{problem.passed} of {problem.total} passed</span></summary>\n'
+        f"<details><summary>prompt</summary>{shown}</details>\n"
+        f"{''.join(map(_program, problem.failing))}</details>\n"
+    )
+
+
+def _program(failing: Failing) -> str:
+    scored, verdict = failing.scored, failing.scored.verdict
+    numbers = ", ".join(map(str, failing.samples))
+    seconds = f"{verdict.compile_cpu_s:.2f} + {verdict.run_cpu_s:.2f} CPU s"
+    words = f"sample {numbers}; {seconds}; level {verdict.level}; cut: {scored.cut}"
+    printed = f"<h4>output</h4>{_pre(verdict.detail, _OUTPUT)}" if verdict.detail else ""
+    return (
+        f'<details><summary><span class="kind">{markup(verdict.kind.replace("_", " "))}</span> '
+        f'<span class="of">{markup(words)}</span></summary>\n'
+        f"<h4>program</h4>{_pre(scored.solution, _PROGRAM)}{printed}</details>\n"
+    )
+
+
+def _pre(content: str, most: int) -> str:
+    more = f"\n... {len(content) - most:,} more characters" if len(content) > most else ""
+    return f"<pre>{markup(content[:most] + more)}</pre>"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 _LEVEL = 0.95
+_BLOCK = 2000  # draws at once: megabytes, however many problems there are
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,11 @@ def bootstrap(values: NDArray[np.float64], seed: int = 0, resamples: int = RESAM
 def draw_means(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
     """Return the means of ``resamples`` draws of as many problems as there are, float64 [resamples]."""
     generator = np.random.default_rng(seed)
-    places = generator.integers(0, len(values), (resamples, len(values)))
-    means: NDArray[np.float64] = values[places].mean(axis=1)
-    return means
+    means = []
+    for start in range(0, resamples, _BLOCK):
+        places = generator.integers(0, len(values), (min(_BLOCK, resamples - start), len(values)))
+        means.append(values[places].mean(axis=1))
+    return np.concatenate(means)
 
 
 def wilson(correct: int, of: int) -> tuple[float, float]:

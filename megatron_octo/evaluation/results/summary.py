@@ -1,10 +1,12 @@
 """Scores of an evaluation's directory: pass@k with intervals, kinds of ends, and what was cut."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import write_json
@@ -74,6 +76,19 @@ def score_task(task: Task, verdicts: Mapping[tuple[int, int], ScoredSample]) -> 
     cuts = Counter(scored.cut for scored in verdicts.values())
     levels = Counter(str(scored.verdict.level) for scored in verdicts.values())
     return TaskScore(task, len(pairs), len(verdicts), scores, kinds, cuts, levels, pairs)
+
+
+def mean_of(scores: Sequence[TaskScore], k: int) -> Interval:
+    """Return the mean of languages. A problem is the same in all of them: it is drawn with all its languages.
+
+    Args:
+        scores: of one scenario.
+        k: of pass@k.
+    """
+    shared = sorted(set.intersection(*(set(score.counts) for score in scores)))
+    columns = [per_problem([score.counts[number] for number in shared], k) for score in scores]
+    found = bootstrap(np.mean(columns, axis=0)) if shared else Interval(0.0, 0.0, 100.0)
+    return replace(found, value=float(np.mean([score.scores[k].value for score in scores])))
 
 
 def summarize(output: Path) -> dict[str, TaskScore]:

@@ -16,6 +16,7 @@ from megatron_octo.evaluation.sandbox.seccomp import build_filter
 from megatron_octo.evaluation.sandbox.supervisor import supervisor
 
 _REPORT_BYTES, _CHANNEL_BYTES = 1 << 12, 1 << 16
+_DEFAULT = Limits()
 _EMPTY: Mapping[str, bytes] = {}
 _NO_VARIABLES: Mapping[str, str] = {}
 
@@ -58,7 +59,7 @@ class Sandbox:
         *,
         files: Mapping[str, bytes] = _EMPTY,
         mounts: Sequence[Mount] = (),
-        limits: Limits = Limits(),
+        limits: Limits = _DEFAULT,
         environment: Mapping[str, str] = _NO_VARIABLES,
         stdin: bytes = b"",
         channel: bool = True,
@@ -99,7 +100,7 @@ class Sandbox:
         *,
         files: Mapping[str, bytes] = _EMPTY,
         mounts: Sequence[Mount] = (),
-        limits: Limits = Limits(),
+        limits: Limits = _DEFAULT,
         environment: Mapping[str, str] = _NO_VARIABLES,
     ) -> "Session":
         """Start a command that stays, with pipes to its standard input and output; arguments as :meth:`run`'s."""
@@ -186,7 +187,8 @@ def _reap(pid: int) -> int:
 
 def outcome_of(found: Mapping[str, bytes], status: int, limit: str | None, wall_s: float, limits: Limits) -> Outcome:
     """Return the end of a run from what was read and from wait()'s status of the outermost process."""
-    cpu, code, number, trouble = 0.0, None, None, None
+    cpu, number, trouble = 0.0, None, None
+    code: int | None = None
     lines = found["report"].decode(errors="replace").splitlines()
     missing = next((line.partition(" ")[2] for line in lines if line.startswith("missing ")), None)
     end = next((line.split() for line in reversed(lines) if line.startswith("end ")), None)
@@ -200,7 +202,7 @@ def outcome_of(found: Mapping[str, bytes], status: int, limit: str | None, wall_
         if "started" not in lines:
             trouble = found["stderr"].decode(errors="replace").strip()[:500] or f"the sandbox ended with {code}"
     if code is not None and code < 0:
-        code, number = None, -code
+        number, code = -code, None
     if missing:
         trouble = missing
     if limit is None and number == signal.SIGXCPU:

@@ -23,7 +23,7 @@ def view(
     for name in _SYSTEM:
         path = Path("/") / name
         if path.is_symlink():
-            words += ["--symlink", os.readlink(path), str(path)]
+            words += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
     for path in map(Path, _ETC):

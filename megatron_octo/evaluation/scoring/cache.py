@@ -1,11 +1,14 @@
 """Verdicts that were found before: by program, toolchain and limits."""
 
+import contextlib
 import json
 import sqlite3
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import digest_json
 from megatron_octo.evaluation.records import Kind, Verdict
 from megatron_octo.evaluation.sandbox.limits import Limits
@@ -20,13 +23,17 @@ class VerdictCache:
 
     Args:
         path: the file; None: nothing is remembered.
+
+    Every method raises OctoError if the file is damaged or cannot be written.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._path = threading.Lock(), path
         self._database: sqlite3.Connection | None = None
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._guarded():
             self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
@@ -41,7 +48,7 @@ class VerdictCache:
         """Return the verdict of a key, marked as cached; None if there is none."""
         if self._database is None:
             return None
-        with self._lock:
+        with self._lock, self._guarded():
             found = self._database.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
@@ -53,7 +60,7 @@ class VerdictCache:
         if self._database is None or verdict.kind in _NOT_KEPT:
             return
         text = json.dumps(asdict(replace(verdict, cached=False)))
-        with self._lock:
+        with self._lock, self._guarded():
             self._database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, text))
 
     def close(self) -> None:
@@ -62,3 +69,14 @@ class VerdictCache:
             if self._database:
                 self._database.close()
                 self._database = None
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OctoError(
+                f"the cache of verdicts fails: {error}",
+                where=self._path,
+                hint="remove the file (it holds nothing else), or --no-verdict-cache",
+            ) from None

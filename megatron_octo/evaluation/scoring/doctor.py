@@ -29,7 +29,7 @@ def examine(data: str | None) -> tuple[list[str], bool]:
             elif data is None or not good:
                 lines.append(f"{name}: {toolchain.version}")
             else:
-                check = check_language(read_rows(data, name), judge, level)
+                check = check_language(read_rows(data, name), judge)
                 found = f"{check.passed} of {check.of} right solutions pass, {check.forgiven} of {check.of} buggy ones"
                 lines.append(f"{name}: {toolchain.version}: {found}")
                 if not check.good:

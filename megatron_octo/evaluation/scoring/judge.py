@@ -1,5 +1,6 @@
 """Programs to verdicts: languages, sandboxes and the cache, for many programs at once."""
 
+import contextlib
 import os
 import queue
 import threading
@@ -17,6 +18,8 @@ from megatron_octo.evaluation.sandbox.box import Sandbox
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
 from megatron_octo.evaluation.scoring.cache import VerdictCache
+from megatron_octo.evaluation.scoring.compat import compat_language
+from megatron_octo.evaluation.scoring.slots import take_slots
 
 RETRIES = 3  # of what the machine is to blame for
 
@@ -28,6 +31,7 @@ class Job[Key]:
     key: Key
     row: Row
     solution: str
+    program: Program | None = None  # where other answers decide it, too
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Judge:
         verdicts: remembered ones.
         limits: of a program's run.
         jobs: programs at once; default: one per core.
+        compat: by the original harness's rules.
     """
 
     def __init__(
@@ -58,26 +63,42 @@ class Judge:
         verdicts: VerdictCache | None = None,
         limits: Limits | None = None,
         jobs: int | None = None,
+        *,
+        compat: bool = False,
     ) -> None:
+        self.compat = compat
         self._level, self._cache, self._limits = level, cache, limits or Limits()
         self._verdicts = verdicts or VerdictCache(None)
         self._jobs = jobs or len(os.sched_getaffinity(0))
         self._languages: dict[str, Language] = {}
         self._lock = threading.Lock()
+        self._boxes: list[Sandbox] = []
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        for found in self._languages.values():
+        for found in self._languages.values():  # first what runs in the sandboxes
             found.close()
+        self._boxes = []
+        self._stack.close()
+        self._verdicts.close()
+
+    def boxes(self) -> list[Sandbox]:
+        """Return the sandboxes, opened at the first use; their numbers belong to this process until the end."""
+        if not self._boxes:
+            slots = self._stack.enter_context(take_slots(self._jobs, self._cache / "slots"))
+            self._boxes = [self._stack.enter_context(Sandbox(self._level, slot)) for slot in slots]
+        return self._boxes
 
     def language(self, name: str) -> Language:
         """Return a language, made at the first use."""
         with self._lock:
             if name not in self._languages:
-                self._languages[name] = language(name, self._cache)
+                make = compat_language if self.compat else language
+                self._languages[name] = make(name, self._cache)
             return self._languages[name]
 
     def toolchain(self, name: str) -> Toolchain:
@@ -95,10 +116,10 @@ class Judge:
             )
         return found
 
-    def one(self, row: Row, solution: str, box: Sandbox) -> tuple[Program, Verdict]:
-        """Judge one solution in a sandbox of the caller's."""
-        found = self.language(row.language)
-        program, toolchain = found.program(row, solution), self.toolchain(row.language)
+    def one(self, row: Row, solution: str, box: Sandbox, program: Program | None = None) -> tuple[Program, Verdict]:
+        """Judge one solution in a sandbox of the caller's; with ``program``, that is already assembled."""
+        found, toolchain = self.language(row.language), self.toolchain(row.language)
+        program = program or found.program(row, solution)
         key = VerdictCache.key(program.digest, toolchain.digest, self._limits)
         verdict = self._verdicts.get(key)
         for _ in range(RETRIES):
@@ -118,8 +139,8 @@ class Judge:
         ended: queue.Queue[Judged[Key] | BaseException | None] = queue.Queue()
         stop = threading.Event()
         threads = [
-            threading.Thread(target=self._work, args=(slot, waiting, ended, stop), name=f"judge-{slot}", daemon=True)
-            for slot in range(self._jobs)
+            threading.Thread(target=self._work, args=(box, waiting, ended, stop), name=f"judge-{box.slot}", daemon=True)
+            for box in self.boxes()
         ]
         feeder = threading.Thread(target=_feed, args=(jobs, waiting, ended, len(threads), stop), daemon=True)
         for thread in (*threads, feeder):
@@ -141,22 +162,21 @@ class Judge:
 
     def _work[Key](
         self,
-        slot: int,
+        box: Sandbox,
         waiting: "queue.Queue[Job[Key] | None]",
         ended: "queue.Queue[Judged[Key] | BaseException | None]",
         stop: threading.Event,
     ) -> None:
         try:
-            with Sandbox(self._level, slot) as box:
-                while not stop.is_set():
-                    try:
-                        job = waiting.get(timeout=0.2)
-                    except queue.Empty:
-                        continue
-                    if job is None:
-                        break
-                    program, verdict = self.one(job.row, job.solution, box)
-                    ended.put(Judged(job, program, self.toolchain(job.row.language), verdict))
+            while not stop.is_set():
+                try:
+                    job = waiting.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if job is None:
+                    break
+                program, verdict = self.one(job.row, job.solution, box, job.program)
+                ended.put(Judged(job, program, self.toolchain(job.row.language), verdict))
         except BaseException as error:  # goes to the thread that waits
             ended.put(error)
         ended.put(None)

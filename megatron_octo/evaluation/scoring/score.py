@@ -2,9 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.evaluation import records
@@ -13,11 +14,12 @@ from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row, data_digest
 from megatron_octo.evaluation.benchmark.tasks import Task
 from megatron_octo.evaluation.progress import Meter
-from megatron_octo.evaluation.records import Kind, ScoredSample
+from megatron_octo.evaluation.records import Kind, Sample, ScoredSample
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
+from megatron_octo.evaluation.scoring.compat import compat_texts
 from megatron_octo.evaluation.scoring.judge import Job, Judge
-from megatron_octo.evaluation.scoring.self_check import check_language, known_solution, require
+from megatron_octo.evaluation.scoring.self_check import check_language, require
 
 Place = tuple[Task, int, int]  # task, problem, sample
 
@@ -45,8 +47,65 @@ class Tally:
         """Counts of all kinds."""
         return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.kinds.most_common())
 
+    @property
+    def seconds(self) -> str:
+        """CPU seconds in the sandboxes, and seconds of time."""
+        return (
+            f"{self.compile_cpu_s + self.run_cpu_s:.1f} CPU seconds in the sandboxes "
+            f"(compile {self.compile_cpu_s:.1f}, run {self.run_cpu_s:.1f}), {self.wall_s:.1f} seconds of time"
+        )
 
-def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level) -> None:
+
+def _is_judged(scored: ScoredSample | None) -> bool:
+    return scored is not None and scored.verdict.kind is not Kind.INFRASTRUCTURE
+
+
+def _jobs(
+    output: Path,
+    samples: Mapping[Task, Mapping[tuple[int, int], Sample]],
+    done: Mapping[Task, Mapping[tuple[int, int], ScoredSample]],
+    rows: Mapping[str, Sequence[Row]],
+    compat: bool,
+    stop: tuple[str, ...],
+    effects: dict[Place, str],
+) -> Iterator[Job[Place]]:
+    """Cut the answers that have no verdict; what was cut from each goes into ``effects``."""
+    by_number = {language: {row.number: row for row in found} for language, found in rows.items()}
+    for task, found in samples.items():
+        by_problem: dict[int, list[int]] = {}
+        for problem, number in sorted(found):
+            by_problem.setdefault(problem, []).append(number)
+        for problem, numbers in by_problem.items():
+            row = by_number[task.language].get(problem)
+            if row is None:
+                raise OctoError(f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name))
+            wanted = {number for number in numbers if not _is_judged(done[task].get((problem, number)))}
+            if not wanted:
+                continue
+            made = [cut(task, row, found[problem, number].text, compat=compat, stop=stop) for number in numbers]
+            # Of compat's programs one depends on those before it.
+            whole = compat_texts(row, [each.solution for each in made]) if compat else [None] * len(made)
+            for number, each, program in zip(numbers, made, whole, strict=True):
+                if number in wanted:
+                    effects[task, problem, number] = each.what
+                    yield Job((task, problem, number), row, each.solution, program)
+
+
+def _decisive(
+    tasks: Sequence[Task], rows: Mapping[str, Sequence[Row]], judge: Judge, level: Level, limits: Limits
+) -> dict[str, Any]:
+    """Return what decides verdicts, for the header."""
+    return {
+        "compat": judge.compat,
+        "limits": asdict(limits),
+        "repairs": repairs.digest(),
+        **{f"toolchain.{task.language}": judge.toolchain(task.language).digest for task in tasks},
+        **{f"data.{task.language}": data_digest(rows[task.language]) for task in tasks},
+        "level": int(level.number),
+    }
+
+
+def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge) -> None:
     """Refuse to go on if a language's toolchain does not judge rightly.
 
     Raises:
@@ -54,7 +113,7 @@ def check_languages(rows: Mapping[str, Sequence[Row]], judge: Judge, level: Leve
     """
     for name, found in rows.items():
         judge.toolchain(name)
-        require(name, check_language(list(found), judge, level))
+        require(name, check_language(list(found), judge))
 
 
 def score(
@@ -82,42 +141,19 @@ def score(
         OctoError: there are no samples, results of other options lie there, or the machine failed on a program.
     """
     coded = [task for task in tasks if not task.describes]
-    values = {
-        "limits": asdict(limits),
-        "repairs": repairs.digest(),
-        **{f"toolchain.{task.language}": judge.toolchain(task.language).digest for task in coded},
-        **{f"data.{task.language}": data_digest(rows[task.language]) for task in coded},
-    }
-    records.open_header(output, "scoring", {**values, "level": int(level.number)})
+    records.open_header(output, "scoring", _decisive(coded, rows, judge, level, limits))
     samples = {task: records.read_samples(output, task.name) for task in coded}
     if not any(samples.values()):
         raise OctoError("no samples to score", where=output, hint="evaluate generate writes them there")
     done = {task: records.read_verdicts(output, task.name) for task in coded}
     files = {task: records.Lines(records.verdicts_path(output, task.name)) for task in coded if samples[task]}
-    by_number = {language: {row.number: row for row in found} for language, found in rows.items()}
     effects: dict[Place, str] = {}
-
-    def jobs() -> Iterator[Job[Place]]:
-        for task, found in samples.items():
-            for (problem, number), sample in sorted(found.items()):
-                if (problem, number) in done[task] and done[task][
-                    problem, number
-                ].verdict.kind is not Kind.INFRASTRUCTURE:
-                    continue
-                row = by_number[task.language].get(problem)
-                if row is None:
-                    raise OctoError(
-                        f"{task.name} has no problem {problem}", where=records.samples_path(output, task.name)
-                    )
-                made = cut(task, row, sample.text, stop=stop)
-                effects[task, problem, number] = made.what
-                yield Job((task, problem, number), row, made.solution)
-
+    jobs = _jobs(output, samples, done, rows, judge.compat, tuple(stop), effects)
     total, before = sum(map(len, samples.values())), sum(map(len, done.values()))
     tally, started = Tally(), time.monotonic()
     try:
         with Meter("score", total, before) as meter:
-            for judged in judge.all(jobs()):
+            for judged in judge.all(jobs):
                 task, problem, number = judged.job.key
                 tally.add(judged.verdict)
                 scored = ScoredSample(
@@ -127,6 +163,7 @@ def score(
                     judged.toolchain.digest,
                     effects.pop((task, problem, number)),
                     judged.verdict,
+                    "" if judged.verdict.kind is Kind.PASSED else judged.job.solution,
                 )
                 files[task].append(records.verdict_record(scored))
                 meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
@@ -141,27 +178,3 @@ def score(
             hint="their lines say why; the same command tries them again",
         )
     return tally
-
-
-def score_known(
-    which: str, rows: Iterable[Row], judge: Judge, *, documented: bool = False, total: int = 0
-) -> tuple[Tally, list[tuple[str, records.Verdict]]]:
-    """Judge known solutions of rows; returns the tally, and task ids with verdicts that are not what they should be.
-
-    Args:
-        which: ``canonical``, ``buggy`` or ``empty``.
-        rows: of any languages.
-        judge: for the programs.
-        documented: whether they continue the heads with docstrings.
-        total: number of rows, for the progress.
-    """
-    tally, wrong, started = Tally(), [], time.monotonic()
-    jobs = (Job(row.task_id, row, known_solution(row, which, documented)) for row in rows)
-    with Meter(f"score {which}", total) as meter:
-        for judged in judge.all(jobs):
-            tally.add(judged.verdict)
-            if (judged.verdict.kind is Kind.PASSED) != (which == "canonical"):
-                wrong.append((judged.job.key, judged.verdict))
-            meter.add(f"{tally.kinds[Kind.PASSED]:,} passed")
-    tally.wall_s = time.monotonic() - started
-    return tally, sorted(wrong, key=lambda pair: pair[0])

@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row
 from megatron_octo.evaluation.benchmark.tasks import Task
 from megatron_octo.evaluation.records import Kind
-from megatron_octo.evaluation.sandbox.box import Sandbox
-from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.scoring.judge import Judge
 
-ROWS = 3
-_SLOT = 900  # the workers count from 0
+KNOWN = ("canonical", "buggy", "empty")
 
 
 @dataclass(frozen=True)
@@ -29,33 +27,29 @@ class Check:
         return self.passed == self.of and self.forgiven == 0
 
 
-def known_solution(row: Row, which: str, documented: bool = False) -> str:
-    """Return the whole text of a known solution: ``canonical``, ``buggy`` or ``empty``.
-
-    Args:
-        row: the problem.
-        which: of the three.
-        documented: whether it continues the head with the docstring.
-    """
-    base = Task("fixdocs" if documented else "fixtests", row.language).base(row)
-    return base + {"canonical": row.canonical_solution, "buggy": row.buggy_solution, "empty": ""}[which]
+def known_answer(row: Row, which: str) -> str:
+    """Return the answer of a model that gives a known solution: ``canonical``, ``buggy`` or ``empty``."""
+    if which == "empty":
+        return ""
+    return "\n" + (row.canonical_solution if which == "canonical" else row.buggy_solution)
 
 
-def check_language(rows: list[Row], judge: Judge, level: Level) -> Check:
+def check_language(rows: list[Row], judge: Judge) -> Check:
     """Judge right and buggy solutions of a few rows, spread over the benchmark."""
     # The first ones end quickly even with their bug.
     chosen = rows[:1] + rows[len(rows) // 3 : len(rows) // 3 + 1] + rows[-1:]
     chosen = [row for number, row in enumerate(chosen) if row not in chosen[:number]]
     passed, forgiven, fault = 0, 0, ""
-    with Sandbox(level, _SLOT) as box:
-        for row in chosen:
-            for which in ("canonical", "buggy"):
-                _, verdict = judge.one(row, known_solution(row, which), box)
-                good = (verdict.kind is Kind.PASSED) == (which == "canonical")
-                passed += which == "canonical" and good
-                forgiven += which == "buggy" and not good
-                if not good and not fault:
-                    fault = f"{row.task_id}, {which}: {verdict.kind}: {verdict.detail}"
+    box = judge.boxes()[0]
+    for row in chosen:
+        for which in ("canonical", "buggy"):
+            answer = cut(Task("fixtests", row.language), row, known_answer(row, which), compat=judge.compat)
+            _, verdict = judge.one(row, answer.solution, box)
+            good = (verdict.kind is Kind.PASSED) == (which == "canonical")
+            passed += which == "canonical" and good
+            forgiven += which == "buggy" and not good
+            if not good and not fault:
+                fault = f"{row.task_id}, {which}: {verdict.kind}: {verdict.detail}"
     return Check(passed, forgiven, len(chosen), fault)
 
 

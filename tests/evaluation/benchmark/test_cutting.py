@@ -111,6 +111,19 @@ def test_the_function_anew_without_a_block(language: str) -> None:
     assert made.solution.count("doubled") == 1
 
 
+@pytest.mark.parametrize(
+    ("language", "body"),
+    [
+        ("java", "        List<Integer> doubled = xs;\n        return doubled;\n    }\n}"),
+        ("js", "  let doubled = [];\n  return doubled;\n}"),
+        ("python", "    doubled = xs\n    return doubled"),
+    ],
+)
+def test_a_variable_with_the_function_s_name_is_not_the_function(language: str, body: str) -> None:
+    made = cut(_task(language), row(language), f"\n```\n{body}\n```\n")
+    assert (made.what, made.code) == ("fence", "\n" + body)
+
+
 def test_java_class_is_closed() -> None:
     body = BODIES["java"].removesuffix("\n}")
     made = cut(_task("java"), row("java"), "\n" + body)
@@ -130,6 +143,20 @@ def test_braces_in_texts_and_comments_do_not_count() -> None:
     code = "\n    if x == \"}\" || x == '{' { // }\n        return xs /* { */\n    }\n    return `}`\n}"
     made = cut(_task("go"), row("go"), code + "\nfunc init() { panic(1) }")
     assert made.code == code
+
+
+def test_braces_in_templates_belong_together() -> None:
+    code = "\n  return `{${xs.map((x) => { return `${x}}`; })}`;\n}"
+    made = cut(_task("js"), row("js"), code + "\nconsole.log(1)")
+    assert (made.what, made.code) == ("syntax", code)
+
+
+def test_what_the_grammar_does_not_know_is_no_fault() -> None:
+    function = (
+        "vector<int> doubled(vector<int> xs){\n    if (typeid(int) == typeid(xs[0])) return xs;\n    return xs;\n}"
+    )
+    made = cut(_task("cpp"), row("cpp"), f"\n```\n{function}\n```")
+    assert (made.what, made.code) == ("fence+whole", function)
 
 
 def test_ends() -> None:

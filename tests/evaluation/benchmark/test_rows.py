@@ -24,7 +24,7 @@ def _line(language: str = "go", **changed: object) -> str:
 def test_finds_the_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = _line(task_id="Go/1", **{"import": "x"}) + "\n" + _line() + "\n"
+    text = _line(task_id="Go/1", imports="x") + "\n" + _line() + "\n"
     path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     rows = read_rows(tmp_path, "go")
     assert [(found.number, found.entry_point) for found in rows] == [(0, "doubled"), (1, "doubled")]
@@ -60,6 +60,20 @@ def test_refuses_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "humanevalpack_rust.jsonl.gz").write_bytes(data)
         with pytest.raises(OctoError, match="cannot be read"):
             read_rows(tmp_path, "rust")
+
+
+def test_reads_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "set"
+    (folder / "rows").mkdir(parents=True)
+    (folder / "rows" / "go.jsonl").write_text(_line(task_id="Go/1", imports="x") + "\n" + _line() + "\n")
+    config = "configs:\n- config_name: go\n  data_files:\n  - split: test\n    path: rows/go.jsonl\n"
+    (folder / "README.md").write_text(f"---\n{config}---\n")
+    assert [(found.number, found.imports) for found in read_rows(f"hf:{folder}", "go")] == [(0, ""), (1, "x")]
+    with pytest.raises(OctoError, match="cannot be loaded"):
+        read_rows(f"hf:{folder}", "rust")
 
 
 def test_digest_depends_on_every_field() -> None:

@@ -131,6 +131,8 @@ def test_verdict_on_a_run(fields: dict[str, object], kind: Kind) -> None:
             {"exit_code": 1, "stderr": b"g++: fatal error: Killed signal terminated program cc1plus"},
             Kind.INFRASTRUCTURE,
         ),
+        ({"exit_code": 1, "stderr": b"CPU time limit exceeded signal terminated program cc1plus"}, Kind.CPU_LIMIT),
+        ({"exit_code": 152}, Kind.CPU_LIMIT),
         ({"exit_code": None, "signal": 9}, Kind.INFRASTRUCTURE),
         ({"exit_code": None, "signal": 9, "limit": "memory"}, Kind.MEMORY),
         ({"exit_code": None, "signal": 9, "limit": "cpu"}, Kind.CPU_LIMIT),

@@ -1,4 +1,9 @@
 // What every C++ program includes; compiled once.
+#if __has_include(<bits/c++config.h>)
+#include <bits/c++config.h>
+// The special functions of C++17 are instantiated anew for each program that includes a compiled <cmath>.
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS
+#endif
 #include <stdlib.h>
 #include <algorithm>
 #include <cmath>
