@@ -136,6 +136,8 @@ def _loop(
             say(f"{run}: scored saves: {len(done)}" + (f"; passed over: {len(gone)}" if gone else ""))
             return
         else:
+            if delay == FIRST_DELAY:
+                say(f"{run}: waiting for the next save")
             sleep(delay)
             delay = min(LONGEST_DELAY, 1.5 * delay)
 

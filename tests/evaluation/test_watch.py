@@ -173,3 +173,19 @@ def test_signals_interrupt_and_the_next_start_goes_on(run: Path, tmp_path: Path)
     evaluation = Evaluation()
     assert watch(run, tmp_path / "out", evaluation, say=lambda line: None) == 0
     assert evaluation.asked == ["weights 4", "weights 6"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_waits_and_ends_with_75(run: Path, tmp_path: Path, number: signal.Signals) -> None:
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps({**state, "status": "running", "step": 4}))
+    for folder in ("weights", "checkpoints"):
+        shutil.rmtree(run / folder)
+    words = ("watch", str(run), "--prompt", "octocoder", "--data", str(run), "--output", str(tmp_path / "out"))
+    command = [sys.executable, "-u", "-m", "megatron_octo.evaluate", *words]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{run}: waiting for the next save\n"
+        process.send_signal(number)
+        said = process.communicate()[1]
+    assert process.returncode == 75 and "the same command goes on" in said and "Traceback" not in said
