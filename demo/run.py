@@ -1,8 +1,8 @@
 """Run the whole job from end to end on two CPU cores: ``make demo``.
 
 Makes data from the Python standard library and a tokenizer from the data, then runs the product's own
-commands: preprocess, inspect, train, kill, resume, train once more without a kill, convert, verify. Each is printed
-before it runs. The last part loads the result with transformers alone. Exit code 1: a bar at the end is missed.
+commands: preprocess, inspect, train, kill, resume, train once more without a kill, convert, verify, evaluate. Each is
+printed before it runs. One part loads the result with transformers alone. Exit code 1: a bar at the end is missed.
 """
 
 import json
@@ -23,6 +23,7 @@ from rich.table import Table
 PROJECT = Path(__file__).resolve().parents[1]
 OUT = Path("demo/out")  # from the project's root, as in the recipe
 DATA, RUN, REFERENCE, HF = OUT / "data", OUT / "run", OUT / "uninterrupted", OUT / "hf"
+SCORES = OUT / "evaluation"
 RECIPE = "recipes/demo.yaml"
 TRAIN = ("-m", "megatron_octo.train", RECIPE, "--nproc", "2")
 KILL_AFTER = 140  # steps, between the checkpoints at 120 and at 160
@@ -153,6 +154,23 @@ def complete() -> None:
     console.print(tokenizer.decode(answer[start:], skip_special_tokens=True), markup=False, highlight=False)
 
 
+def evaluate() -> str:
+    """Score the model on five problems, and the right solutions; returns a line for the report."""
+    from megatron_octo.evaluation.sandbox.levels import Number, probe_level
+
+    problems = OUT / "problems"
+    run("demo/make_problems.py", str(problems))
+    level = probe_level()
+    if level.number < Number.NAMESPACES:
+        return f"not run, no sandbox here: {'; '.join(level.missing)}"
+    command, tasks = ("-m", "megatron_octo.evaluate"), ("--tasks", "humanevalsynthesize-python")
+    run(*command, "score", "--solutions", "canonical", "--base", "prompt", *tasks, "--data", str(problems))
+    how = ("--prompt", "octocoder", "--max-length", "256", "--device", "cpu")
+    run(*command, "run", "--model", str(HF), *tasks, *how, "--data", str(problems), "--output", str(SCORES))
+    score = json.loads((SCORES / "scores.json").read_text())["tasks"]["humanevalsynthesize-python"]
+    return f"{score['pass@1']['value']:.0f} % of {score['problems']} problems (right solutions: all)"
+
+
 def main() -> int:
     """Run all parts; returns the exit code."""
     os.chdir(PROJECT)
@@ -177,10 +195,11 @@ def main() -> int:
     timed("to Hugging Face", lambda: run("-m", "megatron_octo.convert", "to-hf", str(RUN), str(HF)))
     timed("verify", lambda: run("-m", "megatron_octo.convert", "verify", str(RUN), str(HF), "--json", verdict))
     timed("transformers", complete)
-    return report(killed_at, compare(), json.loads(Path(verdict).read_text())["max_abs"])
+    scored = timed("evaluate", evaluate)
+    return report(killed_at, compare(), json.loads(Path(verdict).read_text())["max_abs"], scored)
 
 
-def report(killed_at: int, equal: Comparison, logit_difference: float) -> int:
+def report(killed_at: int, equal: Comparison, logit_difference: float, scored: str) -> int:
     """Print figures and bars; returns the exit code."""
     lines = metrics(REFERENCE)
     first, last = lines[0]["loss"], sum(line["loss"] for line in lines[-10:]) / 10
@@ -209,6 +228,7 @@ def report(killed_at: int, equal: Comparison, logit_difference: float) -> int:
     )
     table.add_row("", f"{equal.tensors} tensors of the last checkpoint", mark("tensors"))
     table.add_row("max logit difference to Hugging Face", f"{logit_difference:.2g}", mark("logits"))
+    table.add_row("HumanEvalPack-like problems, pass@1", scored, "")
     parts = ", ".join(f"{title} {spent:.0f}" for title, spent in seconds.items())
     table.add_row(f"seconds: {sum(seconds.values()):.0f}", parts, "")
     table.add_row("paths", f"run {RUN}, Hugging Face {HF}, dataset {DATA}/pairs.*", "")

@@ -33,6 +33,11 @@ EPILOG = """after submission:
 
 docs/slurm.md describes them."""
 
+_EXAMPLES = {
+    "preprocess": "--preprocess '--input data/commits.jsonl.gz --format commits'",
+    "evaluate": "--evaluate '--prompt octocoder --tasks humanevalfixtests-python'",
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the options of a submission."""
@@ -46,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("recipe", help="recipe file (YAML); docs/recipes.md describes the keys")
     add("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    add("--stages", default="train", help="of preprocess,train,convert,verify (default: %(default)s)")
+    add("--stages", default="train", help="of preprocess,train,convert,verify,evaluate (default: %(default)s)")
     add("--cluster", metavar="NAME|FILE|local", help="clusters/NAME.yaml, a profile, or this machine")
     add("--dry-run", action="store_true", help="print recipe, plan and the sbatch scripts, and do nothing")
     add(
@@ -71,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     more.add_argument("--preprocess", metavar="ARGS", help="'--input data/x.jsonl --format commits ...'")
     more.add_argument("--convert", metavar="ARGS", help="further arguments of convert to-hf")
     more.add_argument("--verify", metavar="ARGS", help="further arguments of convert verify")
+    more.add_argument("--evaluate", metavar="ARGS", help="'--prompt octocoder --data DIR ...' of evaluate run")
     return parser
 
 
@@ -187,7 +193,7 @@ def _check_arguments(stage: str, module: str, words: list[str]) -> None:
         raise OctoError(
             f"{stage}: {what.rpartition('error: ')[2]}",
             where=f"--{stage}",
-            hint="for example --preprocess '--input data/commits.jsonl.gz --format commits'",
+            hint=f"for example {_EXAMPLES.get(stage, _EXAMPLES['preprocess'])}",
         ) from None
 
 

@@ -50,7 +50,7 @@ def test_header_comes_first_and_names_no_cluster(script: Path) -> None:
     assert "open-mode" in settings and settings["open-mode"] == "append" and "requeue" in settings
     assert "CUDA_LAUNCH_BLOCKING" not in text
     lines = [line for line in text.splitlines()[1:] if not line.startswith("#")]
-    assert not [line for line in lines if re.search(r"""(^|[\s="'])/[a-z]""", line)], "an absolute path"
+    assert not [line for line in lines if re.search(r"""(^|[\s=]["']?)/[a-z]""", line)], "an absolute path"
 
 
 @pytest.mark.parametrize("name,recipe", TRAINING.items())
@@ -74,20 +74,21 @@ def test_training_scripts_differ_in_settings_alone() -> None:
     assert bodies[0] == bodies[1]
 
 
-def test_the_merge_of_an_array_gets_what_the_array_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "given"), [("preprocess.sh", ["--input-key", "x"]), ("evaluate.sh", [])])
+def test_the_merge_of_an_array_gets_what_the_array_has(tmp_path: Path, name: str, given: list[str]) -> None:
     """From a folder with a space in its name, by the first task, with stand-ins for SLURM's commands."""
-    script = tmp_path / "my scripts" / "preprocess.sh"
+    script = tmp_path / "my scripts" / name
     script.parent.mkdir()
-    shutil.copy(PROJECT / "slurm" / "preprocess.sh", script)
+    shutil.copy(PROJECT / "slurm" / name, script)
     texts = {
         "sbatch": f'printf "%s\\n" "$STEP" "$@" >{tmp_path}/asked',
         "squeue": "echo 2:00:00",
         "srun": ":",
         "scontrol": f"echo Command={script} --input-key x",
     }
-    for name, text in texts.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+    for command, text in texts.items():
+        (tmp_path / command).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / command).chmod(0o755)
     job = {"ID": "8", "NAME": "p", "PARTITION": "cpu", "ACCOUNT": "code", "QOS": "long"}
     task = {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "0", "ARRAY_TASK_MIN": "0", "ARRAY_TASK_COUNT": "2"}
     variables = {f"SLURM_JOB_{name}": value for name, value in job.items()}
@@ -95,6 +96,35 @@ def test_the_merge_of_an_array_gets_what_the_array_has(tmp_path: Path) -> None:
     path = f"{tmp_path}:{os.environ['PATH']}"
     subprocess.run([script, "--input-key", "x"], env={**variables, "PATH": path}, check=True)
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[0] == "merge" and asked[-3:] == [str(script), "--input-key", "x"]
+    assert asked[0] == "merge" and asked[-1 - len(given) :] == [str(script), *given]
     assert {"--partition=cpu", "--account=code", "--qos=long", "--time=2:00:00"} <= set(asked)
     assert {"--dependency=afterok:7", "--kill-on-invalid-dep=yes", "--job-name=p-merge"} <= set(asked)
+
+
+@pytest.mark.parametrize("task", [None, "5", "merge"])
+def test_commands_of_an_evaluation(tmp_path: Path, task: str | None) -> None:
+    """Alone, as the second task of an array that begins at 4, and as the merge of its two parts."""
+    (tmp_path / "srun").write_text(f"#!/bin/sh\necho $* >>{tmp_path}/ran\n")
+    (tmp_path / "srun").chmod(0o755)
+    variables = {"SLURM_JOB_ID": "8", "SLURM_SUBMIT_DIR": str(tmp_path), "PYTHON": "py", "MODEL": "runs/a/hf"}
+    if task == "merge":
+        variables |= {"STEP": "merge", "PARTS": "2"}
+    elif task:
+        array = {"JOB_ID": "7", "TASK_ID": task, "TASK_MIN": "4", "TASK_COUNT": "2"}
+        variables |= {f"SLURM_ARRAY_{name}": value for name, value in array.items()}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    script = PROJECT / "slurm" / "evaluate.sh"
+    subprocess.run([script, "--limit", "2"], env={**variables, "PATH": path}, check=True)
+    start = "--ntasks=1 py -m megatron_octo.evaluate"
+    ran = (tmp_path / "ran").read_text().splitlines()
+    if task == "merge":
+        parts = "runs/a/evaluation/parts/0-of-2 runs/a/evaluation/parts/1-of-2"
+        wanted = [f"{start} merge {parts} --output runs/a/evaluation", f"{start} report runs/a/evaluation"]
+        assert ran == wanted
+        return
+    where = "runs/a/evaluation" + ("/parts/1-of-2 --part 1/2" if task else "")
+    options = "--tasks all --prompt octocoder --data hf:bigcode/humanevalpack"
+    assert ran == [f"{start} run --model runs/a/hf {options} --output {where} --limit 2"]
+    from megatron_octo.evaluate import build_parser
+
+    assert build_parser().parse_args(ran[0].split()[4:]).part == ((1, 2) if task else None)

@@ -35,7 +35,10 @@ def order(profile: Profile, *stages: str, array: str | None = None) -> Order:
         folder=Path("/home/me/octo"),
         python="/home/me/octo/.venv/bin/python",
         array=array,
-        arguments={"preprocess": ["--input", "data/a b.jsonl", "--format", "finetune"]},
+        arguments={
+            "preprocess": ["--input", "data/a b.jsonl", "--format", "finetune"],
+            "evaluate": ["--prompt", "octocoder"],
+        },
     )
 
 
@@ -54,7 +57,10 @@ EVERYTHING = Profile(
     python="python3",
     srun=["--cpu-bind=none"],
     sbatch={"mail-type": "FAIL", "switches": 1, "overcommit": True},
-    stages={"preprocess": Resources(partition="cpu", cpus_per_task=64, memory="64G", time="2:00:00")},
+    stages={
+        "preprocess": Resources(partition="cpu", cpus_per_task=64, memory="64G", time="2:00:00"),
+        "evaluate": Resources(gpus=2),
+    },
 )
 
 
@@ -63,7 +69,7 @@ EVERYTHING = Profile(
     [
         ("plain", order(Profile(nodes=8), "train")),
         ("everything", order(EVERYTHING, "train")),
-        ("chain", order(EVERYTHING, "preprocess", "convert", "verify", array="0-7%4")),
+        ("chain", order(EVERYTHING, "preprocess", "convert", "verify", "evaluate", array="0-7%4")),
     ],
 )
 def test_golden_text(name: str, given: Order) -> None:
@@ -77,6 +83,16 @@ def test_golden_text(name: str, given: Order) -> None:
         subprocess.run(["bash", "-n"], input=job.text, text=True, check=True)
         if shutil.which("shellcheck"):
             subprocess.run(["shellcheck", "--shell=bash", "-"], input=job.text, text=True, check=True)
+
+
+def test_what_is_evaluated() -> None:
+    """The export where the chain makes one, else the run; further arguments come last, and count."""
+    for stages, model in ((("evaluate",), "/runs/"), (("convert", "evaluate"), "/hf")):
+        given = order(Profile(), *stages)
+        (command,) = STAGES["evaluate"].commands(given)
+        assert command.words[:2] == ["run", "--model"] and command.words[-2:] == ["--prompt", "octocoder"]
+        assert command.words[2] == str(given.hugging_face if model == "/hf" else given.run)
+        assert command.words[4] == str(given.run / "evaluation")
 
 
 def refused(*words: str) -> str:
@@ -106,8 +122,8 @@ def test_layouts_that_do_not_fit(desk: Path) -> None:
 
 
 def test_stages_and_their_arguments(desk: Path) -> None:
-    said = refused(str(RECIPE), "--nodes", "2", "--stages", "train,evaluate")
-    assert "unknown stage 'evaluate'" in said and ", ".join(STAGES) in said
+    said = refused(str(RECIPE), "--nodes", "2", "--stages", "train,publish")
+    assert "unknown stage 'publish'" in said and ", ".join(STAGES) in said
     assert "no stage is named" in refused(str(RECIPE), "--stages", ",")
     every = (str(RECIPE), "--nodes", "2", "--stages", "verify,preprocess,train")
     assert "preprocess: the following arguments are required: --input" in refused(*every)
@@ -117,6 +133,8 @@ def test_stages_and_their_arguments(desk: Path) -> None:
     said = refused(*every, "--preprocess", "--input 'a b.jsonl")
     assert "cannot read the arguments" in said and "No closing quotation" in said and "--preprocess" in said
     assert "cannot read --array 3" in refused(*every, "--preprocess", "--input a", "--array", "3")
+    said = refused(str(RECIPE), "--nodes", "2", "--stages", "train,evaluate")
+    assert "evaluate: the following arguments are required: --prompt" in said and "--evaluate '--prompt" in said
     assert "--array is about preprocess" in refused(str(RECIPE), "--nodes", "2", "--array", "0-3")
     said = refused(*every, "--preprocess", "--input a", "data.tokenizer=null")
     assert "preprocess needs a tokenizer" in said
@@ -124,10 +142,10 @@ def test_stages_and_their_arguments(desk: Path) -> None:
 
 def test_profiles(desk: Path) -> None:
     assert find_profile(str(PROJECT / "clusters/example.yaml")).time == "20:00:00"
-    (desk / "clusters" / "mine.yaml").write_text("account: me\npartiton: gpu\nstages:\n  convert: {cpus: 4}\n")
+    (desk / "clusters" / "mine.yaml").write_text("account: me\npartiton: gpu\nstages:\n  convert: {cpus_per: 4}\n")
     said = refused(str(RECIPE), "--cluster", "mine")
     assert "unknown key 'partiton'; did you mean 'partition'?" in said
-    assert "unknown key 'stages.convert.cpus'; did you mean 'stages.convert.cpus_per_task'?" in said
+    assert "unknown key 'stages.convert.cpus_per'; did you mean 'stages.convert.cpus_per_task'?" in said
     assert "clusters/mine.yaml:2" in said
     (desk / "clusters" / "mine.yaml").write_text("nodes: two\ntime: soon\n")
     said = refused(str(RECIPE), "--cluster", "mine")

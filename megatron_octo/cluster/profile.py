@@ -18,7 +18,7 @@ _TIME = Annotated[str, Field(pattern=TIME)]
 _FOLDER = Annotated[str, Field(pattern=r"""^([^"`\\$!]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\})+$""")]
 _VARIABLE = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _OPTION = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
-_STAGE = Literal["preprocess", "merge", "train", "convert", "verify"]  # of stages.py; a test compares
+_STAGE = Literal["preprocess", "merge", "train", "convert", "verify", "evaluate"]  # of stages.py; a test compares
 
 
 class Container(Section):
@@ -38,6 +38,7 @@ class Resources(Section):
     cpus_per_task: PositiveInt | None = None
     memory: str | None = None  # sbatch --mem: 64G; 0: all of the node
     time: _TIME | None = None
+    gpus: PositiveInt | None = None  # per node, of a stage other than the training
 
 
 class Profile(Section):

@@ -10,6 +10,7 @@ from megatron_octo.common.errors import OctoError
 from megatron_octo.data.planning.paths import read_groups
 from megatron_octo.recipe.loading import check_batch
 from megatron_octo.recipe.schema import Recipe
+from megatron_octo.runfiles.scores import EVALUATION
 
 _ARRAY = re.compile(r"^0-(\d+)(%\d+)?$")
 
@@ -113,6 +114,12 @@ def _verify(order: Order) -> list[Command]:
     return [Command("megatron_octo.convert", [*words, *order.arguments.get("verify", [])])]
 
 
+def _evaluate(order: Order) -> list[Command]:
+    model = order.hugging_face if "convert" in order.stages else order.run
+    words = ["run", "--model", str(model), "--output", str(order.run / EVALUATION)]
+    return [Command("megatron_octo.evaluate", [*words, *order.arguments.get("evaluate", [])])]
+
+
 # In the order of a chain. Scripts, chain and status follow from this table; a new stage also needs its name in
 # profile._STAGE and an option for its arguments in submit.py.
 STAGES = {
@@ -120,6 +127,7 @@ STAGES = {
     "train": Stage("training, until it is finished", _train, ranks=True),
     "convert": Stage("the newest checkpoint to RUN/hf", _convert),
     "verify": Stage("the proof that RUN/hf computes what the checkpoint does", _verify),
+    "evaluate": Stage("the scores of RUN/hf, or else of the newest checkpoint, on HumanEvalPack", _evaluate),
 }
 MERGE = Stage("the shards of an array's tasks put together", _merge)
 

@@ -19,6 +19,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt
 from megatron_octo.runfiles.run_lock import sign_of_life
+from megatron_octo.runfiles.scores import Score, read_result
 from megatron_octo.runfiles.steps import StepLine, read_steps
 
 _JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
@@ -63,6 +64,7 @@ class Status:
         state: finished, running, waiting, stopped, failed, cancelled or new.
         silent: the error where SLURM does not answer; the rest then comes from the run's own records.
         problems: records that were passed over, and why.
+        scores: pass@1 by task, of the stage evaluate.
     """
 
     run: str
@@ -76,6 +78,7 @@ class Status:
     rows: list[Row] = field(default_factory=list)
     silent: str | None = None
     problems: list[str] = field(default_factory=list)
+    scores: dict[str, Score] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value."""
@@ -101,6 +104,7 @@ def status_of(run: Path, asked: Queue | None = None) -> Status:
     rows = _rows(run, asked, metrics, problems)
     records.read_state(run, problems.append)
     state = _state(run, recipe.train.steps, stages, rows)
+    scores = read_result(run, problems.append)
     step = metrics[-1]["step"] if metrics else 0
     pace = median([line["step_s"] or 0.0 for line in metrics[-_RECENT:] if line.get("step_s")] or [0.0])
     return Status(
@@ -116,6 +120,7 @@ def status_of(run: Path, asked: Queue | None = None) -> Status:
         rows=rows,
         silent=asked.silent,
         problems=list(dict.fromkeys(problems)),
+        scores=scores,
     )
 
 
@@ -204,6 +209,8 @@ def render(status: Status) -> str:
     for number, stage in enumerate(status.stages):
         why = f" ({stage.why})" if stage.why else ""
         lines.append(f"{'stages' if not number else '':<10}{stage.stage:<11}job {stage.job}  {stage.state}{why}")
+    for number, (name, score) in enumerate(status.scores.items()):
+        lines.append(f"{'' if number else 'scores':<10}{printable(name)}  pass@1 {score}")
     for number, row in enumerate(status.rows, 1):
         lines += _row_lines(number, row)
     return "\n".join([*lines, *problem_lines(status.problems)])

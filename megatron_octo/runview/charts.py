@@ -18,11 +18,12 @@ POINTS = 500  # per line; more would not be visible
 
 @dataclass(frozen=True)
 class Series:
-    """A line: a name and its points [N]."""
+    """A line: a name and its points [N], and the band around them if it has one, [N] each."""
 
     name: str
     x: Array
     y: Array
+    band: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class _Axes:
 
 
 def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: bool = False) -> str:
-    """Draw an SVG with a line per series, over the range of least and largest where points were thinned.
+    """Draw an SVG with a line per series, over its band, or the range of least and largest where points were thinned.
 
     Args:
         series: the lines.
@@ -117,7 +118,7 @@ def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: boo
         x, y = one.x, one.y
         if log:
             x, y = x[y > 0], np.log10(y[y > 0])
-        thinned = thin(x, y)
+        thinned = _banded(one, thin(x, y))
         if len(thinned[0]):
             curves.append((one.name, thinned))
             abscissae.append(x[np.isfinite(y)])
@@ -154,6 +155,11 @@ def line_chart(series: Sequence[Series], marks: Sequence[Mark] = (), *, log: boo
                 f'<text class="legend {side} s{order}" x="{at}" y="{_TOP + 14 + 15 * order}">{markup(name)}</text>'
             )
     return "\n".join([*parts, "</svg>"])
+
+
+def _banded(one: Series, thinned: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    """Return a curve with the series' own band, unless points were thinned."""
+    return (*thinned[:2], *one.band) if one.band and len(thinned[0]) == len(one.x) else thinned
 
 
 def _whole(x: Array) -> tuple[float, float]:

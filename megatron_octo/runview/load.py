@@ -20,6 +20,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.runfiles import attempts as records
 from megatron_octo.runfiles.attempts import Attempt, ErrorRecord
 from megatron_octo.runfiles.run_lock import sign_of_life
+from megatron_octo.runfiles.scores import ScoreLine, read_scores, scores_that_count
 from megatron_octo.runfiles.steps import StepLine, read_steps, read_validation, that_count
 
 _QUICK_BYTES = 64 << 20  # of metrics.jsonl: read in a moment
@@ -136,6 +137,7 @@ class RunView:
         heartbeat: seconds since its last sign of life.
         validation: by name, steps and losses.
         problems: records that were passed over, and why.
+        scores: of the saves that ``evaluate watch`` scored and no later attempt replaced, by step.
     """
 
     path: Path
@@ -153,6 +155,7 @@ class RunView:
     errors: list[ErrorRecord]
     checkpoints: list[Checkpoint]
     problems: list[str] = field(default_factory=list)
+    scores: list[ScoreLine] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -278,4 +281,5 @@ def load_run(path: str | Path, *, tail: bool = False, full: bool = False) -> Run
         errors=records.read_errors(run, report=problems.append),
         checkpoints=_checkpoints(run, full),
         problems=problems,
+        scores=scores_that_count(read_scores(run, problems.append)),
     )

@@ -9,7 +9,7 @@ import yaml
 from megatron_octo.common.durations import duration, moment
 from megatron_octo.common.files import atomic_write
 from megatron_octo.common.quoting import markup
-from megatron_octo.runview import words
+from megatron_octo.runview import scores, words
 from megatron_octo.runview.charts import Array, Bar, Mark, Series, line_chart, timeline
 from megatron_octo.runview.load import RunView
 
@@ -102,6 +102,7 @@ def _plots(run: RunView) -> list[tuple[str, str]]:
         ("waiting for data, % of the step", plot(waiting)),
         ("seconds per step", plot(columns["step_s"], log=True)),
         ("tokens", line_chart(tokens, marks)),
+        ("pass@1, %, with 95 % interval", line_chart(scores.series(run.scores))),
     ]
     return [(title, svg) for title, svg in drawn if svg]
 
@@ -150,6 +151,17 @@ def _checkpoints(run: RunView) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
+def _scores(run: RunView) -> str:
+    if not run.scores:
+        return ""
+    rows = [_head(" step", "save", "task", " pass@1, % [95 %]", " problems", " samples")]
+    for row in scores.rows(run.scores):
+        cells = [_cell(f"{row.step:,}", "n"), _cell(row.kind), _cell(row.task), _cell(row.score, "n")]
+        cells += [_cell(f"{row.problems:,}", "n"), _cell(f"{row.samples:,}", "n")]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<section><h2>scores of saved models</h2><table>{''.join(rows)}</table></section>"
+
+
 def _problems(run: RunView) -> str:
     items = "".join(f"<p>{markup(problem)}</p>" for problem in run.problems)
     return f"<section><h2>records passed over</h2>{items}</section>" if items else ""
@@ -177,7 +189,7 @@ def render(run: RunView) -> str:
 <div class="plots">{plots}</div>
 <p>{len(run.curves):,} steps; dashed lines are restarts.{thinned}</p>
 <section><h2>{restarts} restart{"" if restarts == 1 else "s"}</h2>{_timeline(run)}{_attempts(run)}</section>
-<section><h2>checkpoints</h2>{_checkpoints(run)}</section>{_problems(run)}
+<section><h2>checkpoints</h2>{_checkpoints(run)}</section>{_scores(run)}{_problems(run)}
 <section><details><summary>recipe</summary><pre>{recipe}</pre></details></section>
 <p>made {moment(time.time())} by <code>python -m megatron_octo.inspect --report</code></p>
 </main></body></html>

@@ -5,10 +5,10 @@ from rich.markup import escape
 
 from megatron_octo.common.durations import duration, moment
 from megatron_octo.common.terminal import printable
-from megatron_octo.runview import words
+from megatron_octo.runview import scores, words
 from megatron_octo.runview.load import RunView
 
-_ATTEMPTS, _CHECKPOINTS = 12, 8  # shown; the page has all
+_ATTEMPTS, _CHECKPOINTS, _SCORES = 12, 8, 16  # shown; the page has all
 
 
 def print_run(run: RunView, console: Console) -> bool:
@@ -31,6 +31,7 @@ def print_run(run: RunView, console: Console) -> bool:
         console.print(escape(printable(f"  {figure.name:<17} {figure.value}")), highlight=False)
     _print_attempts(run, console)
     _print_checkpoints(run, console)
+    _print_scores(run, console)
     for problem in run.problems:
         console.print(f"passed over: {escape(printable(problem))}", highlight=False, soft_wrap=True)
     return not any(checkpoint.problem for checkpoint in run.checkpoints)
@@ -77,3 +78,12 @@ def _print_checkpoints(run: RunView, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _print_scores(run: RunView, console: Console) -> None:
+    found = scores.rows(run.scores)
+    if found:
+        console.print("pass@1 of saved models [95 % interval]".replace("[", r"\["), highlight=False)
+    for row in found[-_SCORES:]:
+        text = f"  step {row.step:,}: {row.task} {row.score} ({row.problems} problems, {row.samples} samples)"
+        console.print(escape(printable(text)), highlight=False, soft_wrap=True)
