@@ -11,6 +11,7 @@ its CPU seconds beside ours. Prints a table of bars, then one JSON object.
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_octo.evaluation.benchmark import compat_programs
 from megatron_octo.evaluation.benchmark.cutting import cut
 from megatron_octo.evaluation.benchmark.rows import Row, read_rows
 from megatron_octo.evaluation.records import LANGUAGES, Kind
@@ -149,6 +151,7 @@ def _load(path: Path) -> Any:
 
 def judge_with_peer(peer: Path, programs: Sequence[str]) -> tuple[list[bool], list[str]]:
     """Judge programs by the reference harness's executor, four at once as it does."""
+    importlib.import_module("numpy")  # as in the peer's own parent process, whose children import it at no cost
     module = _load(peer / PEER)
     with ThreadPoolExecutor(max_workers=4) as pool:
         jobs = [
@@ -171,7 +174,8 @@ def peer_bars(bars: Bars, rows: Rows, peer: Path, cache: Path) -> dict[str, Any]
     answers = mixed_answers(rows["python"])
     solutions = [cut(each.task, each.row, each.text, compat=True).solution for each in answers]
     programs = [compat_texts(each.row, [text])[0] for each, text in zip(answers, solutions, strict=True)]
-    theirs, words = judge_with_peer(peer, [program.sources["program"] for program in programs])
+    whole = [compat_programs.programs(each.row, [text])[0] for each, text in zip(answers, solutions, strict=True)]
+    theirs, words = judge_with_peer(peer, whole)
     level = probe_level()
     ours: dict[int, Any] = {}
     with Judge(level, cache, compat=True) as judge:
@@ -189,7 +193,7 @@ def peer_bars(bars: Bars, rows: Rows, peer: Path, cache: Path) -> dict[str, Any]
     )
     for line in differing:
         print(f"        {line}")
-    texts = [program.sources["program"] for program in programs[: len(rows["python"])]]
+    texts = whole[: len(rows["python"])]
     before = _cpu()
     judge_with_peer(peer, texts)
     their_cpu = _cpu() - before
@@ -231,7 +235,7 @@ def main() -> int:
         cache.chmod(0o755)
         if not arguments.skip_own:
             measures |= own_bars(bars, rows, cache)
-        measures |= cpp_bar(bars, rows, cache)
+            measures |= cpp_bar(bars, rows, cache)
         if arguments.peer:
             measures |= peer_bars(bars, rows, arguments.peer, cache)
     measures |= {"cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "failed": bars.failed}
