@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -57,6 +57,7 @@ class Sandbox:
         """
         self.level, self.slot = level, slot
         self._group = cgroups.make_group(slot) if level.number == Number.FULL else None
+        self._at_close: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -65,8 +66,14 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def at_close(self, end: Callable[[], None]) -> None:
+        """Call ``end`` before this sandbox is closed: it ends a session."""
+        self._at_close.append(end)
+
     def close(self) -> None:
-        """Remove the control group."""
+        """End what was to end with it, and remove the control group."""
+        while self._at_close:
+            self._at_close.pop()()
         if self._group:
             self._group.remove()
             self._group = None
