@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import IO, Self
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.evaluation.sandbox import bubblewrap, cgroups, spawn
+from megatron_octo.evaluation.sandbox.folders import make_folder
 from megatron_octo.evaluation.sandbox.levels import Level, Number
 from megatron_octo.evaluation.sandbox.limits import Limits, Mount, Outcome
 from megatron_octo.evaluation.sandbox.seccomp import build_filter
@@ -175,7 +175,7 @@ class Sandbox:
                 os.fchown(theirs[bubblewrap.CHANNEL], user, user)
             folder = None
             if self.level.number == Number.NONE:
-                folder = Path(tempfile.mkdtemp(prefix="octo-unsafe-"))
+                folder = make_folder("unsafe")
                 words = _unprotected(folder, argv, files, mounts, limits, environment)
             else:
                 contents = [build_filter(), *files.values()]
