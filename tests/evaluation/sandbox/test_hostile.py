@@ -9,13 +9,15 @@ import psutil
 import pytest
 
 from megatron_octo.evaluation.sandbox.box import Sandbox
+from megatron_octo.evaluation.sandbox.bubblewrap import UNPRIVILEGED
 from megatron_octo.evaluation.sandbox.levels import Level, Number, probe_level
 from megatron_octo.evaluation.sandbox.limits import Limits, Outcome
-from tests.evaluation.sandbox.as_user import as_user
+from tests.evaluation.sandbox.as_user import USER, as_user
 from tests.evaluation.sandbox.hostile import PYTHON, SHELL
 
 # Time is a net: a busy machine needs longer for a second of CPU. Those that sleep are ended by it.
 LIMITS = Limits(cpu_s=1.0, wall_s=30.0, memory_bytes=512 << 20)
+SLOT = 77  # of no other test
 SLEEPERS = {"sleep", "fork bomb in a shell", "stop supervisor", "kill all"}
 COMMANDS = {
     **{what: ["/usr/bin/python3", "-I", "-c", text] for what, text in PYTHON.items()},
@@ -39,9 +41,14 @@ pytestmark = [
 
 
 def left_over() -> list[str]:
-    """Processes of sandboxes, and their control groups."""
-    names = ("bwrap", ".supervisor")
-    found = [process.name() for process in psutil.process_iter() if process.name() in names]
+    """Processes of this test's sandboxes, and their control groups."""
+    users = {UNPRIVILEGED + SLOT, USER}
+    # What has ended and waits for the machine's first process to notice is gone.
+    found = [
+        process.name()
+        for process in psutil.process_iter(["uids", "status"])
+        if process.info["uids"].real in users and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
     groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/**/octo-{os.getpid()}-*")]
     return found + groups
 
@@ -51,7 +58,7 @@ def limits_of(what: str) -> Limits:
 
 
 def attack(level: Level) -> dict[str, Outcome]:
-    with Sandbox(level, slot=1) as box:
+    with Sandbox(level, SLOT) as box:
         return {
             what: box.run(command, files={"program": b"x"}, limits=limits_of(what))
             for what, command in COMMANDS.items()
