@@ -1,0 +1,4 @@
+"""Facts with lookups: languages by file name, licences, owners that opted out.
+
+Nothing here reads rows.
+"""
