@@ -54,3 +54,10 @@ class Tally:
     def __str__(self) -> str:
         reasons = ", ".join(f"{count:,} {rule}" for rule, count in sorted(self.dropped.items()))
         return f"{self.rows:,} rows, {self.kept:,} kept{f', dropped: {reasons}' if reasons else ''}"
+
+
+def said(manifest: Mapping[str, Any], output: object) -> str:
+    """Return the line that a command ends with: rows in and out, and what this stage dropped."""
+    reasons = ", ".join(f"{count:,} {rule}" for rule, count in manifest["dropped_here"].items())
+    dropped = f"; dropped here: {reasons}" if reasons else "; nothing dropped here"
+    return f"{output}: {manifest['rows_in']:,} rows in, {manifest['kept']:,} kept{dropped}; {manifest['seconds']:.1f} s"
