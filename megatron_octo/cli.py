@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from megatron_octo import __version__
@@ -24,8 +25,15 @@ COMMANDS = {
     "submit": "run a recipe's stages under SLURM until they are finished; show the state of runs",
     "convert": "to and from Hugging Face, with a proof that both compute the same",
     "evaluate": "score a model on HumanEvalPack, in a sandbox",
+    "commits": "commit data: histories and tables of commits to a clean, deduplicated set of rows",
     "schema": "JSON schema of recipes, for editors",
 }
+_FOLDERS = {"commits": "commits.__main__"}  # commands that are rooms
+
+
+def command_module(name: str) -> ModuleType:
+    """Import the module of a command."""
+    return importlib.import_module(f"megatron_octo.{_FOLDERS.get(name, name)}")
 
 
 def usage() -> str:
@@ -43,7 +51,7 @@ def complete() -> None:
     words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
     if len(words) > 2 and words[1] in COMMANDS:
         os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + 1)  # words before the command's own
-        parser = importlib.import_module(f"megatron_octo.{words[1]}").build_parser()
+        parser = command_module(words[1]).build_parser()
     else:
         parser = argparse.ArgumentParser()
         parser.add_argument("command", choices=list(COMMANDS))
@@ -64,7 +72,7 @@ def _run(argv: Sequence[str]) -> int | None:
         near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise OctoError(f"unknown command {name!r}", hint=f"{hint}the commands: {', '.join(COMMANDS)}")
-    code: int | None = importlib.import_module(f"megatron_octo.{name}").main(rest)
+    code: int | None = command_module(name).main(rest)
     return code
 
 

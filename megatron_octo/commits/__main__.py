@@ -1,0 +1,94 @@
+"""``python -m megatron_octo.commits COMMAND ...``: commit data, from histories and tables to a clean set of rows."""
+
+import argparse
+import importlib
+import importlib.util
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+from megatron_octo.common.errors import run_command
+
+# Name: module below megatron_octo.commits with ``add_parser(subparsers)`` and ``main(arguments)``, and the purpose.
+COMMANDS = {
+    "query": ("query.command", "find single-file commits in tables of repositories: duckdb, spark, bigquery"),
+    "history": ("history.command", "rows of the commits of git repositories, local or remote"),
+    "scrape": ("scrape.command", "fetch contents before and after for rows that have none"),
+    "languages": ("tables.languages_command", "set the language by the file's name"),
+    "optout": ("tables.optout_command", "drop rows of owners that opted out"),
+    "licences": ("tables.licences_command", "set and check the licence"),
+    "filter": ("filters.command", "CommitPackFT's rules, as published or repaired"),
+    "dedup": ("clean.dedup_command", "drop duplicates, exact and near"),
+    "decontaminate": ("clean.decontaminate_command", "find and drop rows that hold problems of benchmarks"),
+    "scrub": ("clean.scrub_command", "replace addresses, keys and tokens, in both contents alike"),
+    "oasst": ("sources.oasst_command", "questions and answers of OASST's trees"),
+    "xp3x": ("sources.xp3x_command", "sample of xP3x's code tasks"),
+    "selfinstruct": ("sources.selfinstruct_command", "rows of self-instruct data"),
+    "mix": ("sources.mix_command", "mix sources by weights, with their provenance"),
+    "report": ("report.command", "one page, figures and a data card"),
+    "run": ("run.command", "run the stages of a recipe, here or under SLURM"),
+}
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the command line.
+
+    Args:
+        only: the command whose options are wanted; those of the others are not imported. None for all.
+    """
+    parser = argparse.ArgumentParser(prog="python -m megatron_octo.commits", description=__doc__)
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, purpose) in COMMANDS.items():
+        if name == only or (only is None and _is_there(module)):
+            _module(module).add_parser(parsers)
+        else:
+            parsers.add_parser(name, help=purpose)
+    return parser
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"megatron_octo.commits.{name}") is not None
+    except ModuleNotFoundError:  # of its folder
+        return False
+
+
+def _module(name: str) -> "_Command":
+    module: _Command = importlib.import_module(f"megatron_octo.commits.{name}")  # type: ignore[assignment]
+    return module
+
+
+class _Command:
+    """A module of :data:`COMMANDS`."""
+
+    def add_parser(self, parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+        """Add the command's own parser."""
+
+    def main(self, arguments: argparse.Namespace) -> int:
+        """Run the command; returns its exit code."""
+        raise NotImplementedError
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # unwinds, so that temporary files go
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words and words[0] in COMMANDS else ""
+    arguments = build_parser(name).parse_args(words)
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _module(COMMANDS[name][0]).main(arguments)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
