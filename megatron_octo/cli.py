@@ -25,7 +25,7 @@ COMMANDS = {
     "submit": "run a recipe's stages under SLURM until they are finished; show the state of runs",
     "convert": "to and from Hugging Face, with a proof that both compute the same",
     "evaluate": "score a model on HumanEvalPack, in a sandbox",
-    "commits": "commit data: histories and tables of commits to a clean, deduplicated set of rows",
+    "commits": "histories of git repositories as rows of commits",
     "schema": "JSON schema of recipes, for editors",
 }
 _FOLDERS = {"commits": "commits.__main__"}  # commands that are rooms

@@ -1,6 +1,5 @@
 """``octo``: lists its commands at once, hands the rest to them, and knows a typing error when it sees one."""
 
-import importlib
 import os
 import subprocess
 import sys

@@ -1,5 +1,4 @@
-"""Commit data: from git histories and tables of commits to a clean set of instructions.
+"""Commit data: histories of git repositories as rows, with language, licence and owners that opted out.
 
-It holds queries, histories, scraping, filters, cleaning, mixing and their report. Tokens, masks and
-training do not belong here.
+Tokens, masks and training do not belong here.
 """

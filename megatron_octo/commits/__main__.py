@@ -1,8 +1,7 @@
-"""``python -m megatron_octo.commits COMMAND ...``: commit data, from histories and tables to a clean set of rows."""
+"""``python -m megatron_octo.commits COMMAND ...``: commit data, from histories of git repositories to rows."""
 
 import argparse
 import importlib
-import importlib.util
 import signal
 import sys
 import threading
@@ -13,22 +12,10 @@ from megatron_octo.common.errors import run_command
 
 # Name: module below megatron_octo.commits with ``add_parser(subparsers)`` and ``main(arguments)``, and the purpose.
 COMMANDS = {
-    "query": ("query.command", "find single-file commits in tables of repositories: duckdb, spark, bigquery"),
     "history": ("history.command", "rows of the commits of git repositories, local or remote"),
-    "scrape": ("scrape.command", "fetch contents before and after for rows that have none"),
     "languages": ("tables.languages_command", "set the language by the file's name"),
     "optout": ("tables.optout_command", "drop rows of owners that opted out"),
     "licences": ("tables.licences_command", "set and check the licence"),
-    "filter": ("filters.command", "CommitPackFT's rules, as published or repaired"),
-    "dedup": ("clean.dedup_command", "drop duplicates, exact and near"),
-    "decontaminate": ("clean.decontaminate_command", "find and drop rows that hold problems of benchmarks"),
-    "scrub": ("clean.scrub_command", "replace addresses, keys and tokens, in both contents alike"),
-    "oasst": ("sources.oasst_command", "questions and answers of OASST's trees"),
-    "xp3x": ("sources.xp3x_command", "sample of xP3x's code tasks"),
-    "selfinstruct": ("sources.selfinstruct_command", "rows of self-instruct data"),
-    "mix": ("sources.mix_command", "mix sources by weights, with their provenance"),
-    "report": ("report.command", "one page, figures and a data card"),
-    "run": ("run.command", "run the stages of a recipe, here or under SLURM"),
 }
 
 
@@ -41,18 +28,11 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m megatron_octo.commits", description=__doc__)
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, purpose) in COMMANDS.items():
-        if name == only or (only is None and _is_there(module)):
+        if only in (name, None):
             _module(module).add_parser(parsers)
         else:
             parsers.add_parser(name, help=purpose)
     return parser
-
-
-def _is_there(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(f"megatron_octo.commits.{name}") is not None
-    except ModuleNotFoundError:  # of its folder
-        return False
 
 
 def _module(name: str) -> "_Command":

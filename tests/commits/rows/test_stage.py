@@ -60,6 +60,7 @@ def test_dropped_rows_can_be_left_out(tmp_path: Path, rows: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.zst", "parquet"])
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_processes(tmp_path: Path, kind: str) -> None:
     source = write_rows(tmp_path / f"rows.{kind}", ROWS)
     run_stage("halve", [source], tmp_path / "one", halve, jobs=1)
@@ -112,6 +113,7 @@ def run_killed(source: Path, out: Path, at: int, jobs: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("out", "jobs"), [("out", 1), ("out.jsonl.gz", 1), ("out", 2)])
+@pytest.mark.slow
 def test_kills_leave_the_same_bytes(tmp_path: Path, rows: Path, out: str, jobs: int) -> None:
     wanted = tmp_path / f"wanted-{out}"
     run_stage("killed", [rows], wanted, killed, settings="s")
