@@ -141,6 +141,23 @@ ELSEWHERE = {
     ],
     "tests/evaluation/sandbox/test_hostile.py": ["evaluation/sandbox/cgroups", "evaluation/sandbox/supervisor"],
     "tests/evaluation/generation/test_engine.py": ["evaluation/generation/batches"],
+    # Rows of commits: stages on files, as a user runs them.
+    "tests/commits/test_main.py": ["commits/__main__"],
+    "tests/commits/history/test_command.py": ["commits/history/stage"],
+    "tests/commits/rows/test_stage.py": [
+        "commits/rows/arguments",
+        "commits/rows/ledger",
+        "commits/rows/progress",
+        "commits/rows/tally",
+    ],
+    "tests/commits/rows/test_writing.py": ["commits/rows/arrow"],
+    "tests/commits/tables/test_optout.py": [
+        "commits/tables/bots",
+        "commits/tables/languages_command",
+        "commits/tables/licences",
+        "commits/tables/licences_command",
+        "commits/tables/optout_command",
+    ],
     # Commands and what they print, as a user meets them.
     "tests/test_inspect.py": [
         "data/view/differences",

@@ -1,12 +1,14 @@
 """Contents of blobs through ``git cat-file --batch``, hashed again and decoded."""
 
+import contextlib
 import hashlib
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, Self
 
-from megatron_octo.commits.history.git import start
+from megatron_octo.commits.history.git import neutral, start
 
 State = Literal["ok", "missing", "damaged", "too_large", "binary", "undecodable"]
 MOST_BYTES = 1 << 20  # of a file
@@ -57,21 +59,30 @@ class BlobReader:
 
     def __init__(self, directory: Path, most_bytes: int = MOST_BYTES):
         self._directory, self._most = directory, most_bytes
-        self._open()
+        self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def _open(self) -> None:
-        self._process = start(self._directory, "cat-file", "--batch")
+    def _open(self, digits: int) -> None:
+        self._close()
+        place = self._stack.enter_context(neutral(self._directory, digits))
+        self._process = start(place, "cat-file", "--batch")
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
+
+    def _close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._process = None
+        self._stack.close()
 
     def __enter__(self) -> Self:
         """Return the reader."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._close()
 
     def read(self, ids: Sequence[str]) -> Iterator[Content]:
         """Yield the contents of blobs in the order of their ids.
@@ -80,13 +91,13 @@ class BlobReader:
         """
         assert len(ids) <= 1000
         left = list(ids)
+        if left and self._process is None:
+            self._open(len(left[0]))
         self._ask(left)
         while left:
             found = self._answer(left[0])
             if found is None:  # git ended: it does so at objects that it cannot unpack
-                self._process.kill()
-                self._process.communicate()
-                self._open()
+                self._open(len(left[0]))
                 found = _DAMAGED
                 self._ask(left[1:])
             left.pop(0)

@@ -1,8 +1,15 @@
-"""Calls of git: arguments as lists, no prompt, none of the programs that a repository's settings name."""
+"""Calls of git: arguments as lists, no prompt, none of the programs that a repository's settings name.
 
+Objects are read through :func:`neutral`, a git directory without settings: a foreign repository cannot start programs,
+and a blob that is missing in a partial clone is missing, where git itself would ask a server for it.
+"""
+
+import contextlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -46,23 +53,57 @@ def environment(*, local: bool) -> dict[str, str]:
         "GIT_ASKPASS": "true",
         "SSH_ASKPASS": "true",
         "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
-        "GIT_ALLOW_PROTOCOL": PROTOCOLS,
-        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none" if local else PROTOCOLS,
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
         "LC_ALL": "C",
     }
 
 
-def command(directory: Path | None, *words: str) -> list[str]:
-    """Return a call of git on a repository's git directory."""
+@dataclass(frozen=True)
+class Place:
+    """Where git reads: a git directory, and the variables that lead to objects elsewhere."""
+
+    directory: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def neutral(directory: Path, digits: int) -> Iterator[Place]:
+    """Give a git directory without settings and refs on the objects of a repository.
+
+    Args:
+        directory: the repository's git directory.
+        digits: of its ids: 40, or 64 for SHA-256.
+    """
+    common = directory / "commondir"
+    base = directory / common.read_text(encoding="utf-8").strip() if common.is_file() else directory
+    variables = {"GIT_OBJECT_DIRECTORY": os.fspath(base / "objects")}
+    if (base / "shallow").is_file():
+        variables["GIT_SHALLOW_FILE"] = os.fspath(base / "shallow")
+    with tempfile.TemporaryDirectory(prefix="octo-git-") as name:
+        place = Path(name)
+        (place / "refs").mkdir()
+        (place / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
+        more = "\n[extensions]\n\tobjectFormat = sha256" if digits == 64 else ""
+        text = f"[core]\n\trepositoryFormatVersion = {1 if more else 0}\n\tbare = true{more}\n"
+        (place / "config").write_text(text, encoding="utf-8")
+        yield Place(place, variables)
+
+
+def command(place: Path | Place | None, *words: str) -> list[str]:
+    """Return a call of git on a git directory."""
     settings = [word for name, value in _SAFE for word in ("-c", f"{name}={value}")]
-    place = [] if directory is None else [f"--git-dir={directory}"]
-    return ["git", *settings, *place, *words]
+    directory = place.directory if isinstance(place, Place) else place
+    return ["git", *settings, *([] if directory is None else [f"--git-dir={directory}"]), *words]
+
+
+def _variables(place: Path | Place | None, *, local: bool) -> dict[str, str]:
+    return environment(local=local) | dict(place.variables if isinstance(place, Place) else {})
 
 
 def run(
-    directory: Path | None,
+    place: Path | Place | None,
     *words: str,
     data: bytes | None = None,
     timeout: float | None = None,
@@ -75,37 +116,43 @@ def run(
     """
     try:
         done = subprocess.run(
-            command(directory, *words),
+            command(place, *words),
             input=data,
             stdin=None if data is not None else subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
-            env=environment(local=local),
+            env=_variables(place, local=local),
             cwd=os.sep,
             check=False,
         )
     except FileNotFoundError:
         raise OctoError("git is not installed", where="PATH", hint="apt install git") from None
     except subprocess.TimeoutExpired:
-        raise GitError(words[0], f"not done after {timeout:g} s", directory) from None
+        raise GitError(words[0], f"not done after {timeout:g} s", _shown(place)) from None
     if done.returncode:
-        raise GitError(words[0], reason(done.stderr), directory)
+        raise GitError(words[0], reason(done.stderr), _shown(place))
     return done.stdout
 
 
+def _shown(place: Path | Place | None) -> str | None:
+    if isinstance(place, Place):
+        return place.variables["GIT_OBJECT_DIRECTORY"]
+    return None if place is None else str(place)
+
+
 def start(
-    directory: Path,
+    place: Path | Place,
     *words: str,
     stdin: int | IO[bytes] = subprocess.PIPE,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> "subprocess.Popen[bytes]":
-    """Start git on a local repository, with pipes."""
+    """Start git on local objects, with pipes."""
     return subprocess.Popen(
-        command(directory, *words),
+        command(place, *words),
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env=environment(local=True),
+        env=_variables(place, local=True),
         cwd=os.sep,
         bufsize=1 << 16,
     )
@@ -145,8 +192,3 @@ def settings_of(directory: Path) -> Mapping[str, str]:
         return {}
     pairs = (item.partition("\n") for item in text.decode("utf-8", "replace").split("\0") if item)
     return {name: value for name, _, value in pairs}
-
-
-def lines_of(directory: Path, words: Sequence[str]) -> list[str]:
-    """Return the lines of ids that git prints."""
-    return run(directory, *words).decode("ascii", "replace").split("\n")[:-1]

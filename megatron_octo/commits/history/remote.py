@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from megatron_octo.commits.history.git import PROTOCOLS, GitError, run
+from megatron_octo.commits.history.git import PROTOCOLS, GitError, neutral, run
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import beside, sync_directory
 from megatron_octo.common.leases import flock
 
 TIMEOUT = 3600.0  # seconds of a clone
 _FETCH = 2000  # blobs of one request
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/]*)/(?P<path>.*)", re.IGNORECASE)
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/]*)(?:/(?P<path>.*))?", re.IGNORECASE)
 _SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!/)(?P<path>[^:]+)")  # git@host:owner/name.git
 
 
@@ -39,8 +39,8 @@ def check_url(url: str) -> str:
 def name_of_url(url: str) -> str:
     """Return ``owner/name`` of a URL: the last two parts of its path, without ``.git``."""
     found = _URL.fullmatch(url) or _SCP.fullmatch(url)
-    path = found["path"] if found else url
-    parts = [part for part in path.rstrip("/").removesuffix(".git").split("/") if part]
+    path = (found["path"] or "") if found else url
+    parts = [part for part in path.rstrip("/").removesuffix("/.git").removesuffix(".git").split("/") if part]
     return "/".join(parts[-2:]) or url
 
 
@@ -79,8 +79,7 @@ def mirror(url: str, cache: Path, *, blobless: bool = False, refresh: bool = Tru
     try:
         if place.is_dir():
             if refresh:
-                words = ("--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
-                run(place, "fetch", *words, "origin", "+refs/*:refs/*", timeout=timeout, local=False)
+                _refresh(place, timeout)
             return place
         aside = beside(place)
         shutil.rmtree(aside, ignore_errors=True)
@@ -98,6 +97,16 @@ def mirror(url: str, cache: Path, *, blobless: bool = False, refresh: bool = Tru
         os.close(handle)
 
 
+def _refresh(place: Path, timeout: float) -> None:
+    """Fetch what is new; what is gone from the server goes here, too, and HEAD follows the server's."""
+    words = ("--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
+    refs = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+    run(place, "fetch", *words, "origin", *refs, timeout=timeout, local=False)
+    lines = run(place, "ls-remote", "--symref", "origin", "HEAD", timeout=timeout, local=False).splitlines()
+    if lines and lines[0].startswith(b"ref: ") and lines[0].endswith(b"\tHEAD"):
+        run(place, "symbolic-ref", "HEAD", os.fsdecode(lines[0][len(b"ref: ") : -len(b"\tHEAD")]))
+
+
 def is_blobless(directory: Path) -> bool:
     """Return whether a clone of the cache was made without blobs."""
     return directory.name.endswith("-blobless.git")
@@ -106,7 +115,10 @@ def is_blobless(directory: Path) -> bool:
 def missing_blobs(directory: Path, ids: Iterable[str]) -> list[str]:
     """Return those of the ids that a repository does not have, each once, in their order."""
     wanted = list(dict.fromkeys(ids))
-    answers = run(directory, "cat-file", "--batch-check", data=("\n".join(wanted) + "\n").encode("ascii"))
+    if not wanted:
+        return []
+    with neutral(directory, len(wanted[0])) as place:
+        answers = run(place, "cat-file", "--batch-check", data=("\n".join(wanted) + "\n").encode("ascii"))
     return [blob for blob, line in zip(wanted, answers.splitlines()) if line.endswith(b" missing")]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_octo.commits.history.blobs import BlobReader
 from megatron_octo.commits.history.extract import Source
 from megatron_octo.commits.history.git import GitError, find_directory, run, settings_of
-from megatron_octo.commits.history.remote import check_url, is_url, mirror, name_of_url
+from megatron_octo.commits.history.remote import check_url, fetch_blobs, is_blobless, is_url, mirror, name_of_url
 from megatron_octo.commits.rows import UNKNOWN
 from megatron_octo.commits.tables.licences import FILES, licence_of_text
 from megatron_octo.common.errors import OctoError
@@ -111,6 +111,8 @@ def find_licence(directory: Path) -> str:
         head, _, path = entry.partition(b"\t")
         if b" blob " in head and FILES.fullmatch(path.decode("utf-8", "replace")):
             ids.append(head.split(b" ")[2].decode("ascii"))
+    if is_blobless(directory):
+        fetch_blobs(directory, ids)
     with BlobReader(directory) as reader:
         found = {licence_of_text(each.text) for each in reader.read(ids[:100]) if each.text is not None}
     return ",".join(sorted(found - {UNKNOWN})) or UNKNOWN

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_octo.commits.history.git import GitError, reason, run, start
+from megatron_octo.commits.history.git import GitError, neutral, reason, run, start
 
 _FIELDS = ("%H", "%P", "%an <%ae>", "%cn <%ce>", "%cI", "%B")
 _FORMAT = "--format=" + "".join(f"{field}%x00" for field in _FIELDS)
@@ -54,10 +54,26 @@ def commit_ids(directory: Path, revisions: Sequence[str], limit: int | None = No
     Raises:
         GitError: there is no such revision.
     """
+    starts = [start for each in revisions for start in _starts(directory, each)]
+    if not starts:
+        return []
     options = ["--no-merges", *([f"--max-count={limit}"] if limit is not None else [])]
-    starts = [each for each in revisions if each.startswith("--")]
-    words = ["rev-list", *options, *starts, "--end-of-options", *(each for each in revisions if each not in starts)]
-    return run(directory, *words, "--").decode("ascii").split()
+    with neutral(directory, len(starts[0])) as place:
+        return run(place, "rev-list", *options, "--stdin", data="\n".join(starts).encode() + b"\n").decode().split()
+
+
+def _starts(directory: Path, revision: str) -> list[str]:
+    """Return the commits that a revision names; those of all branches and tags for ``--all``."""
+    if revision != "--all":
+        return (
+            run(directory, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").decode().split()[-1:]
+        )
+    words = ("for-each-ref", "--format=%(objecttype) %(objectname) %(*objecttype) %(*objectname)")
+    names: list[str] = []
+    for line in run(directory, *words).decode("ascii", "replace").splitlines():
+        parts = line.split()
+        names += [name for kind, name in zip(parts[::2], parts[1::2]) if kind == "commit"]
+    return list(dict.fromkeys(names))
 
 
 def read_commits(directory: Path, ids: Iterable[str]) -> Iterator[Commit]:
@@ -76,10 +92,17 @@ def read_commits(directory: Path, ids: Iterable[str]) -> Iterator[Commit]:
         "--no-textconv",
         f"-O{os.devnull}",
     )
-    with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as errors:
-        wanted.write("\n".join(ids).encode() + b"\n")
-        wanted.seek(0)
-        process = start(directory, "log", *options, *more, f"-O{os.devnull}", _FORMAT, stdin=wanted, stderr=errors)
+    wanted = list(ids)
+    if not wanted:
+        return
+    with (
+        neutral(directory, len(wanted[0])) as place,
+        tempfile.TemporaryFile() as names,
+        tempfile.TemporaryFile() as errors,
+    ):
+        names.write("\n".join(wanted).encode() + b"\n")
+        names.seek(0)
+        process = start(place, "log", *options, *more, f"-O{os.devnull}", _FORMAT, stdin=names, stderr=errors)
         assert process.stdout is not None
         try:
             yield from parse_log(iter(functools.partial(process.stdout.read, _CHUNK), b""))

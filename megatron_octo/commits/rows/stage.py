@@ -26,7 +26,7 @@ from megatron_octo.commits.rows.reading import (
     signal_kinds,
 )
 from megatron_octo.commits.rows.row import Kind, Row
-from megatron_octo.commits.rows.tally import Tally
+from megatron_octo.commits.rows.tally import Tally, plain
 from megatron_octo.commits.rows.writing import Writer
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import DIGEST_NAME, digest_json, read_json
@@ -104,14 +104,14 @@ def run_tasks(
         raise OctoError(f"--jobs {jobs}: at least 1 is needed", where="command line")
     started = time.monotonic()
     base = job.base()
-    ledger = Ledger(Path(output), digest_json(_plain([base, list(inputs)])))
+    ledger = Ledger(Path(output), digest_json(plain([base, list(inputs)])))
     if ledger.is_complete():
         print(f"{job.name}: {output} is complete already", file=sys.stderr)
         return _manifest_of(ledger)
     with Meter(job.name, total) as meter, ledger.held():
         if not ledger.seal():
             parts = _make(job, ledger, tasks, jobs, meter)
-            manifest = _sum(job, parts) | {"inputs": _plain(list(inputs))}
+            manifest = _sum(job, parts) | {"inputs": plain(list(inputs))}
             manifest["seconds"] = round(time.monotonic() - started, 3)
             ledger.finish(parts, manifest)
     return _manifest_of(ledger)
@@ -121,24 +121,15 @@ def _manifest_of(ledger: Ledger) -> Record:
     return dict(read_json(manifest_of(ledger.output)))
 
 
-def _plain(value: Any) -> Any:
-    """Return JSON values of paths and the like."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each) for each in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
 def _make(job: Job, ledger: Ledger, tasks: Iterable[Task], jobs: int, meter: Meter) -> list[Record]:
     """Make the parts that are missing; returns the records of all, in order."""
-    base = _plain(job.base())
+    base = plain(job.base())
     records: dict[int, Record] = {}
     given: list[tuple[int, str, int]] = []
 
     def missing() -> Iterator[tuple[Path, Task]]:
         for number, task in enumerate(tasks):
-            identity = digest_json([base, _plain(task.identity)])
+            identity = digest_json([base, plain(task.identity)])
             record = ledger.find(number, identity)
             if record is not None and (task.fits is None or task.fits(record)):
                 records[number] = record
@@ -200,7 +191,7 @@ def describe(job: Job, total: Tally, before: Counter[str], rows_in: int) -> Reco
     here = {rule: count for rule, count in sorted((total.dropped - before).items()) if count}
     versions = {"megatron_octo": __version__, "python": platform.python_version()}
     return {
-        **_plain(job.base()),
+        **plain(job.base()),
         "rows_in": rows_in,
         **total.record(),
         "dropped_here": here,
@@ -302,8 +293,3 @@ class _Shard[S]:
         for _ in piece_rows(self.piece, state.update):
             pass
         return bool(record["input"]["digest"] == f"{DIGEST_NAME}:{state.hexdigest()}")
-
-
-def each_kept(function: Callable[[Row], Row], rows: Iterable[Row]) -> Iterator[Row]:
-    """Apply a function to the rows that are not dropped, and pass the others on in their places."""
-    return (function(row) if row.drop is None else row for row in rows)

@@ -1,7 +1,7 @@
 """Counts of rows: how many, how many are kept, and how many each rule dropped."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -61,3 +61,17 @@ def said(manifest: Mapping[str, Any], output: object) -> str:
     reasons = ", ".join(f"{count:,} {rule}" for rule, count in manifest["dropped_here"].items())
     dropped = f"; dropped here: {reasons}" if reasons else "; nothing dropped here"
     return f"{output}: {manifest['rows_in']:,} rows in, {manifest['kept']:,} kept{dropped}; {manifest['seconds']:.1f} s"
+
+
+def plain(value: Any) -> Any:
+    """Return JSON values of paths and the like."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def each_kept(function: Callable[[Row], Row], rows: Iterable[Row]) -> Iterator[Row]:
+    """Apply a function to the rows that are not dropped, and pass the others on in their places."""
+    return (function(row) if row.drop is None else row for row in rows)

@@ -24,7 +24,7 @@ def slug(language: str) -> str:
     return language.lower().translate(_PLAIN)
 
 
-_PLAIN = {ord(" "): "-", ord("("): None, ord(")"): None}
+_PLAIN = {ord(" "): "-", ord("("): None, ord(")"): None, ord("'"): None}
 
 
 def language_of(path: str) -> str:

@@ -1,0 +1,76 @@
+"""Owners that opted out, licences and bots, by their functions and as commands on rows."""
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_octo.commits.__main__ import main
+from megatron_octo.commits.rows import Row
+from megatron_octo.commits.tables.bots import is_bot
+from megatron_octo.commits.tables.licences import accepted_licences, is_accepted, spdx_header
+from megatron_octo.commits.tables.optout import default_owners, opt_out, owner_of
+
+
+def row(**fields: str) -> Row:
+    names = {field.name: "" for field in dataclasses.fields(Row) if field.type in ("str", str)}
+    return Row(**{**names, "commit": "a" * 40, "old_file": "a.py", "new_file": "a.py", "repos": "x/y", **fields})
+
+
+def run(tmp_path: Path, command: str, rows: list[dict[str, str]], *more: str) -> list[dict[str, str]]:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl.gz"
+    source.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    assert main([command, str(source), "--output", str(target), *more]) == 0
+    with gzip.open(target, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+BASE = {
+    "commit": "a" * 40, "old_file": "a.py", "new_file": "a.py", "old_contents": "x = 1\n", "new_contents": "x = 2\n",
+    "subject": "Change x", "message": "Change x", "license": "mit", "repos": "someone/else",
+}  # fmt: skip
+
+
+def test_owners_in_any_case_of_every_repository() -> None:
+    logins = default_owners().logins
+    assert len(logins) == 44 and owner_of("A/b") == "a"
+    some = next(iter(logins))
+    assert opt_out(row(repos=f"{some.upper()}/a"), frozenset(logins)).drop
+    assert opt_out(row(repos=f"{some}/a,{some}/a"), frozenset(logins)).drop
+    kept = opt_out(row(repos=f"{some}/a,other/b"), frozenset(logins))
+    assert not kept.drop and kept.repos == "other/b"
+
+
+def test_opted_out_rows_are_dropped_by_the_command(tmp_path: Path) -> None:
+    owners = tmp_path / "owners.txt"
+    owners.write_text("Someone\n")
+    found = run(tmp_path, "optout", [BASE, {**BASE, "repos": "good/one"}], "--opt-out", str(owners))
+    assert [bool(each.get("drop")) for each in found] == [True, False]
+
+
+def test_languages_are_set_by_the_command(tmp_path: Path) -> None:
+    found = run(tmp_path, "languages", [BASE, {**BASE, "old_file": "Dockerfile", "new_file": "Dockerfile"}])
+    assert [each["lang"] for each in found] == ["Python", "Dockerfile"]
+
+
+def test_licences(tmp_path: Path) -> None:
+    accepted = accepted_licences()
+    assert len(accepted) == 12 and is_accepted("mit", accepted) and not is_accepted("gpl-3.0", accepted)
+    assert spdx_header("# SPDX-License-Identifier: MIT\nx\n") is not None and spdx_header("x = 1\n") is None
+    header = "# SPDX-License-Identifier: GPL-3.0-only\nx = 2\n"
+    found = run(tmp_path, "licences", [BASE, {**BASE, "license": "unknown"}, {**BASE, "new_contents": header}])
+    assert [bool(each.get("drop")) for each in found] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("person", "bot"),
+    [
+        ("dependabot[bot] <x@users.noreply.github.com>", True),
+        ("renovate-bot <a@b.c>", True),
+        ("Abbot Costello <a@b.c>", False),
+    ],
+)
+def test_bots(person: str, bot: bool) -> None:
+    assert is_bot(person) is bot
