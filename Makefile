@@ -17,8 +17,11 @@ install: $(STAMP)  ## find Python 3.12 or newer, make .venv, install the project
 demo: $(STAMP)  ## run the whole job on two CPU cores: data, training, a kill, resume, conversion
 	$(PY) demo/run.py
 
-test: $(STAMP)  ## run all tests
-	$(PY) -m pytest
+test: $(STAMP)  ## run all tests: the quick ones on two cores, then the others one by one
+	@code=0; \
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not gpu and not slurm' || code=$$?; \
+	$(PY) -m pytest -m 'slow or gpu or slurm' || code=$$?; \
+	exit $$code
 
 test-fast: $(STAMP)  ## run the tests that need neither minutes, nor a GPU, nor SLURM, on two cores
 	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not gpu and not slurm'

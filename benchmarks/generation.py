@@ -85,7 +85,8 @@ def ours(network: Any, device: str, work: Work, greedy: bool, batch: int | None)
     import torch
 
     from megatron_octo.evaluation.benchmark.cutting import finished
-    from megatron_octo.evaluation.generation.engine import Engine, Request
+    from megatron_octo.evaluation.generation.batches import Request
+    from megatron_octo.evaluation.generation.engine import Engine
     from megatron_octo.evaluation.generation.generate import default_batch
     from megatron_octo.evaluation.generation.open_model import OpenModel
     from megatron_octo.evaluation.generation.sampling import stream_key

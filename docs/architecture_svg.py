@@ -23,7 +23,6 @@ PURPOSE = {
     "cluster": "SLURM: submit, chain, restart, status",
     "runview": "a run seen from outside",
     "evaluation": "HumanEvalPack: samples, sandbox, verdicts, scores",
-    "commits": "commit data: query, history, filters, duplicates, mixing",
     "training": "engine, state, supervision; preflight; loop",
     "conversion": "readers and writers of other formats, proof of equality",
     "sizing": "memory, FLOPs, time and disk of a recipe; no torch",

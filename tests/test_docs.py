@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_octo.cli import COMMANDS
+from megatron_octo.evaluate import build_parser
 from megatron_octo.recipe.loading import load_recipe
 from tests.places import PROJECT
 
@@ -52,6 +53,13 @@ def test_training_commands_are_good_recipes(page: Path) -> None:
         if recipes and ("megatron_octo.train" in line or "sbatch" in line):
             overrides = [word for word in line if re.match(r"(run_dir|[a-z]+\.[a-z_]+)=", word)]
             load_recipe(PROJECT / recipes[0], overrides)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_of_evaluations_exist(page: Path) -> None:
+    for line in words(page):
+        if "megatron_octo.evaluate" in line:
+            assert build_parser().parse_args(line[line.index("megatron_octo.evaluate") + 1 :]).command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -17,6 +17,7 @@ import pytest
 from megatron_octo.common.errors import OctoError
 from megatron_octo.inspect import main
 from megatron_octo.runfiles.run_lock import Owner
+from megatron_octo.runfiles.scores import Score, ScoreLine, TaskScores, append_scores
 from megatron_octo.runview import charts
 from megatron_octo.runview.load import load_run
 from megatron_octo.runview.page import render
@@ -140,6 +141,32 @@ def test_page_holds_everything_and_fetches_nothing(
     assert kinds.count("mark") >= 2 and "line s1" in kinds  # restarts; validation beside training
     assert sum(tag == "rect" for tag, _ in page.tags) == 3  # a bar an attempt
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_scores_are_a_curve_with_intervals(run: TestRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    odd = "<script>alert(1)</script>[/nope]\x1b[2J"
+    for step, value in ((2, 10.0), (4, 30.0)):
+        found = TaskScores({"1": Score(value, value - 5, value + 5)}, problems=5, samples=5)
+        line = ScoreLine(step=step, attempt=3, kind="weights", time=1.0, seconds=1.0, tasks={"a-python": found})
+        append_scores(tmp_path / "run", line)
+        record = json.loads((tmp_path / "run/scores.jsonl").read_text().splitlines()[-1])
+    record = {**record, "step": 6, "tasks": {odd: record["tasks"]["a-python"]}}
+    with open(tmp_path / "run/scores.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n{}\n")
+    code, text = said(capsys, str(tmp_path / "run"))
+    assert code == 0 and "pass@1 of saved models [95 % interval]" in text
+    assert "  step 4: a-python 30.0 % [25.0, 35.0] (5 problems, 5 samples)" in text
+    assert "[/nope]" in text and "\x1b" not in text and "passed over: " in text
+    target = tmp_path / "run.html"
+    code, _ = said(capsys, str(tmp_path / "run"), "--report", str(target))
+    page = Page(target.read_text())
+    assert code == 0 and "script" not in [tag for tag, _ in page.tags]
+    assert "pass@1, %, with 95 % interval" in page.text and "30.0 % [25.0, 35.0]" in page.text
+    without = Page(render(load_run(run.path)))
+    bands = [sum(attrs.get("class") == "band s0" for _, attrs in found.tags) for found in (page, without)]
+    assert bands[0] == bands[1] + 1, "the interval is a band around the curve"
+    assert "pass@1" not in without.text
 
 
 def test_what_lives_is_seen(run: TestRun, tmp_path: Path) -> None:

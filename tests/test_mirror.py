@@ -121,6 +121,26 @@ ELSEWHERE = {
         "training/supervision/rank_agent",
         "training/supervision/rendezvous",
     ],
+    # Programs in sandboxes: a language, or an attack, shows what its parts do.
+    "tests/test_evaluate.py": ["evaluation/arguments", "evaluation/progress"],
+    "tests/evaluation/languages/test_two_processes.py": [
+        "evaluation/languages/base",
+        "evaluation/languages/python",
+        "evaluation/languages/javascript",
+        "evaluation/languages/support/python/plain",
+        "evaluation/languages/support/python/solution",
+        "evaluation/languages/support/python/tester",
+    ],
+    "tests/evaluation/languages/test_java.py": ["evaluation/languages/java_compiler"],
+    "tests/evaluation/scoring/test_compat.py": ["evaluation/languages/support/python/compat_runner"],
+    "tests/evaluation/sandbox/test_box.py": [
+        "evaluation/sandbox/bubblewrap",
+        "evaluation/sandbox/levels",
+        "evaluation/sandbox/limits",
+        "evaluation/sandbox/spawn",
+    ],
+    "tests/evaluation/sandbox/test_hostile.py": ["evaluation/sandbox/cgroups", "evaluation/sandbox/supervisor"],
+    "tests/evaluation/generation/test_engine.py": ["evaluation/generation/batches"],
     # Commands and what they print, as a user meets them.
     "tests/test_inspect.py": [
         "data/view/differences",

@@ -59,7 +59,7 @@ EVERYTHING = Profile(
     sbatch={"mail-type": "FAIL", "switches": 1, "overcommit": True},
     stages={
         "preprocess": Resources(partition="cpu", cpus_per_task=64, memory="64G", time="2:00:00"),
-        "evaluate": Resources(gpus=2),
+        "evaluate": Resources(gpus_per_node=2),
     },
 )
 
@@ -142,10 +142,10 @@ def test_stages_and_their_arguments(desk: Path) -> None:
 
 def test_profiles(desk: Path) -> None:
     assert find_profile(str(PROJECT / "clusters/example.yaml")).time == "20:00:00"
-    (desk / "clusters" / "mine.yaml").write_text("account: me\npartiton: gpu\nstages:\n  convert: {cpus_per: 4}\n")
+    (desk / "clusters" / "mine.yaml").write_text("account: me\npartiton: gpu\nstages:\n  convert: {cpus: 4}\n")
     said = refused(str(RECIPE), "--cluster", "mine")
     assert "unknown key 'partiton'; did you mean 'partition'?" in said
-    assert "unknown key 'stages.convert.cpus_per'; did you mean 'stages.convert.cpus_per_task'?" in said
+    assert "unknown key 'stages.convert.cpus'; did you mean 'stages.convert.cpus_per_task'?" in said
     assert "clusters/mine.yaml:2" in said
     (desk / "clusters" / "mine.yaml").write_text("nodes: two\ntime: soon\n")
     said = refused(str(RECIPE), "--cluster", "mine")

@@ -38,7 +38,7 @@ class Resources(Section):
     cpus_per_task: PositiveInt | None = None
     memory: str | None = None  # sbatch --mem: 64G; 0: all of the node
     time: _TIME | None = None
-    gpus: PositiveInt | None = None  # per node, of a stage other than the training
+    gpus_per_node: PositiveInt | None = None  # of stages other than the training, which has the profile's
 
 
 class Profile(Section):

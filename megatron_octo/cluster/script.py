@@ -114,7 +114,7 @@ def _header(stage: str, order: Order) -> list[str]:
         "array": order.array if array else None,
         "nodes": profile.nodes if ranks else 1,
         "ntasks-per-node": profile.gpus_per_node if ranks else 1,
-        "gpus-per-node": profile.gpus_per_node if ranks else own.gpus,
+        "gpus-per-node": profile.gpus_per_node if ranks else own.gpus_per_node,
         "cpus-per-task": own.cpus_per_task or profile.cpus_per_task,
         "mem": own.memory or (profile.memory if ranks else None),
         "exclusive": profile.exclusive and ranks,

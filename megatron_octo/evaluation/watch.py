@@ -14,6 +14,7 @@ from megatron_octo.checkpoint import directory as layout
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import read_json
 from megatron_octo.common.leases import flock
+from megatron_octo.common.records import Report, ignore
 from megatron_octo.evaluation.records import SCORES
 from megatron_octo.runfiles import scores as records
 from megatron_octo.runfiles.attempts import RECIPE, is_finished
@@ -43,14 +44,21 @@ class Save:
         return f"{self.path.name}-attempt-{self.attempt}"
 
 
-def find_saves(run: Path) -> list[Save]:
-    """Return the saves that are whole, by step; of a step's two, the weights alone, which are never removed."""
+def find_saves(run: Path, report: Report = ignore) -> list[Save]:
+    """Return the saves that are whole, by step; of a step's two, the weights alone, which are never removed.
+
+    Args:
+        run: the run directory.
+        report: takes a line about a save that is damaged.
+    """
     found: dict[tuple[int, int], Save] = {}
     for folder in (layout.CHECKPOINTS, layout.WEIGHTS):
         for path in layout.list_checkpoints(run / folder):
             try:
                 attempt = layout.read_manifest(path).provenance.get("attempt", 0)
-            except (OctoError, OSError):  # removed at this moment, or damaged: then its evaluation would say so
+            except (OctoError, OSError) as error:
+                if path.exists():  # else it was removed at this moment
+                    report(f"passed over: {path}: {getattr(error, 'what', error)}")
                 continue
             save = Save(path, layout.step_of(path), attempt if isinstance(attempt, int) else 0)
             found[save.step, save.attempt] = save
@@ -107,12 +115,19 @@ def _loop(
     sleep: Callable[[float], None],
 ) -> None:
     gone: set[tuple[int, int]] = set()
+    damaged: set[str] = set()
+
+    def report(line: str) -> None:
+        if line not in damaged:
+            damaged.add(line)
+            say(line)
+
     delay = FIRST_DELAY
     while True:
         # Asked before the saves are listed: one that appears in between would be missed the other way round.
         finished = is_finished(run, _steps(run))
         done = {(line.step, line.attempt) for line in records.read_scores(run)}
-        new = [save for save in find_saves(run) if (save.step, save.attempt) not in done | gone]
+        new = [save for save in find_saves(run, report) if (save.step, save.attempt) not in done | gone]
         if new:
             if not _score(run, new[0], output / new[0].name, evaluate, say):
                 gone.add((new[0].step, new[0].attempt))
@@ -121,6 +136,8 @@ def _loop(
             say(f"{run}: scored saves: {len(done)}" + (f"; passed over: {len(gone)}" if gone else ""))
             return
         else:
+            if delay == FIRST_DELAY:
+                say(f"{run}: waiting for the next save")
             sleep(delay)
             delay = min(LONGEST_DELAY, 1.5 * delay)
 

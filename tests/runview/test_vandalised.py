@@ -19,6 +19,7 @@ from megatron_octo.cluster.stages import Order
 from megatron_octo.common.errors import OctoError, run_command
 from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.runfiles import attempts as records
+from megatron_octo.runfiles.scores import Score, ScoreLine, TaskScores, append_scores
 from tests.training.runs import TestRun, small_corpus
 
 SEED, COUNT = int(os.environ.get("VANDAL_SEED", "1")), int(os.environ.get("VANDAL_COUNT", "60"))
@@ -33,6 +34,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = made.path
     records.write_error(run, attempt=1, rank=0, kind="hang", step=1, phase="x", what="stuck", traceback="a\nb")
     (run / "validation.jsonl").write_text('{"step": 1, "name": "valid", "loss": 2.0}\n')
+    score = {"value": 20.0, "low": 3.6, "high": 62.5}
+    found = TaskScores({"1": Score(**score)}, problems=5, samples=5)
+    append_scores(run, ScoreLine(step=1, attempt=1, kind="weights", time=1.0, seconds=1.0, tasks={"a-python": found}))
+    (run / "evaluation").mkdir()
+    (run / "evaluation/scores.json").write_text(json.dumps({"tasks": {"a-python": {"pass@1": score}}}))
     start = job_starts.Start("7", 0, 1.0, ("n1",), 0)
     job_starts.write_start(run, start)
     order = Order(load_recipe(run / "recipe.yaml"), Profile(gpus_per_node=1), ("train", "convert"), folder, "python")

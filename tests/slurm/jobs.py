@@ -47,7 +47,8 @@ def octo(*words: str | Path, folder: Path, code: int = 0) -> str:
 
 
 def make_desk(folder: Path) -> Path:
-    """A folder to submit from: rows of text, a tokenizer, a recipe, and a profile of the test cluster."""
+    """A folder to submit from: rows of text, problems, a tokenizer, a recipe, and a profile of the test cluster."""
+    from demo.make_problems import main as make_problems
     from tests.data.conftest import train_tokenizer
 
     random.seed(0)
@@ -56,6 +57,7 @@ def make_desk(folder: Path) -> Path:
         for _ in range(120):
             pair = {key: " ".join(random.choices(WORDS, k=random.randint(3, 40))) for key in ("inputs", "outputs")}
             file.write(json.dumps(pair) + "\n")
+    make_problems(folder / "problems")
     train_tokenizer(folder / "tokenizer.json", ["<|endoftext|>"])
     vocabulary = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]) + 64
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(vocabulary)))

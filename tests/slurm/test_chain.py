@@ -11,6 +11,7 @@ import pytest
 from tests.slurm.conftest import Cluster, ask, wait_for
 from tests.slurm.jobs import STEPS, SlurmRun, assert_bit_equal, make_desk, octo, slow, write_profile
 
+EVALUATION = ("--evaluate", "--prompt octocoder --tasks humanevalfixtests-python --data problems --limit 2 --jobs 1")
 DATA = ("--preprocess", "--input pairs.jsonl --format finetune")
 
 
@@ -39,11 +40,12 @@ def stages(run: SlurmRun) -> list[tuple[str, str, str]]:
     return [(stage["stage"], stage["state"], stage["why"]) for stage in run.status()["stages"]]
 
 
-def test_a_chain_of_four_stages(cluster: Cluster, undisturbed: SlurmRun) -> None:
+def test_a_chain_of_five_stages(cluster: Cluster, undisturbed: SlurmRun) -> None:
     run = undisturbed
     with busy_nodes(cluster):  # so that the chain still waits when it is looked at, however slow the looking
-        jobs = run.submit("--cluster", "test", "--stages", "preprocess,train,convert,verify", *DATA)
-        assert list(jobs) == ["preprocess", "train", "convert", "verify"]
+        stages_of = ("--stages", "preprocess,train,convert,verify,evaluate")
+        jobs = run.submit("--cluster", "test", *stages_of, *DATA, *EVALUATION)
+        assert list(jobs) == ["preprocess", "train", "convert", "verify", "evaluate"]
         modes = [folder.stat().st_mode & 0o777 for folder in (run.path, run.path / "submit")]
         assert modes == [0o700, 0o700]
         said = octo("megatron_octo.submit", "recipe.yaml", "--cluster", "test", folder=run.desk, code=2)
@@ -53,12 +55,19 @@ def test_a_chain_of_four_stages(cluster: Cluster, undisturbed: SlurmRun) -> None
         wait_for("reason why the training waits", lambda: dependent in stages(run), 30)
         assert run.status()["state"] == "waiting"
 
-    cluster.wait(jobs["verify"], "COMPLETED", "FAILED", "CANCELLED", seconds=300)
+    cluster.wait(jobs["evaluate"], "COMPLETED", "FAILED", "CANCELLED", seconds=300)
     status = wait_for("end in the accounting", lambda: run.over() and run.status())
     assert status["state"] == "finished"
-    assert [stage["state"] for stage in status["stages"]] == ["COMPLETED"] * 4, run.log()
+    assert [stage["state"] for stage in status["stages"]] == ["COMPLETED"] * 5, run.log()
     assert [row["reason"] for row in status["rows"]] == ["finished"]
     assert json.loads((run.path / "verify.json").read_text())["weights_equal"]
+    assert status["scores"].keys() == {"humanevalfixtests-python"}
+    told = octo("megatron_octo.submit", "status", run.name, folder=run.desk)
+    assert "scores    humanevalfixtests-python  pass@1 " in told
+    assert (
+        json.loads((run.path / "evaluation/scores.json").read_text())["tasks"]["humanevalfixtests-python"]["problems"]
+        == 2
+    )
     assert [record["saved"] for record in [status]] == [STEPS]
     # What a person needs to understand the run, and to start it again by hand.
     assert (run.path / "submit/code/megatron_octo/train.py").is_file()

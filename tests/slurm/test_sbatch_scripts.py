@@ -1,5 +1,6 @@
 """The scripts of ``slurm/``, unedited, on the test cluster; sbatch's options and the environment make them small."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -100,6 +101,25 @@ class TestFinetune:
         cluster.wait(job, "COMPLETED", "FAILED")
         assert "weights bit-equal" in logs(desk, f"convert-{job}")
         assert (desk / "runs/disturbed/hf/model.safetensors").is_file()
+
+    def test_evaluation_in_two_parts(self, cluster: Cluster, desk: Path) -> None:
+        """Of the converted model, by an array and the merge that it queues; submitted again, nothing is done twice."""
+        variables = {"MODEL": "runs/disturbed/hf", "TASKS": "humanevalfix*-python", "DATA": "problems"}
+        words = ("--limit", "3", "--jobs", "1")
+        sbatch(desk, "evaluate.sh", "--array=0-1", *SMALL, arguments=words, **variables)
+        output = desk / "runs/disturbed/evaluation"
+        wait_for("report", lambda: (output / "report.html").exists() and not ask("squeue", "--noheader"), 240)
+        said = logs(desk, "evaluate*")
+        assert "--part 0/2" in said and "--part 1/2" in said and "2 parts to runs/disturbed/evaluation" in said
+        for task in json.loads((output / "scores.json").read_text())["tasks"].values():
+            assert (task["problems"], task["samples"]) == (3, 3)
+        samples = sorted(output.glob("parts/*/samples/*.jsonl"))
+        before = [path.read_bytes() for path in samples]
+        assert len(samples) == 4
+        job = sbatch(desk, "evaluate.sh", "--array=0-1", *SMALL, arguments=words, **variables)
+        wait_for("end", lambda: not ask("squeue", "--noheader"), 240)
+        assert "nothing new" in logs(desk, f"evaluate-{int(job) + 1}") + logs(desk, "evaluate*")
+        assert [path.read_bytes() for path in samples] == before
 
 
 def test_pretraining(cluster: Cluster, desk: Path, data: Path) -> None:

@@ -108,14 +108,17 @@ def test_a_payload_is_never_executed(tmp_path: Path, whole: TestRun) -> None:
         "small.idx": "small.idx",
         "small.bin": "small.bin",
         "small.json": "small.json",
-        f"{plan}/plan.json": "plan.json",
-        **{f"{plan}/{name}.npy": f"{name}.npy" for name in ("order", "offsets", "cuts", "weights")},
         "run.yaml": "run.yaml",
     }
     passed = {  # the run goes on: with the checkpoint before it, or without what it does not need
         f"{step}/manifest.json": "WARNING: step-00000002 is damaged",
         f"{step}/weights-tp00-pp00.safetensors": "WARNING: step-00000002 is damaged",
         f"{step}/optimizer-00000.safetensors": "WARNING: step-00000002 is damaged",
+        f"{plan}/plan.json": "warning: damaged packing plan: plan.json",
+        **{
+            f"{plan}/{name}.npy": f"warning: damaged packing plan: {name}.npy"
+            for name in ("order", "offsets", "cuts", "weights")
+        },
         "run/checkpoints/latest": "resuming at step 2 ",
         "run/state.json": "resuming at step 2 ",
         "run/recipe.yaml": "resuming at step 2 ",

@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import digest_bytes
+from megatron_octo.common.files import digest_bytes, write_json
 from megatron_octo.evaluation import records
 from megatron_octo.evaluation.benchmark.cutting import description, finished
 from megatron_octo.evaluation.benchmark.prompts import Prompt, load_prompt
@@ -20,12 +21,11 @@ from megatron_octo.evaluation.generation.open_model import (
     model_digest,
     open_model,
 )
+from megatron_octo.evaluation.generation.queue import over_devices
 from megatron_octo.evaluation.progress import Meter
 from megatron_octo.evaluation.records import Sample
 
-if TYPE_CHECKING:
-    from megatron_octo.evaluation.generation.engine import Request
-
+MEASURED = "generation.json"  # in the output: what was measured on the first GPU
 Place = tuple[str, int, int]  # task, problem, sample
 
 
@@ -98,7 +98,9 @@ def generate(
     ):
         wanted = _wanted(output, phase, rows, prompt, folder, options)
         if wanted:
-            _devices(output, wanted, rows, prompt, folder, options)
+            devices = _devices(options.device)
+            share = max(1, -(-len(wanted) // len(devices)))
+            produce(output, wanted, Work(folder, prompt.stop, rows, options, share), devices)
 
 
 def _wanted(
@@ -112,7 +114,7 @@ def _wanted(
     """Return the samples that are not there yet, those of one prompt beside each other."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder) if prompt.name == "chat" else None
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if prompt.name == "chat" else None
     part, of = options.part
     found = []
     for task in tasks:
@@ -141,46 +143,52 @@ def _wanted(
     return found
 
 
-def _devices(
-    output: Path,
-    wanted: Sequence[Wanted],
-    rows: Mapping[str, Sequence[Row]],
-    prompt: Prompt,
-    folder: Path,
-    options: Options,
-) -> None:
-    """Generate on one process per GPU, or in this process on one device."""
+def _devices(wanted: str | None) -> list[str]:
+    """Return the devices to generate on: all GPUs, or the CPU."""
     import torch
 
-    count = torch.cuda.device_count() if options.device != "cpu" else 0
-    if options.device == "cuda" and not count:
+    count = torch.cuda.device_count() if wanted != "cpu" else 0
+    if wanted == "cuda" and not count:
         raise OctoError("no GPU here", where="--device")
-    if count <= 1:
-        device = "cuda" if count else "cpu"
-        _work(output, list(wanted), rows, prompt, open_model(folder, device, options.precision), options)
-        return
-    import torch.multiprocessing as processes
-
-    # Samples of one prompt stay together; problems are dealt out like cards, so that all GPUs end at about one time.
-    places = {place: number for number, place in enumerate(dict.fromkeys(one.place[:2] for one in wanted))}
-    shares = [[one for one in wanted if places[one.place[:2]] % count == number] for number in range(count)]
-    context = processes.spawn(
-        _gpu, (output, shares, rows, options, folder), nprocs=count, join=False, start_method="spawn"
-    )
-    while not context.join():
-        pass
+    return [f"cuda:{number}" for number in range(count)] or ["cpu"]
 
 
-def _gpu(
-    number: int,
+def produce(
     output: Path,
-    shares: Sequence[Sequence[Wanted]],
-    rows: Mapping[str, Sequence[Row]],
-    options: Options,
-    folder: Path,
+    wanted: Sequence[Wanted],
+    work: Callable[[str, Iterable[Wanted]], Iterator[Sample | bool]],
+    devices: Sequence[str],
 ) -> None:
-    model = open_model(folder, f"cuda:{number}", options.precision)
-    _work(output, list(shares[number]), rows, load_prompt(options.prompt), model, options)
+    """Generate on one process per device, or in this process on the only one, and append what comes.
+
+    Long prompts are first: what does not fit in memory shows at once. Samples of one prompt stay together.
+    """
+    ordered = sorted(wanted, key=lambda one: (-len(one.prompt), one.prompt))
+    problems = len({one.place[:2] for one in wanted})
+    if len(devices) == 1:
+        found = work(devices[0], ordered)
+    else:
+        groups = [list(group) for _, group in groupby(ordered, key=lambda one: one.prompt)]
+        found = over_devices(devices, groups, work)
+    files: dict[str, records.Lines] = {}
+    left = Counter(one.place[:2] for one in wanted)
+    tokens = done = 0
+    try:
+        with Meter("generate", len(wanted)) as meter:
+            for sample in found:
+                if isinstance(sample, bool):
+                    write_json(output / MEASURED, {"batch_invariant": sample})
+                    continue
+                if sample.task not in files:
+                    files[sample.task] = records.Lines(records.samples_path(output, sample.task))
+                files[sample.task].append(records.sample_record(sample))
+                tokens += sample.tokens
+                left[sample.task, sample.problem] -= 1
+                done += not left[sample.task, sample.problem]
+                meter.add(f"{done:,} of {problems:,} problems, {tokens:,} tokens")
+    finally:
+        for file in files.values():
+            file.close()
 
 
 def ended_by(rows: Mapping[str, Sequence[Row]], stop: Sequence[str]) -> Callable[[Place, str], str | None]:
@@ -200,56 +208,49 @@ def ended_by(rows: Mapping[str, Sequence[Row]], stop: Sequence[str]) -> Callable
     return ended
 
 
-def _work(
-    output: Path,
-    wanted: list[Wanted],
-    rows: Mapping[str, Sequence[Row]],
-    prompt: Prompt,
-    model: OpenModel,
-    options: Options,
-) -> None:
-    """Generate on one device."""
-    from megatron_octo.evaluation.generation.engine import Engine
+@dataclass(frozen=True)
+class Work:
+    """What a process does on its device.
 
-    requests = _requests(wanted, model, options)
-    batch = options.batch_size or default_batch(model, options.max_length)
-    engine = Engine(model, options.temperature, options.top_p, batch, ended_by(rows, prompt.stop))
-    digests = {one.place: digest_bytes(one.prompt.encode(errors="replace")) for one in wanted}
-    files: dict[str, records.Lines] = {}
-    tokens = 0
-    try:
-        with Meter("generate", len(requests)) as meter:
-            for answer in engine.run(requests):
-                task, problem, number = answer.request.key
-                sample = Sample(
-                    task, problem, number, answer.text, len(answer.tokens), answer.stop, digests[task, problem, number]
-                )
-                if task not in files:
-                    files[task] = records.Lines(records.samples_path(output, task))
-                files[task].append(records.sample_record(sample))
-                tokens += len(answer.tokens)
-                meter.add(f"{tokens:,} tokens")
-    finally:
-        for file in files.values():
-            file.close()
+    Attributes:
+        folder: of the model.
+        stop: texts that end an answer.
+        rows: by language.
+        share: samples that a device has at once at most, so that all devices have some.
+    """
 
+    folder: Path
+    stop: tuple[str, ...]
+    rows: Mapping[str, Sequence[Row]]
+    options: Options
+    share: int
 
-def _requests(wanted: Sequence[Wanted], model: OpenModel, options: Options) -> "list[Request]":
-    """Return the samples as token ids, long prompts first: what will not fit shows at once."""
-    from megatron_octo.evaluation.generation.engine import Request
-    from megatron_octo.evaluation.generation.sampling import stream_key
+    def __call__(self, device: str, items: Iterable[Wanted]) -> Iterator[Sample | bool]:
+        """Yield samples; on the first GPU, before them, whether answers are the same in every batch."""
+        from megatron_octo.evaluation.generation.batches import Request
+        from megatron_octo.evaluation.generation.engine import Engine, batch_invariant
+        from megatron_octo.evaluation.generation.sampling import stream_key
 
-    limit = min(options.max_length, model.longest or options.max_length)
-    ids: dict[str, tuple[int, ...]] = {}
-    found = []
-    for one in wanted:
-        if one.prompt not in ids:
-            ids[one.prompt] = tuple(model.tokenizer(one.prompt)["input_ids"])
-        prompt = ids[one.prompt]
-        room = limit - len(prompt) if prompt else 0
-        found.append(Request(one.place, prompt, stream_key(options.seed, *one.place), room))
-    order = {prompt: number for number, prompt in enumerate(sorted(ids.values(), key=lambda p: (-len(p), p)))}
-    return sorted(found, key=lambda request: order[request.prompt])
+        options = self.options
+        model = open_model(self.folder, device, options.precision)
+        if device == "cuda:0":
+            texts = [row.prompt for found in self.rows.values() for row in found[:8]][:8]
+            yield batch_invariant(model, [tuple(model.tokenizer(text)["input_ids"]) for text in texts])
+        limit = min(options.max_length, model.longest or options.max_length)
+        digests: dict[Place, str] = {}
+
+        def request(one: Wanted) -> Request:
+            prompt = tuple(model.tokenizer(one.prompt)["input_ids"])
+            digests[one.place] = digest_bytes(one.prompt.encode(errors="replace"))
+            return Request(
+                one.place, prompt, stream_key(options.seed, *one.place), limit - len(prompt) if prompt else 0
+            )
+
+        batch = options.batch_size or min(default_batch(model, options.max_length), self.share)
+        engine = Engine(model, options.temperature, options.top_p, batch, ended_by(self.rows, self.stop))
+        for answer in engine.run(map(request, items)):
+            task, problem, number = place = answer.request.key
+            yield Sample(task, problem, number, answer.text, len(answer.tokens), answer.stop, digests.pop(place))
 
 
 def default_batch(model: OpenModel, max_length: int) -> int:

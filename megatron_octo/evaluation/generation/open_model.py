@@ -88,14 +88,16 @@ def open_model(folder: Path, device: str, precision: str | None) -> OpenModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     dtype = kinds[precision or ("fp32" if device == "cpu" else "bf16")]
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.is_encoder_decoder:
             raise OctoError("an encoder-decoder model", where=folder, hint="causal language models are evaluated")
-        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+        network = network.to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise OctoError(f"transformers cannot open it: {str(error).splitlines()[0]}", where=folder) from None
     ends = {tokenizer.eos_token_id}

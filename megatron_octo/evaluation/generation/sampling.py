@@ -46,8 +46,8 @@ def uniforms(keys_B: torch.Tensor, steps_B: torch.Tensor, tokens_BN: torch.Tenso
     """
     mixed = keys_B + steps_B * _constant(_STEP)
     values = _mix(mixed)[:, None] + tokens_BN * _constant(_TOKEN)
-    bits = _shift(_mix(values), 40)  # 24 of them
-    return (bits.to(torch.float32) + 0.5) * 2.0**-24
+    bits = _shift(_mix(values), 41)  # 23 of them: with the half these are the 24 that float32 holds, so never 1
+    return (bits.to(torch.float32) + 0.5) * 2.0**-23
 
 
 def _mix(values: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ import secrets
 import shutil
 import signal
 import stat
-import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from megatron_octo.common.terminal import printable
 from megatron_octo.evaluation.languages.base import Language, Program
 from megatron_octo.evaluation.records import Kind, Verdict
 from megatron_octo.evaluation.sandbox.bubblewrap import UNPRIVILEGED
+from megatron_octo.evaluation.sandbox.folders import make_folder
 from megatron_octo.evaluation.sandbox.limits import Limits, Mount, Outcome
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class CompiledLanguage(Language):
 @contextlib.contextmanager
 def output_folder(slot: int) -> Iterator[Path]:
     """Make a folder that the sandbox of a slot may write to, and remove it with all in it."""
-    folder = Path(tempfile.mkdtemp(prefix="octo-compile-"))
+    folder = make_folder("compile")
     try:
         if os.getuid() == 0:
             os.chown(folder, UNPRIVILEGED + slot, UNPRIVILEGED + slot)

@@ -60,9 +60,9 @@ class Python(Language):
 
     @functools.cached_property
     def _interpreter(self) -> str | None:
-        own = Path(sys.executable).resolve()
+        own = Path(os.path.realpath(sys.executable))  # where it may not be looked at, it is left out below
         for path in (own, Path("/usr/bin/python3")):
-            if path.exists() and (os.getuid() != 0 or str(path).startswith("/usr/")):
+            if os.access(path, os.X_OK) and (os.getuid() != 0 or str(path).startswith("/usr/")):
                 return str(path)
         return None
 

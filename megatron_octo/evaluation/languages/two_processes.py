@@ -101,6 +101,7 @@ class Testers:
             )
             with self._lock:
                 self._lines[box.slot] = found
+            box.at_close(lambda: self.drop(box))
         return found
 
     def drop(self, box: "Sandbox") -> None:

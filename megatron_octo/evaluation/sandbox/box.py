@@ -1,15 +1,20 @@
 """A sandbox for foreign programs."""
 
 import contextlib
+import math
 import os
+import re
+import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Self
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.evaluation.sandbox import bubblewrap, cgroups, spawn
+from megatron_octo.evaluation.sandbox.folders import make_folder
 from megatron_octo.evaluation.sandbox.levels import Level, Number
 from megatron_octo.evaluation.sandbox.limits import Limits, Mount, Outcome
 from megatron_octo.evaluation.sandbox.seccomp import build_filter
@@ -23,8 +28,21 @@ _NO_VARIABLES: Mapping[str, str] = {}
 
 @dataclass
 class _Started:
+    """A process: its number, our ends of its pipes by name, and its folder where there is no sandbox."""
+
     pid: int
-    streams: dict[str, int]  # our ends: stdin, stdout, stderr, channel, report
+    streams: dict[str, int]
+    folder: Path | None = None
+
+    def reap(self) -> tuple[int, bytes]:
+        """Wait for its end; returns wait()'s status, and a report in the supervisor's place where there is none."""
+        _, status, usage = os.wait4(self.pid, 0)
+        spawn.kill_group(self.pid)  # what it may have left where there is no sandbox
+        if self.folder is None:
+            return status, b""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        spent = round(1e6 * (usage.ru_utime + usage.ru_stime))
+        return status, f"started\nend {status} {spent} {usage.ru_maxrss * 1024} -\n".encode()
 
 
 class Sandbox:
@@ -39,6 +57,7 @@ class Sandbox:
         """
         self.level, self.slot = level, slot
         self._group = cgroups.make_group(slot) if level.number == Number.FULL else None
+        self._at_close: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -47,8 +66,14 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def at_close(self, end: Callable[[], None]) -> None:
+        """Call ``end`` before this sandbox is closed: it ends a session."""
+        self._at_close.append(end)
+
     def close(self) -> None:
-        """Remove the control group."""
+        """End what was to end with it, and remove the control group."""
+        while self._at_close:
+            self._at_close.pop()()
         if self._group:
             self._group.remove()
             self._group = None
@@ -87,8 +112,9 @@ class Sandbox:
             kills = self._group.kills() if self._group else 0
             follower = spawn.Follower(started.pid, caps, (ours["stdin"], stdin))
             streams = follower.follow(limits.wall)
-            status = _reap(started.pid)
+            status, report = started.reap()
             found = {name: bytes(streams.found.get(number, b"")) for name, number in ours.items()}
+            found["report"] += report
             limit = streams.limit
             if limit is None and self._group and self._group.kills() > kills:
                 limit = "memory"
@@ -147,8 +173,10 @@ class Sandbox:
                 # Runtimes without descriptors of other numbers (Java) open /dev/fd/7, as the slot's user.
                 user = bubblewrap.UNPRIVILEGED + self.slot
                 os.fchown(theirs[bubblewrap.CHANNEL], user, user)
+            folder = None
             if self.level.number == Number.NONE:
-                words = self._plain(stack, argv, files, mounts, limits, environment)
+                folder = make_folder("unsafe")
+                words = _unprotected(folder, argv, files, mounts, limits, environment)
             else:
                 contents = [build_filter(), *files.values()]
                 for place, content in enumerate(contents, start=bubblewrap.REPORT + 1):
@@ -163,26 +191,37 @@ class Sandbox:
                 seen = bubblewrap.view(files, mounts, limits, environment)
                 members = self._group.members if self._group else ()
                 words = bubblewrap.command(argv, seen, limits, watcher, self.slot, members)
-            return _Started(spawn.spawn(words, {"PATH": "/usr/bin:/bin"}, theirs), ours)
-
-    def _plain(
-        self,
-        stack: contextlib.ExitStack,
-        argv: Sequence[str],
-        files: Mapping[str, bytes],
-        mounts: Sequence[Mount],
-        limits: Limits,
-        environment: Mapping[str, str],
-    ) -> list[str]:
-        raise OctoError(
-            "no sandbox on this machine", where="evaluate score", hint="evaluate doctor names what is missing"
-        )
+            return _Started(spawn.spawn(words, {"PATH": "/usr/bin:/bin"}, theirs), ours, folder)
 
 
-def _reap(pid: int) -> int:
-    _, status = os.waitpid(pid, 0)
-    spawn.kill_group(pid)  # what a sandbox without namespaces may have left
-    return status
+def _unprotected(
+    folder: Path,
+    argv: Sequence[str],
+    files: Mapping[str, bytes],
+    mounts: Sequence[Mount],
+    limits: Limits,
+    environment: Mapping[str, str],
+) -> list[str]:
+    """Return a command that runs as this user, with limits alone; places inside become those outside."""
+    inside = folder / "w"
+    inside.mkdir()
+    places = {"/w": str(inside), **{mount.inside: str(mount.host) for mount in mounts}}
+    named = re.compile(rb"/w/(%s)\b" % b"|".join(re.escape(name).encode() for name in files) if files else rb"(?!)")
+    for name, content in files.items():
+        (inside / name).write_bytes(named.sub(lambda found: str(inside / found[1].decode()).encode(), content))
+
+    def outside(word: str) -> str:
+        for place, real in places.items():
+            word = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])", real, word)
+        return word
+
+    address = limits.memory_bytes if limits.address_bytes is None else limits.address_bytes
+    seconds = math.ceil(limits.cpu_s)
+    words = ["/usr/bin/prlimit", f"--cpu={seconds}:{seconds + 1}", f"--fsize={limits.file_bytes}", "--core=0"]
+    words += [f"--as={address}"] if address else []
+    variables = [f"{name}={outside(value)}" for name, value in environment.items()]
+    place = ["/bin/sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(folder)]
+    return [*place, *words, "/usr/bin/env", f"HOME={folder}", "LANG=C.UTF-8", *variables, *map(outside, argv)]
 
 
 def outcome_of(found: Mapping[str, bytes], status: int, limit: str | None, wall_s: float, limits: Limits) -> Outcome:
@@ -215,7 +254,7 @@ class Session:
 
     def __init__(self, started: _Started, limits: Limits) -> None:
         """Take over a started process."""
-        self._pid, self._limits, self._made = started.pid, limits, time.monotonic()
+        self._started, self._pid, self._limits, self._made = started, started.pid, limits, time.monotonic()
         ours = started.streams
         self.stdin: IO[bytes] = os.fdopen(ours["stdin"], "wb", buffering=0)
         self.stdout: IO[bytes] = os.fdopen(ours["stdout"], "rb", buffering=0)
@@ -239,9 +278,9 @@ class Session:
             self.stdout.close()
             caps = {self._stderr: self._limits.output_bytes, self._report: _REPORT_BYTES}
             streams = spawn.Follower(self._pid, caps, None).follow(wait_s)
-            status = _reap(self._pid)
+            status, report = self._started.reap()
             found = {"stdout": b"", "channel": b"", "stderr": bytes(streams.found[self._stderr])}
-            found["report"] = bytes(streams.found[self._report])
+            found["report"] = bytes(streams.found[self._report]) + report
             wall = time.monotonic() - self._made
             self._outcome = outcome_of(found, status, streams.limit, wall, self._limits)
         return self._outcome

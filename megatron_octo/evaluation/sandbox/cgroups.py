@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_octo.evaluation.sandbox.folders import remove_orphans
+
 _ROOT = Path("/sys/fs/cgroup")
 
 
@@ -74,6 +76,7 @@ def make_group(slot: int) -> Group | None:
 def _make(wanted: list[tuple[Path, tuple[str, ...]]]) -> Group | None:
     made: list[Path] = []
     for folder, files in wanted:
+        remove_orphans(folder.parent.glob("octo-*-*"), Path.rmdir)
         with contextlib.suppress(OSError):
             folder.mkdir()
         if not folder.is_dir() or not all(os.access(folder / file, os.W_OK) for file in (*files, "cgroup.procs")):

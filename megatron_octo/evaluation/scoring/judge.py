@@ -15,6 +15,7 @@ from megatron_octo.evaluation.languages import language
 from megatron_octo.evaluation.languages.base import Language, Program, Toolchain
 from megatron_octo.evaluation.records import Kind, Verdict
 from megatron_octo.evaluation.sandbox.box import Sandbox
+from megatron_octo.evaluation.sandbox.folders import sweep
 from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
 from megatron_octo.evaluation.scoring.cache import VerdictCache
@@ -66,6 +67,7 @@ class Judge:
         *,
         compat: bool = False,
     ) -> None:
+        sweep()  # what a killed one left
         self.compat = compat
         self._level, self._cache, self._limits = level, cache, limits or Limits()
         self._verdicts = verdicts or VerdictCache(None)

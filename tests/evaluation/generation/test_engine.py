@@ -1,5 +1,6 @@
 """The same tokens whatever the batch, the order and what was there before; and those of transformers."""
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from megatron_octo.evaluation.generation import engine as engines
-from megatron_octo.evaluation.generation.engine import Answer, Engine, Request
+from megatron_octo.evaluation.generation.batches import Request
+from megatron_octo.evaluation.generation.engine import Answer, Engine, batch_invariant
 from megatron_octo.evaluation.generation.open_model import OpenModel, open_model
-from megatron_octo.evaluation.generation.sampling import stream_key
+from megatron_octo.evaluation.generation.sampling import choose, stream_key
 from tests.evaluation.generation.tiny import write_model
 
 TEXTS = ["def f(x):\n", "fn main() {", "a", "Question: why?\n\nAnswer:\n", "x" * 60, "const f = (x) => {\n", "0 1 2"]
@@ -58,7 +60,7 @@ def test_batch_order_and_resumption_change_nothing(model: OpenModel, temperature
 
 
 def test_a_stream_that_depends_on_the_batch_is_found(model: OpenModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engines.choose
+    real = choose
 
     def by_place(logits: Any, keys: Any, *rest: Any) -> Any:
         return real(logits, torch.arange(len(keys)), *rest)
@@ -106,14 +108,60 @@ def test_prompts_without_room_get_empty_answers(model: OpenModel) -> None:
     assert found["none"] == ((), "length") and len(found["some"][0]) <= 3
 
 
-def test_opening_what_is_no_model(tmp_path: Path) -> None:
-    from megatron_octo.common.errors import OctoError
-    from megatron_octo.evaluation.generation.open_model import hugging_face_directory
+class Watched:
+    """A network that keeps the shape of what it reads, and may be made to depend on the batch."""
 
-    with pytest.raises(OctoError, match="no such directory"):
-        hugging_face_directory(tmp_path / "none", tmp_path)
-    with pytest.raises(OctoError, match="no checkpoint here"):
-        hugging_face_directory(tmp_path, tmp_path / "exports")
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(OctoError, match="transformers cannot open it"):
-        open_model(tmp_path, "cpu", None)
+    def __init__(self, network: Any, shift: float = 0.0) -> None:
+        self.network, self.shift = network, shift
+        self.read: list[tuple[int, ...]] = []
+
+    def __call__(self, **given: Any) -> Any:
+        self.read.append(tuple(given["input_ids"].shape))
+        found = self.network(**given)
+        found.logits[..., 1] += self.shift * (len(found.logits) > 1)
+        return found
+
+
+def test_prompts_are_read_once_and_places_are_refilled(model: OpenModel) -> None:
+    wanted = requests(model, samples=4)
+    watched = Watched(model.network)
+    free = tokens(dataclasses.replace(model, network=watched), wanted, 8, 0.8)
+    assert free == tokens(model, wanted, 1, 0.8)
+    prompts = sum(rows for rows, columns in watched.read if columns > 1)
+    # A prompt is read again only where its samples did not begin together.
+    assert len(TEXTS) <= prompts + sum(len(text) == 1 for text in TEXTS) <= 2 * len(TEXTS)
+    busy = [rows for rows, columns in watched.read if columns == 1]
+    assert max(busy) <= 8 and sum(rows == 8 for rows in busy) > len(busy) / 3
+
+
+def test_a_queue_is_taken_from_only_when_there_is_room(model: OpenModel) -> None:
+    wanted, taken = requests(model, samples=2), 0
+
+    def queue() -> Any:
+        nonlocal taken
+        for request in wanted:
+            taken += 1
+            yield request
+
+    for number, _ in enumerate(Engine(model, 0.0, 1.0, 4, never).run(queue()), start=1):
+        assert taken - number <= 4
+    assert taken == len(wanted)
+
+
+def test_invariance_is_measured(model: OpenModel) -> None:
+    prompts = [tuple(model.tokenizer(text)["input_ids"]) for text in TEXTS]
+    assert batch_invariant(model, prompts)
+    assert not batch_invariant(dataclasses.replace(model, network=Watched(model.network, 100.0)), prompts)
+
+
+def test_a_window_is_that_of_transformers(tmp_path: Path) -> None:
+    narrow = open_model(write_model(tmp_path / "narrow", "starcoder2", window=16), "cpu", None)
+    wide = open_model(write_model(tmp_path / "wide", "starcoder2"), "cpu", None)
+    wanted = requests(narrow, samples=1)
+    found = tokens(narrow, wanted, 3, 0.0)
+    assert found != tokens(wide, wanted, 3, 0.0)
+    for request in wanted:
+        made = narrow.network.generate(
+            torch.tensor([request.prompt]), max_new_tokens=request.room, do_sample=False, pad_token_id=0
+        )[0, len(request.prompt) :].tolist()
+        assert list(found[request.key][0]) == [token for token in made if token]

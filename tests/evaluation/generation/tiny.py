@@ -26,10 +26,18 @@ def write_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
-def write_model(folder: Path, kind: str, seed: int = 0) -> Path:
-    """Write a model of ``kind`` (gpt_bigcode, starcoder2) with random weights and its tokenizer."""
+def write_model(folder: Path, kind: str, seed: int = 0, window: int | None = None, size: int = 0) -> Path:
+    """Write a model with random weights and its tokenizer.
+
+    Args:
+        folder: to make.
+        kind: gpt_bigcode or starcoder2.
+        seed: of the weights.
+        window: of starcoder2's attention; None: none.
+        size: of the vocabulary at least.
+    """
     folder.mkdir(parents=True)
-    size = write_tokenizer(folder)
+    size = max(size, write_tokenizer(folder))
     torch.manual_seed(seed)
     ends = {"eos_token_id": 0, "bos_token_id": 0}
     if kind == "gpt_bigcode":
@@ -45,7 +53,7 @@ def write_model(folder: Path, kind: str, seed: int = 0) -> Path:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=512,
-            sliding_window=None,
+            sliding_window=window,
             **ends,
         )
         network = Starcoder2ForCausalLM(config)

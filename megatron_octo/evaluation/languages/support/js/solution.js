@@ -1,6 +1,6 @@
 // Runs in the sandbox of a solution: loads it, and calls its functions on request.
 "use strict";
-const { pack, unpack, send, receive, modules } = require("/w/plain.js");
+const { pack, unpack, send, receive, modules } = require(__dirname + "/plain.js");
 const fs = require("fs");
 const vm = require("vm");
 
@@ -13,8 +13,8 @@ function describe(error) {
   return [name, text];
 }
 
-const source = fs.readFileSync("/w/solution.txt", "utf8");
-const names = JSON.parse(fs.readFileSync("/w/names.txt", "utf8"));
+const source = fs.readFileSync(__dirname + "/solution.txt", "utf8");
+const names = JSON.parse(fs.readFileSync(__dirname + "/names.txt", "utf8"));
 const quiet = new Proxy({}, { get: () => () => undefined });
 let script = null, functions = null;
 try {

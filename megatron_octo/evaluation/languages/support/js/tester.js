@@ -1,6 +1,6 @@
 // Runs in the sandbox of the tests: runs one test after another; each call of the solution is asked for.
 "use strict";
-const { pack, unpack, send, receive, modules } = require("/w/plain.js");
+const { pack, unpack, send, receive, modules } = require(__dirname + "/plain.js");
 
 class Gone extends Error {}
 class Wrong extends Error {}

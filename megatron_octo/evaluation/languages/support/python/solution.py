@@ -5,7 +5,7 @@ import os
 import random
 import sys
 
-sys.path[:0] = ["/w"]
+sys.path[:0] = [os.path.dirname(__file__)]
 sys.path.append("/usr/lib/python3/dist-packages")  # numpy of the distribution
 from plain import line, pack, unpack  # noqa: E402
 
@@ -34,7 +34,7 @@ def describe(error):
 
 def main():
     """Load the solution, then answer calls until the input ends."""
-    with open("/w/solution.txt", encoding="utf-8") as file:
+    with open(os.path.join(os.path.dirname(__file__), "solution.txt"), encoding="utf-8") as file:
         source = file.read()
     space = {"__name__": "__main__", "__builtins__": __builtins__}
     try:

@@ -7,7 +7,7 @@ import random
 import sys
 import traceback
 
-sys.path.insert(0, "/w")
+sys.path.insert(0, os.path.dirname(__file__))
 from plain import line, pack, unpack
 
 requests = os.fdopen(os.dup(0), "rb")

@@ -1,4 +1,0 @@
-"""Commits of git repositories, local or remote, as rows.
-
-Nothing here filters.
-"""

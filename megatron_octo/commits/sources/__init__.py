@@ -1,4 +1,0 @@
-"""Instructions from other sources, and mixing.
-
-Nothing here reads git.
-"""
