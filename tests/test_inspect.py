@@ -175,6 +175,7 @@ def test_against_a_data_set_of_another_tokenizer(tmp_path: Path, capsys: pytest.
     assert "different: made with another tokenizer" in said and "b.tokenizer.json" in said
 
 
+@pytest.mark.slow
 def test_plot(prefix: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert main([str(prefix), "--plot", str(tmp_path / "p.png")]) == 0

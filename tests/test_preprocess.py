@@ -96,6 +96,7 @@ def test_round_trip_and_manifest(
     assert sorted(path.name for path in prefix.parent.iterdir()) == ["p.bin", "p.idx", "p.json"]
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(tmp_path: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": f"def f{i}():\n    return {i}\n" * (i % 9)} for i in range(3000)])
     outputs = []
@@ -246,6 +247,7 @@ def _alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 @pytest.mark.parametrize("victim", ["worker", "terminate", "kill"])
+@pytest.mark.slow
 def test_death_leaves_no_output_and_no_process(tmp_path: Path, tokenizer_file: Path, victim: str) -> None:
     rows = tmp_path / "a.jsonl"
     rows.write_bytes((json.dumps({"text": "some words of text " * 1000}) + "\n").encode() * 4000)

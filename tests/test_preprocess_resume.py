@@ -247,6 +247,7 @@ def rewrite(path: Path, old: bytes, new: bytes) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.slow
 def test_shards_of_an_input_that_was_rewritten_are_made_again(
     tmp_path: Path, tokenizer_file: Path, rows_file: Path, packed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,6 +169,7 @@ def manifest(prefix: Path, tokenizer: Path, vocabulary: int = VOCABULARY) -> Non
     ).write(prefix)
 
 
+@pytest.mark.slow
 def test_tokenizers_and_vocabularies_that_do_not_fit(run: TestRun, tmp_path: Path) -> None:
     for name in ("right", "wrong"):
         (tmp_path / f"{name}.json").write_text(name)
@@ -187,6 +188,7 @@ def test_tokenizers_and_vocabularies_that_do_not_fit(run: TestRun, tmp_path: Pat
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_tokens(run: TestRun, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text("t")
     prefix = write_corpus(tmp_path / "data", documents=25)
@@ -201,6 +203,7 @@ def test_a_flipped_bit_in_the_tokens(run: TestRun, tmp_path: Path) -> None:
     run.train(1, data, "data.verify=false", "train.steps=1")
 
 
+@pytest.mark.slow
 def test_places_that_cannot_be_written(run: TestRun, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     text = run.fails(2, f"run_dir={tmp_path / 'file'}", f"data.plan_cache={tmp_path / 'plans'}")
@@ -210,6 +213,7 @@ def test_places_that_cannot_be_written(run: TestRun, tmp_path: Path) -> None:
     assert "/proc/nowhere" in text
 
 
+@pytest.mark.slow
 def test_layouts_that_do_not_fit(run: TestRun) -> None:
     text = run.fails(4, "batch.global_size=6")
     assert "batch.global_size 6 is no multiple of micro_size 2 x 4 data-parallel ranks" in text

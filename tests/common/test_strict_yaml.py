@@ -59,6 +59,7 @@ def test_what_is_written_is_read_back(value: Any) -> None:
         ("!!python/object/apply:os.getcwd []", "not valid YAML", "f.yaml:1"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_not_valid(text: str, says: str, where: str) -> None:
     with pytest.raises(OctoError, match=says) as error:
         parse_yaml(text, "f.yaml")

@@ -54,6 +54,7 @@ def test_what_does_not_fit_comes_with_changes_that_do() -> None:
         assert f"would fit with {words}" in "\n".join(found.lines())
 
 
+@pytest.mark.slow
 def test_search_proposes_what_fits_fastest_first() -> None:
     start = on(recipe("starcoderbase_finetune", "parallel.tensor=1", "parallel.pipeline=1", "parallel.sequence=false"))
     assert not start.fits

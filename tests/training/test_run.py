@@ -59,6 +59,7 @@ def test_a_refused_start_changes_nothing(tmp_path: Path, corpus: Path) -> None:
     assert everything(run) == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(tmp_path: Path, corpus: Path) -> None:
     run = TestRun(tmp_path, corpus, checkpoint={"interval": 2})
     run.train(1, "train.steps=2")

@@ -45,6 +45,7 @@ def tokenizer(request: pytest.FixtureRequest, tokenizer_file: Path, tmp_path: Pa
     return Tokenizer(path, backend="tokie")
 
 
+@pytest.mark.slow
 def test_equal_to_the_reference(tokenizer: Tokenizer) -> None:
     assert tokenizer.fast is not None
     assert differences(tokenizer, list(short(2))) == []
@@ -52,6 +53,7 @@ def test_equal_to_the_reference(tokenizer: Tokenizer) -> None:
     assert differences(tokenizer, list(fuzzed(25, tokenizer.control))) == []
 
 
+@pytest.mark.slow
 def test_long_runs(tokenizer: Tokenizer) -> None:
     runs = [" ", "\n", " \n\t", "ab", "-=", "中", "0", "é ", "x"]
     lengths = (85, 128, 199, 207, 240, 255, 256, 257, 300, 10_001)

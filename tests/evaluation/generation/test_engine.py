@@ -59,6 +59,7 @@ def test_batch_order_and_resumption_change_nothing(model: OpenModel, temperature
     assert tokens(model, wanted[5:], 17, temperature) == {key: alone[key] for key in (one.key for one in wanted[5:])}
 
 
+@pytest.mark.slow
 def test_a_stream_that_depends_on_the_batch_is_found(model: OpenModel, monkeypatch: pytest.MonkeyPatch) -> None:
     real = choose
 
@@ -122,6 +123,7 @@ class Watched:
         return found
 
 
+@pytest.mark.slow
 def test_prompts_are_read_once_and_places_are_refilled(model: OpenModel) -> None:
     wanted = requests(model, samples=4)
     watched = Watched(model.network)

@@ -61,6 +61,7 @@ def whole(place: Path) -> Path:
     return place / "whole"
 
 
+@pytest.mark.slow
 def test_batch_and_seed(place: Path, whole: Path, tmp_path: Path) -> None:
     assert sorted(samples(whole)) == [(problem, number) for problem in range(3) for number in range(3)]
     assert main(command(place, tmp_path / "one", "--batch-size", "1")) == 0
@@ -98,6 +99,7 @@ def test_other_options_are_refused(place: Path, whole: Path, tmp_path: Path) -> 
         main(command(place, tmp_path, "--prompt", "octocode"))
 
 
+@pytest.mark.slow
 def test_descriptions_come_before_what_is_made_of_them(place: Path, tmp_path: Path) -> None:
     assert main(command(place, tmp_path, tasks=f"{BACK},{DESCRIBE}")) == 0
     assert len(samples(tmp_path, DESCRIBE)) == len(samples(tmp_path, BACK)) == 9

@@ -51,6 +51,7 @@ def test_mounts(box: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> None:
             assert refused.exit_code != 0 and not (folder / "other").exists()
 
 
+@pytest.mark.slow
 def test_limits(box: Sandbox) -> None:
     assert box.run(["/bin/sh", "-c", "while :; do :; done"], limits=Limits(cpu_s=1)).limit == "cpu"
     assert box.run(["/bin/sleep", "60"], limits=Limits(wall_s=0.2)).limit == "wall"

@@ -51,6 +51,7 @@ def test_the_key_holds_program_toolchain_and_limits() -> None:
     assert len(set(keys)) == len(keys) and keys[0] == VerdictCache.key("p", "t", Limits())
 
 
+@pytest.mark.slow
 def test_threads_and_processes_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.sqlite"
     processes = [subprocess.Popen([sys.executable, "-c", _WRITER, str(path), str(name)]) for name in range(2)]

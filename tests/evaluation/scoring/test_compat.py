@@ -64,6 +64,7 @@ def test_javascript_passes_if_it_prints_nothing(make_judge: MakeJudge) -> None:
     assert kinds == [Kind.PASSED, Kind.WRONG, Kind.EXCEPTION, Kind.PASSED]
 
 
+@pytest.mark.slow
 def test_compiled_programs_pass_by_their_exit_code(benchmark: Path, make_judge: MakeJudge) -> None:
     row = read_rows(benchmark, "cpp")[0]
     bodies = ["\n" + row.canonical_solution, "\n" + row.buggy_solution, "\n    exit(0);\n}\n", "\n    return\n}\n"]

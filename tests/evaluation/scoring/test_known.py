@@ -17,6 +17,7 @@ def rows(benchmark: Path) -> dict[str, list[Row]]:
 
 
 @pytest.mark.parametrize("which,passed", [("canonical", 12), ("buggy", 0), ("empty", 0)])
+@pytest.mark.slow
 def test_known_answers_end_as_they_should(
     rows: dict[str, list[Row]], make_judge: MakeJudge, which: str, passed: int
 ) -> None:

@@ -12,6 +12,7 @@ from tests.evaluation.scoring.conftest import MakeJudge
 
 
 @pytest.mark.parametrize("language", ["python", "cpp"])
+@pytest.mark.slow
 def test_right_solutions_pass_and_buggy_ones_do_not(benchmark: Path, make_judge: MakeJudge, language: str) -> None:
     check = check_language(read_rows(benchmark, language), make_judge())
     assert (check.passed, check.forgiven, check.of) == (3, 0, 3)

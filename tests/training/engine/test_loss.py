@@ -159,6 +159,7 @@ def gathered(answers: list[Any]) -> dict[str, Tensor]:
     [(False, [(1, 1), (2, 4), (4, 2)]), (True, [(2, 1)])],
     ids=["tokens", "documents"],
 )
+@pytest.mark.slow
 def test_micro_batches_and_replicas_change_no_gradient(
     make_recipe: Callable[..., Recipe], norm_target_loss: bool, layouts: list[tuple[int, int]]
 ) -> None:

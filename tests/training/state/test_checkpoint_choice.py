@@ -145,6 +145,7 @@ def test_nothing_good_is_not_nothing(tmp_path: Path, corpus: Path, whole: TestRu
     assert run.names() == before
 
 
+@pytest.mark.slow
 def test_an_operator_rolls_back(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     run = copy_of(whole, tmp_path, corpus)
     layout.set_latest(run.checkpoints, "step-00000002")

@@ -287,6 +287,7 @@ def test_what_cannot_be_resumed_is_refused_by_name(tmp_path: Path, corpus: Path,
     assert "starting from the weights" in fresh.train(1, "train.steps=1")
 
 
+@pytest.mark.slow
 def test_a_damaged_source_of_weights_is_refused(tmp_path: Path, corpus: Path, whole: TestRun) -> None:
     source = copy_of(whole, tmp_path / "source", corpus)
     flip(source.step(6) / "weights-tp00-pp00.safetensors", -1)
@@ -297,6 +298,7 @@ def test_a_damaged_source_of_weights_is_refused(tmp_path: Path, corpus: Path, wh
     assert "no such directory" in run.fails(1, f"checkpoint.init_from={tmp_path / 'nowhere'}")
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused(tmp_path: Path, corpus: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(name)
