@@ -20,7 +20,7 @@ from megatron_octo.evaluation.sandbox.levels import Level
 from megatron_octo.evaluation.sandbox.limits import Limits
 from megatron_octo.evaluation.scoring.cache import VerdictCache
 from megatron_octo.evaluation.scoring.compat import compat_language
-from megatron_octo.evaluation.scoring.slots import take_slots
+from megatron_octo.evaluation.scoring.slots import slots_folder, take_slots
 
 RETRIES = 3  # of what the machine is to blame for
 
@@ -91,7 +91,7 @@ class Judge:
     def boxes(self) -> list[Sandbox]:
         """Return the sandboxes, opened at the first use; their numbers belong to this process until the end."""
         if not self._boxes:
-            slots = self._stack.enter_context(take_slots(self._jobs, self._cache / "slots"))
+            slots = self._stack.enter_context(take_slots(self._jobs, slots_folder()))
             self._boxes = [self._stack.enter_context(Sandbox(self._level, slot)) for slot in slots]
         return self._boxes
 

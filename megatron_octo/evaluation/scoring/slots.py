@@ -7,8 +7,15 @@ from pathlib import Path
 
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.leases import flock
+from megatron_octo.evaluation.sandbox.supervisor import cache_root
 
 SLOTS = 512
+_LOCKS = Path("/run/lock/megatron_octo")  # of root, whose sandboxes' users are the same whatever the cache
+
+
+def slots_folder() -> Path:
+    """Return where the numbers of this machine and user are locked; it does not depend on ``--cache``."""
+    return _LOCKS if os.getuid() == 0 and _LOCKS.parent.is_dir() else cache_root() / "slots"
 
 
 @contextlib.contextmanager

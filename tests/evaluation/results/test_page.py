@@ -38,8 +38,8 @@ class _Tags(HTMLParser):
         self.text.append(data)
 
 
-def _made(output: Path, **options: str) -> tuple[str, _Tags]:
-    text = "".join(page(output, summarize(output), records.read_header(output), **options))
+def _made(output: Path) -> tuple[str, _Tags]:
+    text = "".join(page(output, summarize(output), records.read_header(output)))
     tags = _Tags()
     tags.feed(text)
     return text, tags

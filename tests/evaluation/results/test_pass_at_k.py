@@ -36,8 +36,8 @@ def test_large_numbers_stay_exact() -> None:
 
 def test_wilson_equals_its_published_example_and_never_leaves_zero_to_one() -> None:
     # Newcombe 1998, table I: 81 of 263, method 3.
-    assert wilson(81, 263) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
-    assert wilson(0, 20) == (0.0, pytest.approx(0.1611, abs=5e-5))
+    assert list(wilson(81, 263)) == pytest.approx([0.2553, 0.3662], abs=5e-5)
+    assert list(wilson(0, 20)) == pytest.approx([0.0, 0.1611], abs=5e-5)
     assert wilson(20, 20)[1] == 1.0
 
 

@@ -40,7 +40,9 @@ def test_faults_are_named(rows: dict[str, list[Row]], make_judge: MakeJudge) -> 
 
 def test_answers_come_from_a_file(rows: dict[str, list[Row]], make_judge: MakeJudge, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    lines = [{"task_id": row.task_id, "completion": row.canonical_solution} for row in rows["python"]]
+    lines: list[dict[str, object]] = [
+        {"task_id": row.task_id, "completion": row.canonical_solution} for row in rows["python"]
+    ]
     lines += [{"task_id": "Python/0", "completion": "    return 3 * x\n"}]
     lines += [{"task": "humanevalfixtests-cpp", "problem": 1, "text": "\n" + rows["cpp"][1].canonical_solution}]
     path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")

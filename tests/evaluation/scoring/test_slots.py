@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from megatron_octo.common.errors import OctoError
+from megatron_octo.evaluation.sandbox.levels import Level, Number
 from megatron_octo.evaluation.scoring import slots
+from megatron_octo.evaluation.scoring.judge import Judge
 from megatron_octo.evaluation.scoring.slots import take_slots
 
 _HOLDER = """
@@ -33,6 +35,13 @@ def test_evaluations_at_the_same_time_get_different_numbers(tmp_path: Path) -> N
     holder.communicate()
     with take_slots(3, tmp_path) as taken:
         assert taken == [0, 1, 2]
+
+
+def test_judges_with_different_caches_do_not_share_a_sandbox(tmp_path: Path) -> None:
+    level = Level(Number.NAMESPACES)
+    with Judge(level, tmp_path / "a", jobs=2) as first, Judge(level, tmp_path / "b", jobs=2) as second:
+        numbers = [box.slot for judge in (first, second) for box in judge.boxes()]
+    assert len(set(numbers)) == 4
 
 
 def test_too_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
