@@ -1,6 +1,7 @@
 # make help lists the targets. The first one that needs it installs into .venv, once; LOCKED=1 takes requirements.lock.
 .DELETE_ON_ERROR:
 TOOLCHAINS := gcc g++ libboost-dev libssl-dev default-jdk-headless nodejs golang-go rustc librust-regex-dev \
+  golang-github-stretchr-testify-dev \
   librust-md5-dev bubblewrap mold util-linux
 
 .PHONY: help install toolchains demo test test-fast coverage checks generated lock bench slurm-up slurm-down clean
