@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ NONE = Level(Number.NONE, ("apt: bubblewrap",))
 
 
 @pytest.fixture(scope="module", params=["sandbox", "none"])
-def box(request: pytest.FixtureRequest) -> Sandbox:
+def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     level = probe_level() if request.param == "sandbox" else NONE
     if request.param == "sandbox" and level.number < Number.NAMESPACES:
         pytest.skip(f"no sandbox here: {level.missing}")
-    return Sandbox(level, slot=2)
+    with Sandbox(level, slot=2) as opened:  # an open one keeps its control group
+        yield opened
 
 
 def test_files_streams_and_the_channel(box: Sandbox) -> None:
