@@ -151,8 +151,14 @@ ELSEWHERE = {
         "commits/rows/tally",
     ],
     "tests/commits/rows/test_writing.py": ["commits/rows/arrow"],
+    "tests/commits/tables/test_bots.py": ["commits/tables/bots_command"],
+    "tests/commits/filters/test_rule_sets.py": [
+        "commits/filters/first_rules",
+        "commits/filters/second_rules",
+        "commits/filters/subject",
+    ],
+    "tests/commits/filters/test_tokens.py": ["commits/filters/models"],
     "tests/commits/tables/test_optout.py": [
-        "commits/tables/bots",
         "commits/tables/languages_command",
         "commits/tables/licences",
         "commits/tables/licences_command",

@@ -15,6 +15,8 @@ COMMANDS = {
     "history": ("history.command", "rows of the commits of git repositories, local or remote"),
     "languages": ("tables.languages_command", "set the language by the file's name"),
     "optout": ("tables.optout_command", "drop rows of owners that opted out"),
+    "filter": ("filters.command", "apply CommitPackFT's rules"),
+    "bots": ("tables.bots_command", "drop commits that programs wrote"),
     "scrub": ("scrub.command", "replace e-mail addresses, keys, passwords and IP addresses"),
     "licences": ("tables.licences_command", "set and check the licence"),
 }
