@@ -8,6 +8,7 @@ parsing with the rules of each mode.
 # bench: cpu
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_octo.commits.filters.command import Settings, filter_rows
+from megatron_octo.commits.filters.rule_sets import MODES
 from megatron_octo.commits.rows import Writer, read_rows
 
 
@@ -44,12 +46,13 @@ def main() -> None:
         total, size = len(rows) * arguments.copies, path.stat().st_size / 1e6
         seconds, _ = measure(lambda: sum(1 for _ in read_rows(path)), arguments.rounds)
         print(f"{total:,} rows, {size:.0f} MB; parsing alone: {total / seconds:,.0f} rows per CPU s")
-        for mode in ("fixed", "octopack"):
-            settings = Settings(mode)  # type: ignore[arg-type]
-            seconds, kept = measure(
-                lambda: sum(row.kept for row in filter_rows(read_rows(path), settings)), arguments.rounds
-            )
+        for mode in MODES:
+            seconds, kept = measure(functools.partial(_filter, path, Settings(mode)), arguments.rounds)
             print(f"{mode}: {kept:,} kept, {total / seconds:,.0f} rows per CPU s, {size / seconds:.0f} MB per CPU s")
+
+
+def _filter(path: Path, settings: Settings) -> int:
+    return sum(row.kept for row in filter_rows(read_rows(path), settings))
 
 
 if __name__ == "__main__":
