@@ -146,12 +146,14 @@ ELSEWHERE = {
     "tests/commits/history/test_command.py": ["commits/history/stage"],
     "tests/commits/rows/test_stage.py": [
         "commits/rows/arguments",
+        "commits/rows/job",
         "commits/rows/ledger",
         "commits/rows/progress",
         "commits/rows/tally",
     ],
     "tests/commits/rows/test_writing.py": ["commits/rows/arrow"],
     "tests/commits/tables/test_bots.py": ["commits/tables/bots_command"],
+    "tests/commits/clean/test_dedup_command.py": ["commits/clean/clusters", "commits/clean/keys"],
     "tests/commits/filters/test_rule_sets.py": [
         "commits/filters/first_rules",
         "commits/filters/second_rules",

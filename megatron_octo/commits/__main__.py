@@ -17,6 +17,7 @@ COMMANDS = {
     "optout": ("tables.optout_command", "drop rows of owners that opted out"),
     "filter": ("filters.command", "apply CommitPackFT's rules"),
     "bots": ("tables.bots_command", "drop commits that programs wrote"),
+    "dedup": ("clean.dedup_command", "drop duplicates and near duplicates"),
     "scrub": ("scrub.command", "replace e-mail addresses, keys, passwords and IP addresses"),
     "licences": ("tables.licences_command", "set and check the licence"),
 }

@@ -4,9 +4,10 @@ Rules about what a row holds do not belong here.
 """
 
 from megatron_octo.commits.rows.folder import FolderWriter
+from megatron_octo.commits.rows.job import Job
 from megatron_octo.commits.rows.reading import input_files, read_rows
 from megatron_octo.commits.rows.row import KINDS, PUBLISHED, UNKNOWN, Kind, Row
-from megatron_octo.commits.rows.stage import Job, Task, run_stage, run_tasks
+from megatron_octo.commits.rows.stage import Task, run_stage, run_tasks
 from megatron_octo.commits.rows.tally import Tally, each_kept
 from megatron_octo.commits.rows.writing import Writer
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from megatron_octo.commits.rows.job import Job, describe
 from megatron_octo.commits.rows.reading import MANIFEST, SUFFIXES, manifest_of
 from megatron_octo.commits.rows.row import Kind, Row
-from megatron_octo.commits.rows.stage import Job, describe
 from megatron_octo.commits.rows.tally import Tally
 from megatron_octo.commits.rows.writing import Writer
 from megatron_octo.common.errors import OctoError

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import platform
 import sys
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from megatron_octo import __version__
+from megatron_octo.commits.rows.job import Job, known_inputs, sum_parts
 from megatron_octo.commits.rows.ledger import Ledger, Record
 from megatron_octo.commits.rows.progress import Meter
 from megatron_octo.commits.rows.reading import (
@@ -26,11 +25,10 @@ from megatron_octo.commits.rows.reading import (
     signal_kinds,
 )
 from megatron_octo.commits.rows.row import Kind, Row
-from megatron_octo.commits.rows.tally import Tally, plain
+from megatron_octo.commits.rows.tally import plain
 from megatron_octo.commits.rows.writing import Writer
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import DIGEST_NAME, digest_json, read_json
-from megatron_octo.common.quoting import masked_words
 from megatron_octo.data.preprocessing.sources import Input, Piece, piece_size, pieces
 from megatron_octo.data.preprocessing.workers import ordered_map
 
@@ -57,28 +55,6 @@ class Task:
     fits: Callable[[Record], bool] | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """A stage with its settings.
-
-    Attributes:
-        name: of the stage.
-        settings: a dataclass, a mapping of JSON values, or None; the parts follow from it.
-        leave_out: whether dropped rows are left out of the output; they are counted all the same.
-    """
-
-    name: str
-    settings: Any = None
-    leave_out: bool = False
-
-    def base(self) -> Record:
-        """Return what every part follows from, as JSON."""
-        settings = self.settings
-        if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-            settings = dataclasses.asdict(settings)
-        return {"stage": self.name, "version": __version__, "settings": settings, "leave_out": self.leave_out}
-
-
 def run_tasks(
     job: Job, tasks: Iterable[Task], output: str | Path, *, inputs: Sequence[Mapping[str, Any]], total: int, jobs: int
 ) -> Record:
@@ -103,15 +79,14 @@ def run_tasks(
     if jobs < 1:
         raise OctoError(f"--jobs {jobs}: at least 1 is needed", where="command line")
     started = time.monotonic()
-    base = job.base()
-    ledger = Ledger(Path(output), digest_json(plain([base, list(inputs)])))
+    ledger = job.ledger(output, inputs)
     if ledger.is_complete():
         print(f"{job.name}: {output} is complete already", file=sys.stderr)
         return _manifest_of(ledger)
     with Meter(job.name, total) as meter, ledger.held():
         if not ledger.seal():
             parts = _make(job, ledger, tasks, jobs, meter)
-            manifest = _sum(job, parts) | {"inputs": plain(list(inputs))}
+            manifest = sum_parts(job, parts) | {"inputs": plain(list(inputs))}
             manifest["seconds"] = round(time.monotonic() - started, 3)
             ledger.finish(parts, manifest)
     return _manifest_of(ledger)
@@ -168,49 +143,18 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def _sum(job: Job, parts: Sequence[Record]) -> Record:
-    total, before, rows_in = Tally(), Counter[str](), 0
-    for part in parts:
-        total.add(Tally.parse(part))
-        before.update(part.get("dropped_before", {}))
-        rows_in += int(part["rows_in"] if "rows_in" in part else part["rows"])
-    return describe(job, total, before, rows_in) | {
-        "cpu_seconds": round(sum(float(part["cpu_seconds"]) for part in parts), 3)
-    }
-
-
-def describe(job: Job, total: Tally, before: Counter[str], rows_in: int) -> Record:
-    """Return a manifest's counts, and what made them.
-
-    Args:
-        job: the stage.
-        total: counts of the output.
-        before: of the rows that came in, those that an earlier stage dropped.
-        rows_in: number of rows that came in.
-    """
-    here = {rule: count for rule, count in sorted((total.dropped - before).items()) if count}
-    versions = {"megatron_octo": __version__, "python": platform.python_version()}
-    return {
-        **plain(job.base()),
-        "rows_in": rows_in,
-        **total.record(),
-        "dropped_here": here,
-        "command": masked_words(sys.argv),
-        "versions": versions,
-    }
-
-
 def run_stage[S](
     name: str,
     inputs: Sequence[str | Path],
     output: str | Path,
     function: Function[S],
     *,
-    settings: S = None,  # type: ignore[assignment]
+    settings: Any = None,
     jobs: int = 1,
     signals: Mapping[str, Kind] | None = None,
     leave_out: bool = False,
     same_count: bool = True,
+    local: Callable[[int], Any] | None = None,
 ) -> Record:
     """Run a function over the rows of files, shard by shard.
 
@@ -225,6 +169,8 @@ def run_stage[S](
         signals: kinds of the columns that the function adds.
         leave_out: leave dropped rows out of the output; they are counted all the same.
         same_count: whether the function must give as many rows as it takes.
+        local: what the function takes in place of the settings, by the number of the shard; a dataclass whose values
+            say all that the shard's rows follow from.
 
     Returns:
         The manifest.
@@ -234,18 +180,21 @@ def run_stage[S](
     """
     sources = [open_rows(path) for path in input_files(inputs)]
     job = Job(name, settings, leave_out)
-    shard = functools.partial(_Shard, function, settings, same_count)
 
     def tasks() -> Iterator[Task]:
         kinds = [{**signal_kinds(source), **(signals or {})} for source in sources]
-        for piece in pieces(sources, piece_size(sources)):
-            identity = {"path": piece.source.path, "identity": piece.source.identity, "rows": [piece.start, piece.end]}
-            made = shard(piece)
+        for number, piece in enumerate(pieces(sources, piece_size(sources))):
+            identity: Record = {"path": piece.source.path, "identity": piece.source.identity}
+            identity["rows"] = [piece.start, piece.end]
+            given: Any = settings
+            if local is not None:
+                given = local(number)
+                identity["local"] = dataclasses.asdict(given)
+            made = _Shard(function, given, same_count, piece)
             yield Task(identity, made, piece.disk, kinds[piece.input], made.fits)
 
-    known = [{"path": source.path, "identity": source.identity, "bytes": source.size} for source in sources]
     total = sum(source.size for source in sources)
-    return run_tasks(job, tasks(), output, inputs=known, total=total, jobs=jobs)
+    return run_tasks(job, tasks(), output, inputs=known_inputs(sources), total=total, jobs=jobs)
 
 
 @dataclass(frozen=True)
