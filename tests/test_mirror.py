@@ -153,6 +153,7 @@ ELSEWHERE = {
     ],
     "tests/commits/rows/test_writing.py": ["commits/rows/arrow"],
     "tests/commits/tables/test_bots.py": ["commits/tables/bots_command"],
+    "tests/commits/clean/test_decontaminate_command.py": ["commits/clean/benchmark_texts"],
     "tests/commits/clean/test_dedup_command.py": ["commits/clean/clusters", "commits/clean/keys"],
     "tests/commits/filters/test_rule_sets.py": [
         "commits/filters/first_rules",

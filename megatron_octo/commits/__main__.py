@@ -18,6 +18,7 @@ COMMANDS = {
     "filter": ("filters.command", "apply CommitPackFT's rules"),
     "bots": ("tables.bots_command", "drop commits that programs wrote"),
     "dedup": ("clean.dedup_command", "drop duplicates and near duplicates"),
+    "decontaminate": ("clean.decontaminate_command", "drop rows that hold texts of benchmarks"),
     "scrub": ("scrub.command", "replace e-mail addresses, keys, passwords and IP addresses"),
     "licences": ("tables.licences_command", "set and check the licence"),
 }

@@ -56,7 +56,12 @@ def sum_parts(job: Job, parts: Sequence[Record]) -> Record:
         before.update(part.get("dropped_before", {}))
         rows_in += int(part["rows_in"] if "rows_in" in part else part["rows"])
     return describe(job, total, before, rows_in) | {
-        "cpu_seconds": round(sum(float(part["cpu_seconds"]) for part in parts), 3)
+        "cpu_seconds": round(sum(float(part["cpu_seconds"]) for part in parts), 3),
+        **(
+            {"notes": [note for part in parts for note in part["notes"]]}
+            if any("notes" in part for part in parts)
+            else {}
+        ),
     }
 
 

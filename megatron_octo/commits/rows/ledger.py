@@ -117,7 +117,7 @@ class Ledger:
             self._rename(parts, manifest)
 
     def _rename(self, parts: list[Record], manifest: Record) -> None:
-        hidden = ("identity", "stamp")
+        hidden = ("identity", "stamp", "notes")
         shown = [{name: value for name, value in part.items() if name not in hidden} for part in parts]
         write_json(self.path / MANIFEST, manifest | {"job": self.job, "parts": shown})
         self.seal()

@@ -155,6 +155,7 @@ def run_stage[S](
     leave_out: bool = False,
     same_count: bool = True,
     local: Callable[[int], Any] | None = None,
+    note: Callable[[Row], Any] | None = None,
 ) -> Record:
     """Run a function over the rows of files, shard by shard.
 
@@ -171,6 +172,7 @@ def run_stage[S](
         same_count: whether the function must give as many rows as it takes.
         local: what the function takes in place of the settings, by the number of the shard; a dataclass whose values
             say all that the shard's rows follow from.
+        note: returns what the manifest's ``notes`` list of a row, as JSON; None for most rows.
 
     Returns:
         The manifest.
@@ -190,7 +192,7 @@ def run_stage[S](
             if local is not None:
                 given = local(number)
                 identity["local"] = dataclasses.asdict(given)
-            made = _Shard(function, given, same_count, piece)
+            made = _Shard(function, given, same_count, piece, note)
             yield Task(identity, made, piece.disk, kinds[piece.input], made.fits)
 
     total = sum(source.size for source in sources)
@@ -205,12 +207,14 @@ class _Shard[S]:
     settings: S
     same_count: bool
     piece: Piece
+    note: Callable[[Row], Any] | None = None
 
     def __call__(self, write: Write) -> Record:
         if self.piece.start == 0:
             check_digest(self.piece.source)
         state, rows_in, rows_out = xxhash.xxh3_128(), 0, 0
         before: Counter[str] = Counter()
+        notes: list[Any] = []
 
         def read() -> Iterator[Row]:
             nonlocal rows_in
@@ -223,6 +227,8 @@ class _Shard[S]:
         for row in self.function(read(), self.settings):
             rows_out += 1
             write(row)
+            if self.note is not None and (note := self.note(row)) is not None:
+                notes.append(note)
         if self.same_count and rows_in != rows_out:
             raise AssertionError(f"{self.function} gave {rows_out} rows of {rows_in}")
         where = {"path": self.piece.source.path, "rows": [self.piece.start, self.piece.end]}
@@ -231,6 +237,7 @@ class _Shard[S]:
             "dropped_before": dict(sorted(before.items())),
             "input": where | {"digest": f"{DIGEST_NAME}:{state.hexdigest()}"},
             "stamp": self.piece.source.stamp,
+            **({} if self.note is None else {"notes": notes}),
         }
 
     def fits(self, record: Record) -> bool:
