@@ -155,6 +155,8 @@ ELSEWHERE = {
     "tests/commits/tables/test_bots.py": ["commits/tables/bots_command"],
     "tests/commits/clean/test_decontaminate_command.py": ["commits/clean/benchmark_texts"],
     "tests/commits/clean/test_dedup_command.py": ["commits/clean/clusters", "commits/clean/keys"],
+    "tests/commits/query/test_command.py": ["commits/query/bigquery"],
+    "tests/commits/query/test_engines.py": ["commits/query/texts"],
     "tests/commits/filters/test_rule_sets.py": [
         "commits/filters/first_rules",
         "commits/filters/second_rules",

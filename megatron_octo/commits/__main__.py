@@ -13,6 +13,7 @@ from megatron_octo.common.errors import run_command
 # Name: module below megatron_octo.commits with ``add_parser(subparsers)`` and ``main(arguments)``, and the purpose.
 COMMANDS = {
     "history": ("history.command", "rows of the commits of git repositories, local or remote"),
+    "query": ("query.command", "commits from tables in BigQuery's shape, by SQL"),
     "languages": ("tables.languages_command", "set the language by the file's name"),
     "optout": ("tables.optout_command", "drop rows of owners that opted out"),
     "filter": ("filters.command", "apply CommitPackFT's rules"),
