@@ -59,7 +59,7 @@ def made_commits(count: int, seed: int) -> Iterator[dict[str, Any]]:
     for _ in range(count):
         if before and r.random() < 0.02:
             again = dict(r.choice(before))
-            again["repo_name"] = [f"owner{r.randrange(50)}/repo{r.randrange(repositories)}"]
+            again["repo_name"] = [_repository(r.randrange(repositories))]
             again["difference_truncated"] = r.choice([None, True, False])
             yield again
             continue
@@ -69,7 +69,7 @@ def made_commits(count: int, seed: int) -> Iterator[dict[str, Any]]:
             "time_sec": r.choice([0, -1, 1_500_000_000, None, 10**11]),
             "tz_offset": r.choice([0, 120, -420, None]),
         }
-        names = [f"owner{r.randrange(50)}/repo{r.randrange(repositories)}" for _ in range(r.choice((1, 1, 1, 2, 3, 0)))]
+        names = [_repository(r.randrange(repositories)) for _ in range(r.choice((1, 1, 1, 2, 3, 0)))]
         row = {
             "commit": f"{r.getrandbits(160):040x}",
             "author": person if r.random() < 0.95 else None,
@@ -83,6 +83,10 @@ def made_commits(count: int, seed: int) -> Iterator[dict[str, Any]]:
         if r.random() < 0.05:
             before.append(row)
         yield row
+
+
+def _repository(number: int) -> str:
+    return f"owner{number % 50}/repo{number}"
 
 
 def _difference(r: random.Random) -> list[dict[str, Any]]:
@@ -114,12 +118,11 @@ def write_lake(folder: Path, count: int, seed: int = 0, rows: int = 100_000) -> 
         block = [row for row, _ in zip(made, range(min(rows, count - number * rows)))]
         pq.write_table(pa.Table.from_pylist(block, COMMITS), folder / f"commits-{number:03d}.parquet")
     r = random.Random(seed + 1)
-    names = [f"owner{owner}/repo{number}" for owner in range(50) for number in range(max(4, count // 12))]
-    names = names if len(names) < 20_000 else r.sample(names, max(20_000, count // 2))
+    names = [_repository(number) for number in range(max(4, count // 12))]
     spoken = [
         {
             "repo_name": name,
-            "language": [{"name": each, "bytes": 1} for each in r.sample(SPOKEN, r.choice((0, 2, 3, 4)))],
+            "language": [{"name": each, "bytes": 1} for each in r.sample(SPOKEN, r.choice((0, 2, 4)))],
         }
         for name in names
         if r.random() < 0.95

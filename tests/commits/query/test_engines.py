@@ -67,9 +67,8 @@ def test_finished_stages_are_taken_and_other_jobs_are_not(tmp_path: Path) -> Non
     (tmp_path / "out.jsonl").unlink()
     said: list[str] = []
     sources = Sources.find(patterns)
-    with run_duckdb(
-        sources, tmp_path / "out.jsonl.query", memory="1GB", threads=1, say=lambda *each: said.append(each[0])
-    ):
+    work = tmp_path / "out.jsonl.query"
+    with run_duckdb(sources, work, memory="1GB", threads=1, say=lambda *each: said.append(each[0])):
         assert said == list(texts.STAGES)  # without a statement: DuckDB would refuse to make a table twice
     assert run(patterns, tmp_path / "out.jsonl", "--threads", "1") == wanted
     assert not (tmp_path / "out.jsonl.query").exists()
