@@ -142,7 +142,7 @@ ELSEWHERE = {
     "tests/evaluation/sandbox/test_hostile.py": ["evaluation/sandbox/cgroups", "evaluation/sandbox/supervisor"],
     "tests/evaluation/generation/test_engine.py": ["evaluation/generation/batches"],
     # Rows of commits: stages on files, as a user runs them.
-    "tests/commits/test_main.py": ["commits/__main__"],
+    "tests/commits/test_main.py": ["commits/__main__", "commits/commands"],
     "tests/commits/history/test_command.py": ["commits/history/stage"],
     "tests/commits/rows/test_stage.py": [
         "commits/rows/arguments",
@@ -155,6 +155,7 @@ ELSEWHERE = {
     "tests/commits/tables/test_bots.py": ["commits/tables/bots_command"],
     "tests/commits/clean/test_decontaminate_command.py": ["commits/clean/benchmark_texts"],
     "tests/commits/clean/test_dedup_command.py": ["commits/clean/clusters", "commits/clean/keys"],
+    "tests/commits/chain/test_run.py": ["commits/chain/command"],
     "tests/commits/query/test_command.py": ["commits/query/bigquery"],
     "tests/commits/query/test_engines.py": ["commits/query/texts"],
     "tests/commits/filters/test_rule_sets.py": [

@@ -60,8 +60,6 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.threads < 1:
         raise OctoError(f"--threads {arguments.threads}: at least 1", where="command line")
     output = Path(arguments.output)
-    if output.exists():
-        raise OctoError("the output exists already", where=output, hint="remove it or choose another name")
     statements = [statement(stage, "bigquery") for stage in STAGES]
     counts: dict[str, int] = {}
 
@@ -71,16 +69,36 @@ def main(arguments: argparse.Namespace) -> int:
 
     settings = {"conflict": arguments.conflict, "statements": digest_json(statements)}
     work = output.with_name(f"{output.name}.query")
-    with _batches(arguments, work, say) as (batches, inputs):
-        job = Job("query", settings)
-        with FolderWriter(output, job, inputs=inputs) as writer:
-            for row in rows_of(batches, drop_conflicts=arguments.conflict == "drop"):
-                writer.write(row)
-            writer.facts["stages"] = counts
+    job = Job("query", settings)
+    if output.exists():
+        if not _is_complete(output, job, arguments):
+            raise OctoError("the output exists already", where=output, hint="remove it or choose another name")
+        print(f"query: {output} is complete already", file=sys.stderr)
+        return 0
+    with _batches(arguments, work, say) as (batches, inputs), FolderWriter(output, job, inputs=inputs) as writer:
+        for row in rows_of(batches, drop_conflicts=arguments.conflict == "drop"):
+            writer.write(row)
+        writer.facts["stages"] = counts
     if not arguments.keep_tables:
         shutil.rmtree(work, ignore_errors=True)
     print(said(read_json(manifest_of(output)), output))
     return 0
+
+
+def _is_complete(output: Path, job: Job, arguments: argparse.Namespace) -> bool:
+    """Return whether an output is there that was made of the same tables by the same statements."""
+    if arguments.engine == "bigquery" or not manifest_of(output).is_file():
+        return False
+    manifest = read_json(manifest_of(output))
+    wanted = _sources(arguments).identity()
+    return isinstance(manifest, dict) and (manifest.get("settings"), manifest.get("inputs")) == (job.settings, wanted)
+
+
+def _sources(arguments: argparse.Namespace) -> engines.Sources:
+    patterns = {table: getattr(arguments, table) for table in TABLES}
+    if missing := [f"--{table}" for table, pattern in patterns.items() if not pattern]:
+        raise OctoError(f"no {' and '.join(missing)}", where="command line", hint="name their parquet files")
+    return engines.Sources.find(patterns)
 
 
 def _script(arguments: argparse.Namespace) -> str:
@@ -97,12 +115,7 @@ def _batches(
     if arguments.engine == "bigquery":
         yield bigquery.run_bigquery(arguments.data_set, say), [{"path": arguments.data_set, "identity": "", "bytes": 0}]
         return
-    patterns = {table: getattr(arguments, table) for table in TABLES}
-    if missing := [f"--{table}" for table, pattern in patterns.items() if not pattern]:
-        raise OctoError(
-            f"no {' and '.join(missing)}", where="command line", hint="name the parquet files of each table"
-        )
-    sources = engines.Sources.find(patterns)
+    sources = _sources(arguments)
     inputs = sources.identity()
     _prepare(work, digest_json([arguments.engine, inputs, [statement(stage, "bigquery") for stage in STAGES]]))
     if arguments.engine == "duckdb":

@@ -58,17 +58,22 @@ class Ledger:
         raise OctoError("the output exists already, made from other inputs or settings", where=self.output, hint=hint)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, together: bool = False) -> Iterator[None]:
         """Make the directory and hold it against other processes; removes what killed ones left half written.
+
+        Args:
+            together: hold it with other processes that make other parts; nothing is removed then.
 
         Raises:
             OctoError: another process works on the same output.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         hint = "wait for it, end it, or choose another output"
-        handle = flock(self.path, OctoError("another process makes the same output", where=self.output, hint=hint))
+        busy = OctoError("another process makes the same output", where=self.output, hint=hint)
+        handle = flock(self.path, busy, shared=together)
         try:
-            remove_leftovers(self.path)
+            if not together:
+                remove_leftovers(self.path)
             yield
         finally:
             os.close(handle)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from megatron_octo.data.preprocessing.sources import Input, Piece, piece_size, p
 from megatron_octo.data.preprocessing.workers import ordered_map
 
 type Write = Callable[[Row], None]
+# (k, n): this process makes every n-th part from the k-th on, beside others with other k.
+SHARE: ContextVar[tuple[int, int] | None] = ContextVar("share", default=None)
 type Function[S] = Callable[[Iterable[Row], S], Iterator[Row]]
 
 
@@ -60,7 +63,8 @@ def run_tasks(
 ) -> Record:
     """Run tasks over processes; their parts become the output in the order of the tasks.
 
-    The bytes of the parts do not depend on ``jobs`` and kills. Finished parts are kept in ``OUTPUT.work``.
+    The bytes of the parts do not depend on ``jobs`` and kills. Finished parts are kept in ``OUTPUT.work``. Where
+    :data:`SHARE` is set, only its parts are made and the output is left to a start without one.
 
     Args:
         job: the stage.
@@ -83,7 +87,11 @@ def run_tasks(
     if ledger.is_complete():
         print(f"{job.name}: {output} is complete already", file=sys.stderr)
         return _manifest_of(ledger)
-    with Meter(job.name, total) as meter, ledger.held():
+    share = SHARE.get()
+    with Meter(job.name, total) as meter, ledger.held(together=share is not None):
+        if share is not None:
+            parts = _make(job, ledger, tasks, jobs, meter, share)
+            return sum_parts(job, parts) | {"seconds": round(time.monotonic() - started, 3)}
         if not ledger.seal():
             parts = _make(job, ledger, tasks, jobs, meter)
             manifest = sum_parts(job, parts) | {"inputs": plain(list(inputs))}
@@ -96,14 +104,18 @@ def _manifest_of(ledger: Ledger) -> Record:
     return dict(read_json(manifest_of(ledger.output)))
 
 
-def _make(job: Job, ledger: Ledger, tasks: Iterable[Task], jobs: int, meter: Meter) -> list[Record]:
-    """Make the parts that are missing; returns the records of all, in order."""
+def _make(
+    job: Job, ledger: Ledger, tasks: Iterable[Task], jobs: int, meter: Meter, share: tuple[int, int] = (0, 1)
+) -> list[Record]:
+    """Make the parts of a share that are missing; returns the records of all of it, in order."""
     base = plain(job.base())
     records: dict[int, Record] = {}
     given: list[tuple[int, str, int]] = []
 
     def missing() -> Iterator[tuple[Path, Task]]:
         for number, task in enumerate(tasks):
+            if number % share[1] != share[0]:
+                continue
             identity = digest_json([base, plain(task.identity)])
             record = ledger.find(number, identity)
             if record is not None and (task.fits is None or task.fits(record)):
@@ -114,9 +126,9 @@ def _make(job: Job, ledger: Ledger, tasks: Iterable[Task], jobs: int, meter: Met
             yield ledger.part(number), task
 
     for place, facts in enumerate(ordered_map(functools.partial(_Maker, job), missing(), jobs)):
-        number, identity, share = given[place]
+        number, identity, amount = given[place]
         records[number] = ledger.note(number, identity, facts)
-        meter.add(share, facts["rows"])
+        meter.add(amount, facts["rows"])
     return [records[number] for number in sorted(records)]
 
 
