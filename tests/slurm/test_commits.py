@@ -21,7 +21,8 @@ def test_arrays_make_the_bytes_of_one_process(
     assert main(["run", str(path), "--slurm", "--array", "3", "--cpus", "1", "--sbatch=--time=10"]) == 0
     jobs = dict(re.findall(r"job (\d+): (\S+)", capsys.readouterr().out))
     assert list(jobs.values()) == [
-        "01-languages-shares", "01-languages", "02-filter-shares", "02-filter", "03-dedup", "04-scrub-shares", "04-scrub",
+        "01-languages-shares", "01-languages", "02-filter-shares", "02-filter", "03-dedup", "04-scrub-shares",
+        "04-scrub",
     ]  # fmt: skip
     cluster.wait(list(jobs)[-1], "COMPLETED", "FAILED", "CANCELLED", seconds=240)
     logs = "".join(each.read_text() for each in (tmp_path / "out/slurm").glob("*.log"))

@@ -1,4 +1,4 @@
-"""Scripts for SLURM: bash reads them, arrays stand where parts are independent. tests/slurm/test_commits.py runs them."""
+"""Scripts for SLURM: bash reads them, arrays stand where parts are independent. tests/slurm runs them."""
 
 import subprocess
 from pathlib import Path
