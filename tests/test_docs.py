@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_octo.cli import COMMANDS
+from megatron_octo.commits.commands import build_parser as build_commits_parser
 from megatron_octo.evaluate import build_parser
 from megatron_octo.recipe.loading import load_recipe
 from tests.places import PROJECT
@@ -33,10 +34,11 @@ def test_commands_exist(page: Path) -> None:
     for line in words(page):
         for word in line:
             if word.startswith("megatron_octo."):
-                assert (PROJECT / (word.replace(".", "/") + ".py")).is_file(), line
+                place = PROJECT / word.replace(".", "/")
+                assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), line
             if word.startswith("benchmarks.") and line[1] == "-m":
                 assert (PROJECT / (word.replace(".", "/") + ".py")).is_file(), line
-            if re.fullmatch(r"(slurm|preprocess|convert|recipes|demo|data_paths)/[\w/]+\.\w+", word):
+            if re.fullmatch(r"(slurm|preprocess|convert|recipes|commits|demo|data_paths)/[\w/]+\.\w+", word):
                 assert (PROJECT / word).is_file() or word.startswith("demo/out/"), line
         if "octo" in line:
             assert line[line.index("octo") + 1] in {*COMMANDS, "COMMAND", "--help"}, line
@@ -60,6 +62,14 @@ def test_options_of_evaluations_exist(page: Path) -> None:
     for line in words(page):
         if "megatron_octo.evaluate" in line:
             assert build_parser().parse_args(line[line.index("megatron_octo.evaluate") + 1 :]).command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_of_commits_exist(page: Path) -> None:
+    for line in words(page):
+        if "megatron_octo.commits" in line:
+            given = line[line.index("megatron_octo.commits") + 1 :]
+            assert build_commits_parser(given[0]).parse_args(given).command == given[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
