@@ -156,6 +156,11 @@ ELSEWHERE = {
     "tests/commits/clean/test_decontaminate_command.py": ["commits/clean/benchmark_texts"],
     "tests/commits/clean/test_dedup_command.py": ["commits/clean/clusters", "commits/clean/keys"],
     "tests/commits/chain/test_run.py": ["commits/chain/command"],
+    "tests/commits/scrape/test_stage.py": [
+        "commits/scrape/command",
+        "commits/scrape/fetch",
+        "commits/scrape/ledger",
+    ],
     "tests/commits/query/test_command.py": ["commits/query/bigquery"],
     "tests/commits/query/test_engines.py": ["commits/query/texts"],
     "tests/commits/filters/test_rule_sets.py": [

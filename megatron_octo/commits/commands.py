@@ -12,6 +12,7 @@ COMMANDS = {
     "history": ("history.command", "rows of the commits of git repositories, local or remote"),
     "run": ("chain.command", "run the stages of a recipe"),
     "query": ("query.command", "commits from tables in BigQuery's shape, by SQL"),
+    "scrape": ("scrape.command", "contents for rows that lack them, from their repositories"),
     "languages": ("tables.languages_command", "set the language by the file's name"),
     "optout": ("tables.optout_command", "drop rows of owners that opted out"),
     "filter": ("filters.command", "apply CommitPackFT's rules"),
