@@ -44,12 +44,8 @@ def main() -> int:
             moments, kills = random.Random(arguments.seed), 0
             output = folder / "found.jsonl"
             while kills < arguments.kills:
-                process = subprocess.Popen(
-                    [*command, str(output)],
-                    start_new_session=True,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                process = subprocess.Popen([*command, str(output)], start_new_session=True, **quiet)
                 time.sleep(moments.uniform(0.2, 0.8))
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += process.wait() == -signal.SIGKILL
@@ -59,7 +55,8 @@ def main() -> int:
             subprocess.run([*command, str(output)], check=True, stdout=subprocess.DEVNULL)
         equal = output.read_bytes() == (folder / "wanted.jsonl").read_bytes()
         kept = [row for row in read_rows(output) if row.kept]
-        right = sum(
+        pairs = [((blob_id(row.old_contents), blob_id(row.new_contents)), row) for row in kept]
+        right = sum(ids == (row.old_blob, row.new_blob) for ids, row in pairs)
             (blob_id(row.old_contents), blob_id(row.new_contents)) == (row.old_blob, row.new_blob) for row in kept
         )
         executed = list(folder.rglob("EXECUTED"))
