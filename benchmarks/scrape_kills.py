@@ -60,9 +60,7 @@ def main() -> int:
             (blob_id(row.old_contents), blob_id(row.new_contents)) == (row.old_blob, row.new_blob) for row in kept
         )
         executed = list(folder.rglob("EXECUTED"))
-        print(
-            f"{kills} kills; bytes {'equal' if equal else 'DIFFER'}; {right} of {len(kept)} kept rows re-hash to their ids"
-        )
+        print(f"{kills} kills; bytes {'equal' if equal else 'DIFFER'}; {right} of {len(kept)} rows have their ids")
         print(f"file names executed: {len(executed)}")
         return 0 if equal and right == len(kept) and not executed else 1
 
