@@ -20,6 +20,8 @@ COMMANDS = {
     "dedup": ("clean.dedup_command", "drop duplicates and near duplicates"),
     "decontaminate": ("clean.decontaminate_command", "drop rows that hold texts of benchmarks"),
     "scrub": ("scrub.command", "replace e-mail addresses, keys, passwords and IP addresses"),
+    "oasst": ("sources.oasst_command", "pairs of conversations, without refusals"),
+    "selfinstruct": ("sources.selfinstruct_command", "pairs of instructions and answers"),
     "licences": ("tables.licences_command", "set and check the licence"),
 }
 
