@@ -22,6 +22,8 @@ COMMANDS = {
     "scrub": ("scrub.command", "replace e-mail addresses, keys, passwords and IP addresses"),
     "oasst": ("sources.oasst_command", "pairs of conversations, without refusals"),
     "selfinstruct": ("sources.selfinstruct_command", "pairs of instructions and answers"),
+    "xp3x": ("sources.xp3x_command", "rows drawn from the code files of xP3x"),
+    "pairs": ("sources.pairs_command", "pairs of commits, by a template"),
     "licences": ("tables.licences_command", "set and check the licence"),
 }
 

@@ -77,10 +77,19 @@ def read_made(piece: Piece, make: Make, seen: Callable[[bytes], object] | None =
         OctoError: a bad row; file and line are named.
     """
     for value, where in read_values(piece, seen):
-        try:
-            yield make(value)
-        except (ValueError, RecursionError) as error:
-            raise OctoError(f"a row that makes no pair: {error}", where=where()) from None
+        yield made_of(value, make, where)
+
+
+def made_of(value: Any, make: Make, where: Callable[[], str]) -> Pair:
+    """Make a pair of a value.
+
+    Raises:
+        OctoError: it is none; ``where`` names its place.
+    """
+    try:
+        return make(value)
+    except (ValueError, RecursionError) as error:
+        raise OctoError(f"a row that makes no pair: {error}", where=where()) from None
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,19 @@ class _Convert[S]:
     piece: Piece
 
     def __call__(self, write: Write) -> dict[str, Any]:
-        state, count, languages = xxhash.xxh3_128(), 0, Counter[str]()
-        for pair in read_made(self.piece, self.maker(self.settings), state.update):
+        state, count, languages, before = xxhash.xxh3_128(), 0, Counter[str](), Counter[str]()
+        make = self.maker(self.settings)
+        for value, where in read_values(self.piece, state.update):
+            pair = made_of(value, make, where)
             count += 1
+            if isinstance(value, Mapping) and (earlier := value.get("drop")):
+                before[str(earlier)] += 1
             if pair.drop is None and pair.lang:
                 languages[pair.lang] += 1
             write(pair)
         return {
             "rows_in": count,
+            "dropped_before": dict(sorted(before.items())),
             "counts": {"languages": languages},
             "digest_in": f"{DIGEST_NAME}:{state.hexdigest()}",
             "stamp": self.piece.source.stamp,
