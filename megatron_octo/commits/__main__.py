@@ -24,6 +24,7 @@ COMMANDS = {
     "selfinstruct": ("sources.selfinstruct_command", "pairs of instructions and answers"),
     "xp3x": ("sources.xp3x_command", "rows drawn from the code files of xP3x"),
     "pairs": ("sources.pairs_command", "pairs of commits, by a template"),
+    "mix": ("sources.mix_command", "one data set of pairs from several sources"),
     "licences": ("tables.licences_command", "set and check the licence"),
 }
 
