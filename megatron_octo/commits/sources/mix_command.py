@@ -8,6 +8,7 @@ import argparse
 import functools
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -61,10 +62,12 @@ def main(arguments: argparse.Namespace) -> int:
     if (arguments.preprocess is None) != (arguments.tokenizer is None):
         raise OctoError("--preprocess and --tokenizer go together", where="command line")
     recipe = _recipe(arguments)
+    started = time.monotonic()
     found = mix(recipe, arguments.output, arguments.jobs)
+    seconds = time.monotonic() - started
     for name, counts in found["notes"][0].items():
         print(f"{name}: " + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items()))
-    print(f"{arguments.output}: {found['rows']:,} rows of {found['rows_in']:,} read; {found['seconds']:.1f} s")
+    print(f"{arguments.output}: {found['rows']:,} rows of {found['rows_in']:,} read; {seconds:.1f} s")
     if arguments.preprocess is not None:
         from megatron_octo.data.preprocessing.encode import EncodeOptions
         from megatron_octo.data.preprocessing.pipeline import preprocess
@@ -120,6 +123,10 @@ def mix(recipe: MixRecipe, output: str | Path, jobs: int) -> dict[str, Any]:
         )
         found = run_tasks(job, tasks, output, inputs=inputs, total=count, jobs=jobs)
         shutil.rmtree(folder, ignore_errors=True)
+    except Exception:
+        if not (folder / _DONE).is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # nothing in it would be taken up
+        raise
     finally:
         os.close(handle)
     return found
@@ -152,8 +159,8 @@ def _passes(
         scans, plan = _plan(recipe, readings(), meter, jobs)
         written = 0
         spills = (Spilling(each, scans[each.number].key, plan.copies[each.number], folder) for each in readings())
-        for size in ordered_map(functools.partial(_same, spill), spills, jobs):
-            written += size
+        for spilled in ordered_map(functools.partial(_same, spill), spills, jobs):
+            written += spilled
             meter.add(total // 2 // len(scans), 0)
     done = {"job": job, "bytes": written, "pieces": len(scans), "read": sum(len(each.key) for each in scans)}
     done["counts"] = plan.counts
