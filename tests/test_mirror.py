@@ -155,6 +155,10 @@ ELSEWHERE = {
     "tests/commits/tables/test_bots.py": ["commits/tables/bots_command"],
     "tests/commits/clean/test_decontaminate_command.py": ["commits/clean/benchmark_texts"],
     "tests/commits/clean/test_dedup_command.py": ["commits/clean/clusters", "commits/clean/keys"],
+    "tests/commits/sources/test_oasst.py": ["commits/sources/oasst_command", "commits/sources/stage"],
+    "tests/commits/sources/test_xp3x.py": ["commits/sources/xp3x_command"],
+    "tests/commits/sources/test_commit_pairs.py": ["commits/sources/pairs_command"],
+    "tests/commits/sources/test_mix_command.py": ["commits/sources/mix_rows"],
     "tests/commits/filters/test_rule_sets.py": [
         "commits/filters/first_rules",
         "commits/filters/second_rules",
