@@ -57,8 +57,6 @@ def main() -> int:
         kept = [row for row in read_rows(output) if row.kept]
         pairs = [((blob_id(row.old_contents), blob_id(row.new_contents)), row) for row in kept]
         right = sum(ids == (row.old_blob, row.new_blob) for ids, row in pairs)
-            (blob_id(row.old_contents), blob_id(row.new_contents)) == (row.old_blob, row.new_blob) for row in kept
-        )
         executed = list(folder.rglob("EXECUTED"))
         print(f"{kills} kills; bytes {'equal' if equal else 'DIFFER'}; {right} of {len(kept)} rows have their ids")
         print(f"file names executed: {len(executed)}")

@@ -163,6 +163,10 @@ ELSEWHERE = {
     ],
     "tests/commits/query/test_command.py": ["commits/query/bigquery"],
     "tests/commits/query/test_engines.py": ["commits/query/texts"],
+    "tests/commits/sources/test_oasst.py": ["commits/sources/oasst_command", "commits/sources/stage"],
+    "tests/commits/sources/test_xp3x.py": ["commits/sources/xp3x_command"],
+    "tests/commits/sources/test_commit_pairs.py": ["commits/sources/pairs_command"],
+    "tests/commits/sources/test_mix_command.py": ["commits/sources/mix_rows"],
     "tests/commits/filters/test_rule_sets.py": [
         "commits/filters/first_rules",
         "commits/filters/second_rules",

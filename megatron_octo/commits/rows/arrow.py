@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from megatron_octo.commits.rows.row import FIXED, Kind, Row, join_kinds
+from megatron_octo.commits.rows.row import COLUMNS, Item, Kind, join_kinds
 from megatron_octo.common.errors import OctoError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 GROUP = 64 << 20  # bytes of text in a row group
 _DICTIONARY = ["lang", "license", "repos", "author", "committer", "drop"]
 _STATISTICS = ["commit", "lang", "license", "date", "drop"]
-_ORDER = [name for name in FIXED if not name.startswith("drop")]
+_DROPPED = ("drop", "drop_why")
 
 
 def _type(kind: Kind) -> "pyarrow.DataType":
@@ -31,17 +31,17 @@ def _type(kind: Kind) -> "pyarrow.DataType":
     return types[kind]
 
 
-def schema_of(signals: Mapping[str, Kind]) -> "pyarrow.Schema":
-    """Return the schema of rows with these signals."""
+def schema_of(signals: Mapping[str, Kind], columns: Sequence[str] = COLUMNS) -> "pyarrow.Schema":
+    """Return the schema of rows with these columns of text and these signals."""
     import pyarrow
 
-    fields = [pyarrow.field(name, pyarrow.string()) for name in _ORDER]
+    fields = [pyarrow.field(name, pyarrow.string()) for name in columns]
     fields += [pyarrow.field(name, _type(kind)) for name, kind in signals.items()]
-    fields += [pyarrow.field(name, pyarrow.string()) for name in ("drop", "drop_why")]
+    fields += [pyarrow.field(name, pyarrow.string()) for name in _DROPPED]
     return pyarrow.schema(fields)
 
 
-def kinds_of_schema(schema: "pyarrow.Schema") -> dict[str, Kind]:
+def kinds_of_schema(schema: "pyarrow.Schema", columns: Sequence[str] = COLUMNS) -> dict[str, Kind]:
     """Return the kinds of a file's signals; columns of other types are left to their values."""
     from pyarrow import types
 
@@ -58,12 +58,12 @@ def kinds_of_schema(schema: "pyarrow.Schema") -> dict[str, Kind]:
             kind = "bool"
         elif not listed and types.is_floating(inner):
             kind = "float"
-        if kind is not None and each.name not in FIXED:
+        if kind is not None and each.name not in columns and each.name not in _DROPPED:
             found[each.name] = kind
     return found
 
 
-def table_of(rows: Sequence[Row], signals: Mapping[str, Kind]) -> "pyarrow.Table":
+def table_of(rows: Sequence[Item], signals: Mapping[str, Kind], columns: Sequence[str] = COLUMNS) -> "pyarrow.Table":
     """Return rows as a table.
 
     Raises:
@@ -71,19 +71,19 @@ def table_of(rows: Sequence[Row], signals: Mapping[str, Kind]) -> "pyarrow.Table
     """
     import pyarrow
 
-    schema = schema_of(signals)
-    columns: list[Any] = []
+    schema = schema_of(signals, columns)
+    arrays: list[Any] = []
     for each in schema:
         values = (
             [row.signals.get(each.name) for row in rows]
             if each.name in signals
             else [getattr(row, each.name) for row in rows]
         )
-        columns.append(pyarrow.array(values, each.type))
-    return pyarrow.Table.from_arrays(columns, schema=schema)
+        arrays.append(pyarrow.array(values, each.type))
+    return pyarrow.Table.from_arrays(arrays, schema=schema)
 
 
-def join_files(paths: Sequence[Path], file: IO[bytes]) -> None:
+def join_files(paths: Sequence[Path], file: IO[bytes], columns: Sequence[str] = COLUMNS) -> None:
     """Write the rows of parquet files as one, in row groups of at most :data:`GROUP` bytes in memory.
 
     Raises:
@@ -94,12 +94,12 @@ def join_files(paths: Sequence[Path], file: IO[bytes]) -> None:
 
     kinds: dict[str, Kind] = {}
     for path in paths:
-        for name, kind in kinds_of_schema(pyarrow.parquet.read_schema(path)).items():
+        for name, kind in kinds_of_schema(pyarrow.parquet.read_schema(path), columns).items():
             try:
                 kinds[name] = join_kinds(kinds.get(name), kind) or kind
             except ValueError as error:
                 raise OctoError(f"column {name!r}: {error}", where=path) from None
-    schema = schema_of(kinds)
+    schema = schema_of(kinds, columns)
     with writer_of(file, schema) as writer:
         held: list[pyarrow.Table] = []
         size = 0

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from megatron_octo.commits.rows.job import Job, describe
 from megatron_octo.commits.rows.reading import MANIFEST, SUFFIXES, manifest_of
-from megatron_octo.commits.rows.row import Kind, Row
+from megatron_octo.commits.rows.row import Item, Kind
 from megatron_octo.commits.rows.tally import Tally
 from megatron_octo.commits.rows.writing import Writer
 from megatron_octo.common.errors import OctoError
@@ -70,9 +70,9 @@ class FolderWriter:
         return self
 
     def _open(self, path: Path) -> Writer:
-        return Writer(path, self._signals, leave_out=self.job.leave_out)
+        return Writer(path, self._signals, leave_out=self.job.leave_out, columns=self.job.columns)
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Item) -> None:
         """Add a row; a folder begins a new part where the last one is full."""
         if not self._one_file and (self._writer is None or self._writer.tally.content_bytes >= PART):
             self._close()

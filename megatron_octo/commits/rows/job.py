@@ -11,6 +11,7 @@ from typing import Any
 
 from megatron_octo import __version__
 from megatron_octo.commits.rows.ledger import Ledger, Record
+from megatron_octo.commits.rows.row import COLUMNS
 from megatron_octo.commits.rows.tally import Tally, plain
 from megatron_octo.common.files import digest_json
 from megatron_octo.common.quoting import masked_words
@@ -25,11 +26,13 @@ class Job:
         name: of the stage.
         settings: a dataclass, a mapping of JSON values, or None; the parts follow from it.
         leave_out: whether dropped rows are left out of the output; they are counted all the same.
+        columns: those of text that every row has.
     """
 
     name: str
     settings: Any = None
     leave_out: bool = False
+    columns: tuple[str, ...] = COLUMNS
 
     def base(self) -> Record:
         """Return what every part follows from, as JSON."""
@@ -40,7 +43,7 @@ class Job:
 
     def ledger(self, output: str | Path, inputs: Sequence[Mapping[str, Any]]) -> Ledger:
         """Return the ledger of an output that is made of these inputs."""
-        return Ledger(Path(output), digest_json(plain([self.base(), list(inputs)])))
+        return Ledger(Path(output), digest_json(plain([self.base(), list(inputs)])), self.columns)
 
 
 def known_inputs(sources: Sequence[Input]) -> list[Record]:
@@ -55,7 +58,12 @@ def sum_parts(job: Job, parts: Sequence[Record]) -> Record:
         total.add(Tally.parse(part))
         before.update(part.get("dropped_before", {}))
         rows_in += int(part["rows_in"] if "rows_in" in part else part["rows"])
+    counts: dict[str, Counter[str]] = {}
+    for part in parts:
+        for name, values in part.get("counts", {}).items():
+            counts.setdefault(name, Counter()).update(values)
     return describe(job, total, before, rows_in) | {
+        **({"counts": {name: dict(values.most_common()) for name, values in counts.items()}} if counts else {}),
         "cpu_seconds": round(sum(float(part["cpu_seconds"]) for part in parts), 3),
         **(
             {"notes": [note for part in parts for note in part["notes"]]}

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_octo.commits.rows.reading import MANIFEST, SUFFIXES, manifest_of
+from megatron_octo.commits.rows.row import COLUMNS
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import (
     atomic_write,
@@ -28,14 +29,15 @@ class Ledger:
     Args:
         output: a folder that will hold the parts, or one file that joins them (its suffix decides).
         job: digest of all that the output follows from.
+        columns: those of text that every row has.
 
     Attributes:
         path: the directory.
         suffix: of the parts.
     """
 
-    def __init__(self, output: Path, job: str):
-        self.output, self.job = output, job
+    def __init__(self, output: Path, job: str, columns: Sequence[str] = COLUMNS):
+        self.output, self.job, self._columns = output, job, columns
         self.path = output.with_name(f"{output.name}.work")
         self.one_file = output.name.endswith(SUFFIXES)
         self.suffix = next((each for each in reversed(SUFFIXES) if output.name.endswith(each)), ".parquet")
@@ -148,7 +150,7 @@ class Ledger:
             if self.suffix == ".parquet":
                 from megatron_octo.commits.rows.arrow import join_files
 
-                join_files(paths, file)
+                join_files(paths, file, self._columns)
             else:
                 for path in paths:  # packed lines may be joined, too: readers take one frame after the other
                     with open(path, "rb") as part:

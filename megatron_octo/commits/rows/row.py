@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 # The columns of CommitPack, in its order.
 PUBLISHED = (
@@ -19,11 +19,38 @@ PUBLISHED = (
 )
 _ORIGIN = ("old_blob", "new_blob", "author", "committer", "date")
 _DROPPED = ("drop", "drop_why")
-FIXED = (*PUBLISHED, *_ORIGIN, *_DROPPED)
+COLUMNS = (*PUBLISHED, *_ORIGIN)  # texts; behind them the signals and the reason of the drop
+FIXED = (*COLUMNS, *_DROPPED)
 UNKNOWN = "unknown"  # a language or a licence that was looked for and not found
 
 Kind = Literal["bool", "int", "float", "text", "texts", "ints"]  # of a signal's values; each may be null
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Item(Protocol):
+    """What writers take: a row of texts, of signals, and with the reason why it was dropped."""
+
+    signals: dict[str, Any]
+
+    @property
+    def drop(self) -> str | None:
+        """Name of the first rule that dropped it."""
+
+    @property
+    def name(self) -> str:
+        """Names it in errors."""
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes that the counts of a stage sum."""
+
+    @property
+    def size(self) -> int:
+        """About the bytes of all its texts."""
+
+    def published(self) -> dict[str, Any]:
+        """Return the columns of jsonl."""
+        ...
 
 
 @dataclass(slots=True)
@@ -74,6 +101,21 @@ class Row:
     def kept(self) -> bool:
         """Whether no rule dropped the row."""
         return self.drop is None
+
+    @property
+    def name(self) -> str:
+        """Names the row in errors."""
+        return f"commit {self.commit}"
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of the contents before and after, in UTF-8."""
+        return text_bytes(self.old_contents) + text_bytes(self.new_contents)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the contents and of the message."""
+        return self.content_bytes + text_bytes(self.message)
 
     @property
     def repo_names(self) -> list[str]:

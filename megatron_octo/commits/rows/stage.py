@@ -25,7 +25,7 @@ from megatron_octo.commits.rows.reading import (
     piece_rows,
     signal_kinds,
 )
-from megatron_octo.commits.rows.row import Kind, Row
+from megatron_octo.commits.rows.row import Item, Kind, Row
 from megatron_octo.commits.rows.tally import plain
 from megatron_octo.commits.rows.writing import Writer
 from megatron_octo.common.errors import OctoError
@@ -33,7 +33,7 @@ from megatron_octo.common.files import DIGEST_NAME, digest_json, read_json
 from megatron_octo.data.preprocessing.sources import Input, Piece, piece_size, pieces
 from megatron_octo.data.preprocessing.workers import ordered_map
 
-type Write = Callable[[Row], None]
+type Write = Callable[[Item], None]
 # (k, n): this process makes every n-th part from the k-th on, beside others with other k.
 SHARE: ContextVar[tuple[int, int] | None] = ContextVar("share", default=None)
 type Function[S] = Callable[[Iterable[Row], S], Iterator[Row]]
@@ -45,7 +45,8 @@ class Task:
 
     Attributes:
         identity: what the part follows from, as JSON.
-        work: writes the rows, and returns facts for the manifest; ``rows_in`` among them if it read rows.
+        work: writes the rows, and returns facts for the manifest; ``rows_in`` among them if it read rows, ``counts`` by
+            name and value, which are summed.
         share: its share of the work, in the unit of the total.
         signals: kinds of the signals' columns.
         fits: whether the facts of a part that an earlier start made are still those of the input; None: always.
@@ -141,7 +142,7 @@ class _Maker:
     def __call__(self, item: tuple[Path, Task]) -> Record:
         path, task = item
         started, cpu = time.monotonic(), _cpu_seconds()
-        with Writer(path, task.signals, leave_out=self._job.leave_out) as writer:
+        with Writer(path, task.signals, leave_out=self._job.leave_out, columns=self._job.columns) as writer:
             facts = task.work(writer.write)
         times = {
             "seconds": round(time.monotonic() - started, 3),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from megatron_octo.commits.rows.row import Row, text_bytes
+from megatron_octo.commits.rows.row import Item, Row
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Tally:
     Attributes:
         kept: rows that no rule dropped.
         dropped: rows by the rule that dropped them.
-        content_bytes: contents before and after of all rows, in UTF-8.
+        content_bytes: contents of all rows, in UTF-8.
     """
 
     kept: int = 0
@@ -27,9 +27,9 @@ class Tally:
         """Number of all rows."""
         return self.kept + self.dropped.total()
 
-    def count(self, row: Row) -> None:
+    def count(self, row: Item) -> None:
         """Count a row."""
-        self.content_bytes += text_bytes(row.old_contents) + text_bytes(row.new_contents)
+        self.content_bytes += row.content_bytes
         if row.drop is None:
             self.kept += 1
         else:

@@ -4,7 +4,7 @@ import bz2
 import contextlib
 import gzip
 import lzma
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -12,7 +12,7 @@ from typing import IO, Any, Self
 import orjson
 
 from megatron_octo.commits.rows.arrow import GROUP, schema_of, table_of, writer_of
-from megatron_octo.commits.rows.row import Kind, Row, join_kinds, kind_of, text_bytes
+from megatron_octo.commits.rows.row import COLUMNS, Item, Kind, join_kinds, kind_of
 from megatron_octo.commits.rows.tally import Tally
 from megatron_octo.common.errors import OctoError
 from megatron_octo.common.files import atomic_write
@@ -27,15 +27,23 @@ class Writer:
         path: its suffix decides: ``.parquet``, or ``.jsonl`` with ``.gz``, ``.bz2``, ``.xz`` or ``.zst``.
         signals: kinds of the signals' columns in parquet; those that are missing follow from the first rows.
         leave_out: whether dropped rows are counted, but not written.
+        columns: those of text that every row has, in parquet.
 
     Attributes:
         tally: counts of the rows so far.
     """
 
-    def __init__(self, path: str | Path, signals: Mapping[str, Kind] | None = None, *, leave_out: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        signals: Mapping[str, Kind] | None = None,
+        *,
+        leave_out: bool = False,
+        columns: Sequence[str] = COLUMNS,
+    ):
         self.path, self.leave_out, self.tally = Path(path), leave_out, Tally()
         self._stack = contextlib.ExitStack()
-        self._signals = dict(signals or {})
+        self._signals, self._columns = dict(signals or {}), columns
         self._sink: _Parquet | _Lines | None = None
 
     def __enter__(self) -> Self:
@@ -45,12 +53,12 @@ class Writer:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self._stack.enter_context(atomic_write(self.path))
         if str(self.path).endswith(".parquet"):
-            self._sink = _Parquet(file, self.path, self._signals)
+            self._sink = _Parquet(file, self.path, self._signals, self._columns)
         else:
             self._sink = _Lines(file, self.path)
         return self
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Item) -> None:
         """Add a row.
 
         Raises:
@@ -104,11 +112,11 @@ class _Lines:
         self._path, self._plain = path, file
         self._file = _packer(path)(file)
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Item) -> None:
         try:
             self._file.write(orjson.dumps(row.published(), option=orjson.OPT_APPEND_NEWLINE))
         except TypeError as error:
-            raise OctoError(f"commit {row.commit}: {error}", where=self._path) from None
+            raise OctoError(f"{row.name}: {error}", where=self._path) from None
 
     def finish(self) -> None:
         if self._file is not self._plain:
@@ -122,19 +130,19 @@ class _Lines:
 class _Parquet:
     """Row groups of at most :data:`GROUP` bytes of text; a larger row has one of its own."""
 
-    def __init__(self, file: IO[bytes], path: Path, signals: dict[str, Kind]):
+    def __init__(self, file: IO[bytes], path: Path, signals: dict[str, Kind], columns: Sequence[str]):
         try:
             import pyarrow  # noqa: F401
         except ImportError:
             hint = "pip install 'megatron-octo[commits]'"
             raise OctoError("this output needs the pyarrow library", where=path, hint=hint) from None
-        self._file, self._path, self._signals = file, path, signals
-        self._rows: list[Row] = []
+        self._file, self._path, self._signals, self._columns = file, path, signals, columns
+        self._rows: list[Item] = []
         self._size = 0
         self._writer: Any = None
 
-    def write(self, row: Row) -> None:
-        size = text_bytes(row.old_contents) + text_bytes(row.new_contents) + text_bytes(row.message) + _ROW
+    def write(self, row: Item) -> None:
+        size = row.size + _ROW
         if self._rows and self._size + size > GROUP:
             self._flush()
         self._rows.append(row)
@@ -155,9 +163,9 @@ class _Parquet:
 
         self._learn()
         if self._writer is None:
-            self._writer = writer_of(self._file, schema_of(self._signals))
+            self._writer = writer_of(self._file, schema_of(self._signals, self._columns))
         try:
-            table = table_of(self._rows, self._signals)
+            table = table_of(self._rows, self._signals, self._columns)
         except (pyarrow.ArrowException, UnicodeError, OverflowError) as error:
             raise OctoError(f"a row that parquet cannot hold: {error}", where=self._path) from None
         self._writer.write_table(table, row_group_size=len(self._rows) or None)
@@ -173,7 +181,7 @@ class _Parquet:
                         found[name] = join_kinds(found.get(name), kind_of(value))
                 except ValueError as error:
                     hint = "a column holds values of one kind; write jsonl, or leave the column out"
-                    raise OctoError(f"column {name!r}: {error}", where=f"commit {row.commit}", hint=hint) from None
+                    raise OctoError(f"column {name!r}: {error}", where=row.name, hint=hint) from None
         if self._writer is not None and (late := [name for name, kind in found.items() if kind is not None]):
             raise OctoError(f"the column {late[0]!r} begins after the first rows", where=self._path)
         if self._writer is None:
