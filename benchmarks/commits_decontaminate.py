@@ -59,12 +59,12 @@ def main() -> None:
             finder.exact(text)
         exact = time.process_time() - started
         started = time.process_time()
-        hits = [(row, found) for row in rows if (found := finder.hits(row))]
+        hits = [(row, listed) for row in rows if (listed := finder.hits(row))]
         both = time.process_time() - started
         print(f"{size:.1f} MB: {size / exact:.0f} MB per CPU s in the exact pass, {size / both:.0f} in both")
         print(f"real rows that would be dropped: {len(hits)} of {len(rows):,}")
-        for row, found in hits:
-            print(f"  {row.commit} {row.new_file}: {found[0]}")
+        for row, listed in hits:
+            print(f"  {row.commit} {row.new_file}: {listed[0]}")
 
 
 if __name__ == "__main__":

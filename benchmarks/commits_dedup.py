@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_octo.commits.__main__ import main as commits
 from megatron_octo.commits.clean.edits import band_hashes, edit_words, jaccard, minhashes, shingles
@@ -54,7 +55,7 @@ def made_edits(count: int, planted: int, seed: int) -> tuple[list[Row], list[tup
 
 
 def _row(r: random.Random, number: int, old: Sequence[str], new: Sequence[str], subject: str) -> Row:
-    texts = {"old_contents": "\n".join(old), "new_contents": "\n".join(new)}
+    texts: dict[str, Any] = {"old_contents": "\n".join(old), "new_contents": "\n".join(new)}
     return Row(f"{r.getrandbits(160):040x}", f"a/{number}.py", f"a/{number}.py", subject=subject, repos="a/b", **texts)
 
 

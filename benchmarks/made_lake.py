@@ -64,7 +64,10 @@ def made_commits(count: int, seed: int) -> Iterator[dict[str, Any]]:
             yield again
             continue
         message = r.choice(HOSTILE) if r.random() < 0.3 else f"Change part {r.randrange(10**6)} of it\n\nand more\n"
-        person = {"name": r.choice(["Anna", "", None, "Ö <x>"]), "email": r.choice(["a@b.org", None, ""])}
+        person: dict[str, Any] = {
+            "name": r.choice(["Anna", "", None, "Ö <x>"]),
+            "email": r.choice(["a@b.org", None, ""]),
+        }
         person |= {
             "time_sec": r.choice([0, -1, 1_500_000_000, None, 10**11]),
             "tz_offset": r.choice([0, 120, -420, None]),

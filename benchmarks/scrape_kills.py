@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from megatron_octo.commits.clean.edits import blob_id
 from megatron_octo.commits.rows import read_rows
@@ -44,7 +45,7 @@ def main() -> int:
             moments, kills = random.Random(arguments.seed), 0
             output = folder / "found.jsonl"
             while kills < arguments.kills:
-                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
                 process = subprocess.Popen([*command, str(output)], start_new_session=True, **quiet)
                 time.sleep(moments.uniform(0.2, 0.8))
                 os.killpg(process.pid, signal.SIGKILL)

@@ -161,6 +161,13 @@ ELSEWHERE = {
         "commits/scrape/fetch",
         "commits/scrape/ledger",
     ],
+    "tests/commits/report/test_report.py": [
+        "commits/report/card",
+        "commits/report/collect",
+        "commits/report/command",
+        "commits/report/page",
+        "commits/report/tables",
+    ],
     "tests/commits/query/test_command.py": ["commits/query/bigquery"],
     "tests/commits/query/test_engines.py": ["commits/query/texts"],
     "tests/commits/sources/test_oasst.py": ["commits/sources/oasst_command", "commits/sources/stage"],

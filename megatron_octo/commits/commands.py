@@ -11,6 +11,7 @@ _PURPOSE = "Commit data, from histories of git repositories and tables to rows."
 COMMANDS = {
     "history": ("history.command", "rows of the commits of git repositories, local or remote"),
     "run": ("chain.command", "run the stages of a recipe"),
+    "report": ("report.command", "a page of what a chain did, and a data card"),
     "query": ("query.command", "commits from tables in BigQuery's shape, by SQL"),
     "scrape": ("scrape.command", "contents for rows that lack them, from their repositories"),
     "languages": ("tables.languages_command", "set the language by the file's name"),
@@ -51,8 +52,8 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     Raises:
         OctoError: there is none of this name.
     """
-    if name not in COMMANDS or name == "run":
-        known = [each for each in COMMANDS if each != "run"]
+    if name not in COMMANDS or name in ("run", "report"):
+        known = [each for each in COMMANDS if each not in ("run", "report")]
         raise OctoError(f"no command {name!r}", where="stages", hint=f"known: {', '.join(known)}")
     parsers = argparse.ArgumentParser().add_subparsers()
     _module(COMMANDS[name][0]).add_parser(parsers)

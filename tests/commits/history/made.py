@@ -98,7 +98,7 @@ def typical(path: Path, *, sha256: bool = False) -> tuple[Repository, dict[str, 
     """Make a repository with every kind of commit; returns it, and ids by kind."""
     repository = Repository(path, sha256=sha256)
     commit, ids = repository.commit, {}
-    names = dict.fromkeys(HOSTILE, b"one\n")
+    names: dict[str | bytes, bytes | None] = dict.fromkeys(HOSTILE, b"one\n")
     ids["root"] = commit({"a.py": b"x = 1\n", "b.c": b"int b;\n", "LICENSE": b"", **names}, "First\n")
     ids["edit"] = commit({"a.py": "x = 'é'\r\n".encode()}, "Edit a\n\nwith a body\n")
     ids["two"] = commit({"a.py": b"x = 3\n", "b.c": b"int c;\n"}, "Edit two")
