@@ -122,7 +122,7 @@ def test_a_recipe_names_the_outputs(tmp_path: Path) -> None:
 
 def test_outputs_of_no_chain(chain: list[str], tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("")
-    for outputs, what in (([str(tmp_path / "x.jsonl")], "no manifest"), ([chain[3], chain[1]], "rows in, ")):
+    for outputs, what in (([str(tmp_path / "x.jsonl")], "no manifest"), ([chain[1], chain[0]], "rows in, ")):
         with pytest.raises(OctoError, match=what):
             main(["report", *outputs, "--output", str(tmp_path / "out")])
     (tmp_path / "x.jsonl.stage.json").write_text('{"stage": "x"}')
