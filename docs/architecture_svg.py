@@ -23,7 +23,7 @@ PURPOSE = {
     "cluster": "SLURM: submit, chain, restart, status",
     "runview": "a run seen from outside",
     "evaluation": "HumanEvalPack: samples, sandbox, verdicts, scores",
-    "commits": "commit data: histories of git repositories as rows",
+    "commits": "commit data: sources, rules, duplicates, secrets, reports",
     "training": "engine, state, supervision; preflight; loop",
     "conversion": "readers and writers of other formats, proof of equality",
     "sizing": "memory, FLOPs, time and disk of a recipe; no torch",
