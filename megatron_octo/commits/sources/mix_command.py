@@ -25,7 +25,7 @@ from megatron_octo.commits.sources.mix_rows import PART, Part, Reading, Spilling
 from megatron_octo.commits.sources.pair import COLUMNS
 from megatron_octo.commits.sources.stage import open_inputs
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import read_json, remove_leftovers, write_json
+from megatron_octo.common.files import read_json, write_json
 from megatron_octo.common.leases import flock
 from megatron_octo.data.preprocessing.sources import Input, piece_size, pieces
 from megatron_octo.data.preprocessing.workers import ordered_map
@@ -107,7 +107,7 @@ def mix(recipe: MixRecipe, output: str | Path, jobs: int) -> dict[str, Any]:
     ledger = job.ledger(output, inputs)
     folder = output.with_name(f"{output.name}.mix")
     if ledger.is_complete():
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         return run_tasks(job, [], output, inputs=inputs, total=0, jobs=jobs)
     folder.mkdir(parents=True, exist_ok=True)
     handle = flock(folder, OctoError("another process makes the same output", where=output, hint="wait for it"))
@@ -122,14 +122,20 @@ def mix(recipe: MixRecipe, output: str | Path, jobs: int) -> dict[str, Any]:
             for number in range(count)
         )
         found = run_tasks(job, tasks, output, inputs=inputs, total=count, jobs=jobs)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     except Exception:
         if not (folder / _DONE).is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # nothing in it would be taken up
+            _remove(folder)  # nothing in it would be taken up
         raise
     finally:
         os.close(handle)
     return found
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of chosen rows; a kill on the way leaves one that is not taken for whole."""
+    (folder / _DONE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _passes(
@@ -139,9 +145,9 @@ def _passes(
     path = folder / _DONE
     if path.is_file() and (done := read_json(path)).get("job") == job:
         return dict(done)
+    path.unlink(missing_ok=True)  # first: it says that the others are whole
     for old in folder.iterdir():
         old.unlink()
-    remove_leftovers(folder)
     size = piece_size([each for sources in opened for each in sources])
 
     def readings() -> Iterable[Reading]:

@@ -157,3 +157,43 @@ def test_kills_at_random_moments_give_the_same_bytes(tmp_path: Path) -> None:
     assert parts(tmp_path / "found") == parts(tmp_path / "wanted") and len(parts(tmp_path / "found")) > 20
     assert kills >= 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["found", "in.jsonl", "wanted"]
+
+
+DYING = """
+import os, signal, sys
+from megatron_octo.commits.__main__ import main
+left = int(sys.argv[1])
+def dying(real):
+    def call(*words, **names):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*words, **names)
+    return call
+for name in ("unlink", "rmdir", "replace"):
+    setattr(os, name, dying(getattr(os, name)))
+code = main(sys.argv[2:])
+print("calls", int(sys.argv[1]) - left)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_while_the_chosen_rows_are_removed(tmp_path: Path) -> None:
+    """Also where the output is removed by hand before the next start, which must not trust what is left."""
+    source = write_lines(tmp_path / "in.jsonl", [pair(n) for n in range(50)])
+    target = tmp_path / "out"
+
+    def start(calls: int) -> "subprocess.CompletedProcess[str]":
+        words = [sys.executable, "-c", DYING, str(calls), "mix", "--source", f"a={source}", "--jobs", "1"]
+        return subprocess.run([*words, "--output", str(target)], capture_output=True, text=True, check=False)
+
+    total = int(start(1 << 30).stdout.rpartition("calls ")[2])
+    wanted = parts(target)
+    for calls in range(total - 5, total + 1):
+        shutil.rmtree(target)
+        assert start(calls).returncode == -signal.SIGKILL
+        shutil.rmtree(target, ignore_errors=True)
+        assert start(1 << 30).returncode == 0
+        assert parts(target) == wanted and not list(tmp_path.glob("*.mix"))
