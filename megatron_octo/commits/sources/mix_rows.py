@@ -1,7 +1,7 @@
 """Passes over the rows of a mixture: hashes; chosen rows in pieces sorted by another hash; the merged order.
 
 Memory: of each process a piece of a file of at most 64 MB, and later the rows of a part, which are about as much, as
-objects: together up to 0.4 GB.
+objects: together up to 0.5 GB.
 """
 
 from array import array
