@@ -1,7 +1,7 @@
 """``commits mix``: one data set of pairs from several sources, by weights and caps, shuffled.
 
 Sources are files of pairs, or of commits, which become pairs by a template. The rows and their order follow from the
-contents of the sources and the seed alone. Memory: about 100 bytes a row of the sources, and 64 MB for each process.
+contents of the sources and the seed alone. Memory: about 120 bytes a row of the sources, and 0.5 GB for each process.
 """
 
 import argparse

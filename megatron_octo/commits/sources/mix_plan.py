@@ -1,6 +1,6 @@
 """How often each row of a mixture appears: by duplicates, languages, caps and weights, and a hash of each row.
 
-Memory: about 100 bytes for each row of the sources. The plan does not depend on the order of rows and files.
+Memory: about 120 bytes for each row of the sources. The plan does not depend on the order of rows and files.
 """
 
 from dataclasses import dataclass, field
