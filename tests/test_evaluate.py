@@ -72,6 +72,7 @@ def test_a_model_that_answers_rightly_scores_100(
     assert (tmp_path / "e" / records.REPORT).exists() and (tmp_path / "e" / records.PAGE).exists()
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_two_evaluations_are_compared_and_prompts_are_shown(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
@@ -85,6 +86,7 @@ def test_two_evaluations_are_compared_and_prompts_are_shown(
     assert "Question: Write a function doubled." in page and "return 3 * x" in page
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_parts_of_two_machines_are_merged(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = [str(tmp_path / name) for name in ("a", "b")]

@@ -23,6 +23,8 @@ from megatron_octo.runview.load import load_run
 from megatron_octo.runview.page import render
 from tests.training.runs import STEPS, TestRun, exit_codes, small_corpus
 
+pytestmark = pytest.mark.slow
+
 SAVES = {"interval": 1, "keep": 9, "asynchronous": False}  # a step is saved before the next one begins
 VALIDATED = {"eval": {"interval": 2, "steps": 1}}
 

@@ -37,6 +37,7 @@ def test_help(command: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_preprocess_and_inspect(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"inputs": "a question", "outputs": "an answer"}\n' * 5)

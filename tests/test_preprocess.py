@@ -207,6 +207,7 @@ def test_other_mistakes(tmp_path: Path, tokenizer_file: Path, capsys: pytest.Cap
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("module", ["dataset.writer", "preprocessing.shards"])
 def test_full_disk(tmp_path: Path, tokenizer_file: Path, module: str) -> None:

@@ -59,6 +59,7 @@ def test_killed_in_the_manifest(tmp_path: Path, tokenizer_file: Path, rows_file:
     assert [path.exists() for path in left] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("more", [[], ["--dedup", "--shuffle", "5"]])
 def test_tasks_and_merge_give_the_bytes_of_one_run(
@@ -78,6 +79,7 @@ def test_tasks_and_merge_give_the_bytes_of_one_run(
     assert preprocess(rows, tmp_path / "many", tokenizer_file, "--merge", *more) == wanted
 
 
+@pytest.mark.slow
 def test_changed_options_start_anew_and_say_so(
     tmp_path: Path, tokenizer_file: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +91,7 @@ def test_changed_options_start_anew_and_say_so(
     assert "going on after " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_made_again_or_named(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
     wanted = preprocess(rows_file, tmp_path / "one", tokenizer_file)
     preprocess(rows_file, tmp_path / "p", tokenizer_file, "--task", "0/1")
@@ -209,6 +212,7 @@ def test_other_inputs_on_the_same_output_are_refused_while_one_runs(tmp_path: Pa
     assert names == ["other.jsonl", "p.bin", "p.idx", "p.json", "rows.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_complete_data_set_is_replaced_only_when_asked(tmp_path: Path, tokenizer_file: Path, rows_file: Path) -> None:
     rows, prefix = tmp_path / "rows.jsonl", tmp_path / "p"
     rows.write_bytes(rows_file.read_bytes())

@@ -324,6 +324,7 @@ def test_what_would_stop_the_training_is_not_submitted(desk: Path) -> None:
     assert sorted(path.name for path in desk.iterdir()) == ["clusters"]
 
 
+@pytest.mark.slow
 def test_quick_and_without_torch() -> None:
     heavy = ("torch", "transformers", "megatron.core")
     for words in (

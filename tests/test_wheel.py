@@ -11,6 +11,8 @@ import pytest
 
 from tests.places import PROJECT
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "megatron_octo", "recipes")
 
 

@@ -86,6 +86,7 @@ def test_a_record_that_is_not_valid_is_passed_over_and_named(
         assert words[0] == "status" or "runs/other" in said
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_read_hides_no_other(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def files(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_each_save_is_scored_once(run: Path, tmp_path: Path) -> None:
     before = files(run)
     evaluation, said = Evaluation(), list[str]()

@@ -133,6 +133,7 @@ def _answer(command: Callable[[], int]) -> tuple[object, str]:
     return left.value.code, out.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(COUNT))
 def test_every_command_answers(number: int, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")

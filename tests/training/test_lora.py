@@ -107,6 +107,7 @@ def test_only_adapters_are_trained_and_take_memory(
     assert baseline["losses"][-1] < baseline["losses"][0]
 
 
+@pytest.mark.slow
 def test_starts_at_the_base_whatever_the_dropout(make_recipe: Callable[..., Recipe]) -> None:
     """B is zero: the first loss is the base's to the last bit."""
     sections = {**SECTIONS, "lora": {**LORA, "dropout": 0.5}}

@@ -138,6 +138,7 @@ ODD: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_manifests_are_passed_over(tmp_path: Path, corpus: Path, whole: TestRun, kind: str) -> None:
     run = copy_of(whole, tmp_path, corpus)

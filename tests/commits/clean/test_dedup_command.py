@@ -44,6 +44,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 def test_what_is_dropped(tmp_path: Path) -> None:
     for name, rows in (("one", ROWS), ("two", ROWS[::-1])):
         output = tmp_path / f"{name}.jsonl"

@@ -31,6 +31,7 @@ def test_reasons_and_signals(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert found[1]["old_characters"] == 50_000 and found[1]["drop_why"] == "50000 characters"
 
 
+@pytest.mark.slow
 def test_variants_of_models(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl")
     for model in ("bloomz", "codegeex", "santacoder"):

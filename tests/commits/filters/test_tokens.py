@@ -53,6 +53,7 @@ def test_bounds_are_not_used_for_what_they_are_not_proven_for() -> None:
     assert Bounds({}).at_least(["a b c"], 2) == 0 and Bounds({}).at_most(["a b c"]) == float("inf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["octopack", "fixed"])
 def test_a_row_that_only_tokens_drop(mode: str) -> None:
     rule = TokenRule(STARCODER, MODELS["starcoder"], mode)  # type: ignore[arg-type]

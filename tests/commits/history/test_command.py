@@ -36,6 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return typical(tmp_path_factory.mktemp("typical") / "repository")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 def test_several_repositories_in_their_order_whatever_the_processes(
     tmp_path: Path, made: Repository, capsys: pytest.CaptureFixture[str]
@@ -65,6 +66,7 @@ def test_several_repositories_in_their_order_whatever_the_processes(
     assert "commits of 4 repositories" in out and "undecodable" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 def test_rows_do_not_depend_on_the_clone(tmp_path: Path, made: Repository) -> None:
     made.git("config", "uploadpack.allowFilter", "true")

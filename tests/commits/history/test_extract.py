@@ -28,6 +28,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, di
     return typical(tmp_path_factory.mktemp("typical") / "repository")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sha256", [False, True])
 def test_every_pair_is_what_git_shows(tmp_path: Path, sha256: bool) -> None:
     made, ids = typical(tmp_path / "repository", sha256=sha256)

@@ -15,6 +15,8 @@ from megatron_octo.commits.report.page import histogram
 from megatron_octo.commits.rows import Row, Writer, read_rows
 from megatron_octo.common.errors import OctoError
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>alert(1)</script><img src=x onerror=y>\u202e|\x1b[31m"
 
 

@@ -77,6 +77,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         input_files([out])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "commits.jsonl.gz").is_file(), reason="../shared/data is not here")
 def test_real_rows_keep_every_column(tmp_path: Path) -> None:
     path = SHARED / "commits.jsonl.gz"

@@ -82,6 +82,7 @@ def check(found: list[Row], full: list[Row]) -> None:
             assert (blob_id(row.old_contents), blob_id(row.new_contents)) == (wanted.old_blob, wanted.new_blob)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blobs", [True, False])
 @pytest.mark.parametrize("kind", ["http", "daemon"])
 def test_contents_equal_those_of_the_history(
@@ -128,6 +129,7 @@ def test_states(tmp_path: Path, full: list[Row], server: Server) -> None:
     assert (found[3].old_contents, found[5].old_contents) == ("", None)
 
 
+@pytest.mark.slow
 def test_repositories_that_are_gone_or_lack_it(tmp_path: Path, full: list[Row], server: Server) -> None:
     good = without_contents(own(full))[0]
     for name, repos, state in (("a", "aa/gone", "repo_gone"), ("b", "bob/second", "not_found"), ("c", "", "not_found")):
@@ -162,6 +164,7 @@ def test_names_that_are_no_repositories_are_not_asked(
     assert not list(tmp_path.rglob("EXECUTED")) and not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_refusal_is_waited_for(tmp_path: Path, full: list[Row], server: Server) -> None:
     refusals = iter([429, 503])
     server.fault = lambda path: next(refusals, None)
@@ -170,6 +173,7 @@ def test_a_refusal_is_waited_for(tmp_path: Path, full: list[Row], server: Server
     assert time.monotonic() - started >= 1  # Retry-After
 
 
+@pytest.mark.slow
 def test_a_host_that_keeps_refusing_ends_the_work_and_a_later_start_goes_on(
     tmp_path: Path, full: list[Row], server: Server
 ) -> None:
@@ -199,6 +203,7 @@ def test_transient_failures_are_asked_again(
     check(scrape(tmp_path, rows, server.url, "--retry"), some)
 
 
+@pytest.mark.slow
 def test_a_dead_server(tmp_path: Path, full: list[Row]) -> None:
     with pytest.raises(OctoError, match="refused, or not answered"):
         scrape(tmp_path, without_contents(full)[:2], f"http://127.0.0.1:{free_port()}", "--refusals", "2")

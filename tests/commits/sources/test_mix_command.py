@@ -56,6 +56,7 @@ def test_all_rows_appear_once_shuffled(tmp_path: Path) -> None:
     assert notes["self"] == {"read": 40, "distinct": 40, "written": 40}
 
 
+@pytest.mark.slow
 def test_order_of_rows_jobs_and_parts_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ["--total", "150", "--dedup", "inputs", "--language-cap", "30"]
     one = mix(tmp_path / "one.jsonl", *sources(tmp_path), *more)

@@ -87,6 +87,7 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert (found[0]["lang"], found[0]["source"], found[0]["id"]) == ("Python", "oasst", "0")
 
 
+@pytest.mark.slow
 def test_phrases_of_a_file(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [flat("q", "LAION"), flat("q", "Zebra")])
     for name, text in (("a.yaml", "phrases: [zebra]\n"), ("a.txt", "zebra\n\n")):

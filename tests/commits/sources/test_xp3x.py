@@ -41,6 +41,7 @@ def test_the_table_is_that_of_the_original() -> None:
     assert len(counts()) == 95 and sum(counts().values()) == 5000
 
 
+@pytest.mark.slow
 def test_the_whole_table(tmp_path: Path) -> None:
     found = run(made(tmp_path / "in", counts()), tmp_path / "out.jsonl")
     assert Counter(each["file"] for each in found) == counts()

@@ -33,6 +33,8 @@ from tests.conversion.networks import hf_logits
 from tests.conversion.writers.test_to_hf import TOKENS, train_and_read
 from tests.distributed import run_forked, run_ranks
 
+pytestmark = pytest.mark.slow
+
 # transformers' class, its settings, adapted modules there (in our order of the layer), and the layers' prefix.
 FAMILIES: dict[str, tuple[str, dict[str, Any], list[list[str]], str]] = {
     "gpt_bigcode": (

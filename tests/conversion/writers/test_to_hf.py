@@ -22,6 +22,8 @@ from tests.conversion.models import from_hf
 from tests.conversion.networks import hf_logits
 from tests.distributed import run_forked, run_ranks
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.randint(1, VOCABULARY, (SEQ_LENGTH,), generator=torch.Generator().manual_seed(3))
 
 

@@ -47,6 +47,7 @@ def tokens(
     return {answer.request.key: (answer.tokens, answer.stop) for answer in answers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_batch_order_and_resumption_change_nothing(model: OpenModel, temperature: float) -> None:
     wanted = requests(model, samples=3)

@@ -70,6 +70,7 @@ def test_batch_and_seed(place: Path, whole: Path, tmp_path: Path) -> None:
     assert lines(tmp_path / "other") != lines(whole)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again(place: Path, whole: Path, tmp_path: Path) -> None:
     assert main(command(place, tmp_path / "a")) == 0
     path = records.samples_path(tmp_path / "a", FIX)

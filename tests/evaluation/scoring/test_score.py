@@ -35,6 +35,7 @@ def _content(output: Path, task: str = _FIX.name) -> dict[tuple[int, int], tuple
     return {key: (each.program, each.cut, each.solution, each.verdict.kind) for key, each in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [Task("synthesize", "python"), _FIX, Task("fixdocs", "cpp")])
 def test_right_answers_score_all(tmp_path: Path, benchmark: Path, make_judge: MakeJudge, task: Task) -> None:
     write_samples(tmp_path, benchmark, canonical, {task.scenario: 2}, task.language)
@@ -68,6 +69,7 @@ def test_each_end_has_its_kind_and_a_second_pass_runs_nothing(
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_same_verdicts_each_time(tmp_path: Path, benchmark: Path, make_judge: MakeJudge) -> None:
     for name in ("a", "b"):
         write_samples(tmp_path / name, benchmark, _mixed, {"fixtests": 5})

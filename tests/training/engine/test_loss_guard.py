@@ -125,6 +125,7 @@ def test_a_bad_step_stops_the_run_and_keeps_its_batch(
         shown(run, "--step", "4", "--row", "8")
 
 
+@pytest.mark.slow
 def test_too_many_skips_stop_the_run(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = TestRun(tmp_path, corpus, guard={"nonfinite": "skip", "max_skips": 2})
     monkeypatch.setenv("OCTO_FAULT", ";".join(f"rank=0,step={step},kind=nan" for step in range(2, 7)))

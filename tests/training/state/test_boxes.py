@@ -20,6 +20,8 @@ from tests.architectures.variants import VARIANTS, known
 from tests.distributed import run_ranks
 from tests.training.runs import TestRun
 
+pytestmark = pytest.mark.slow
+
 SIZES = (1, 2, 4)
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
 

@@ -122,6 +122,7 @@ def test_damaged_checkpoints_are_passed_over_aloud(tmp_path: Path, corpus: Path,
     assert list(run.path.rglob(".*")) == [page], "what training left half written is gone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(DAMAGES)[3:])
 def test_damaged_manifests_are_passed_over_aloud(tmp_path: Path, corpus: Path, whole: TestRun, kind: str) -> None:
     run = copy_of(whole, tmp_path, corpus)

@@ -20,6 +20,8 @@ from tests.conftest import VOCABULARY, write_corpus
 from tests.distributed import run_ranks
 from tests.training.runs import EVERY_STEP, STEPS, TestRun, copy_of, flip, small_corpus
 
+pytestmark = pytest.mark.slow
+
 DROPOUT = {"model": {"hidden_dropout": 0.1, "attention_dropout": 0.1}}
 
 

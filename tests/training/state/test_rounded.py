@@ -20,6 +20,8 @@ from megatron_octo.recipe.loading import load_recipe
 from megatron_octo.sizing.checkpoint_size import checkpoint_bytes
 from tests.training.runs import TestRun, flip, small_corpus
 
+pytestmark = pytest.mark.slow
+
 FILES = {f"{kind}-0000{rank}.safetensors" for kind in ("main", "optimizer") for rank in (0, 1)}
 KINDS = ("weights", "main", "exp_avg", "exp_avg_sq")
 BF16 = {"train": {"precision": "bf16"}, "checkpoint": {"interval": 2, "keep": 9}}

@@ -19,6 +19,7 @@ def check_column_sums(dtype: torch.dtype, rows: int, width: int, transposed: boo
 
 
 # One row, fewer than a tile's, more than are summed at once.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "width", "transposed"),
     [(1, 3, False), (31, 100, False), (1025, 70, False), (4133, 64, False), (70, 40, True)],

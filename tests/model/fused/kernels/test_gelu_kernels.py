@@ -36,6 +36,7 @@ def check_fp8_scale() -> None:
         torch.testing.assert_close(found, torch.tensor([scale]), equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_gelu(dtype: torch.dtype, exact: bool, interpreted: Callable[..., Any]) -> None:

@@ -66,6 +66,7 @@ def check_dropout() -> None:
     assert largest.max() == delta.abs().max() != residual.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_add_norm(dtype: torch.dtype, added: bool, interpreted: Callable[..., Any]) -> None:

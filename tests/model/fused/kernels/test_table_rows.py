@@ -26,6 +26,7 @@ def check_add_rows(dtype: torch.dtype, columns: int) -> None:
         same([other[row]], [expected], tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 1100])  # less, and more, than one program's
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_add_rows(dtype: torch.dtype, columns: int, interpreted: Callable[..., Any]) -> None:
