@@ -97,6 +97,9 @@ class ScoredSample:
     solution: str = ""
 
 
+_TOLD = {"model"}  # of a header: where the model lies may change, its digest may not
+
+
 class Lines:
     """A file of JSON lines to append to. Each line is one write: a kill leaves whole lines and at most a part of one.
 
@@ -136,7 +139,8 @@ def open_header(output: Path, section: str, values: Mapping[str, Any]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     header = read_header(output)
     before = header.get(section, {})
-    if differing := sorted(key for key in before.keys() & values.keys() if before[key] != values[key]):
+    compared = (before.keys() & values.keys()) - _TOLD
+    if differing := sorted(key for key in compared if before[key] != values[key]):
         lines = "; ".join(f"{key}: {before[key]!r} there, {values[key]!r} now" for key in differing)
         raise OctoError(
             f"this directory holds results made otherwise: {lines}",
@@ -144,7 +148,7 @@ def open_header(output: Path, section: str, values: Mapping[str, Any]) -> None:
             hint="the same options go on; others need another --output",
         )
     if before.keys() < {**before, **values}.keys():
-        write_json(path, {"format": 1, **header, section: {**before, **values}})
+        write_json(path, {"format": 1, **header, section: {**values, **before}})
 
 
 def read_header(output: Path) -> dict[str, Any]:

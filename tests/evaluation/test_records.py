@@ -93,3 +93,12 @@ def test_a_verdict_of_an_unknown_kind_is_named(tmp_path: Path) -> None:
     lines.close()
     with pytest.raises(OctoError, match="not a verdict"):
         read_verdicts(tmp_path, _TASK)
+
+
+def test_a_moved_model_is_the_same_model(tmp_path: Path) -> None:
+    values = {"model": "runs/a", "model_digest": "x", "seed": 0}
+    open_header(tmp_path, "generation", values)
+    open_header(tmp_path, "generation", {**values, "model": "elsewhere/a"})
+    assert read_header(tmp_path)["generation"]["model"] == "runs/a"
+    with pytest.raises(OctoError, match="model_digest"):
+        open_header(tmp_path, "generation", {**values, "model_digest": "y"})

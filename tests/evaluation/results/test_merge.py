@@ -74,3 +74,20 @@ def test_a_folder_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(OctoError, match="not an evaluation"):
         merge([tmp_path / "a"], tmp_path / "all")
+
+
+def test_nothing_is_written_if_parts_do_not_fit(tmp_path: Path) -> None:
+    parts = [_part(tmp_path / "a", [0]), _part(tmp_path / "b", [1], seed=1)]
+    with pytest.raises(OctoError):
+        merge(parts, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_part_of_a_line_that_a_kill_left_is_no_sample(tmp_path: Path) -> None:
+    parts = [_part(tmp_path / "a", [0]), _part(tmp_path / "b", [1])]
+    merge(parts[:1], tmp_path / "all")
+    path = records.samples_path(tmp_path / "all", _TASK)
+    path.write_bytes(path.read_bytes() + b'{"task": "huma')
+    merge(parts, tmp_path / "all")
+    assert list(records.read_samples(tmp_path / "all", _TASK)) == [(0, 0), (1, 0)]
+    assert path.read_bytes().count(b"\n") == 2
