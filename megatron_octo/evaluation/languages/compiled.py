@@ -1,12 +1,14 @@
 """What compiled languages share: compile in one sandbox, run in another, and tell from both how a program ended."""
 
 import contextlib
+import functools
 import os
 import re
 import secrets
 import shutil
 import signal
 import stat
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +36,8 @@ _NO_MEMORY = re.compile(
     rb"out of memory|bad_alloc|virtual memory exhausted|[Cc]annot allocate memory|memory allocation of \d+ bytes failed"
 )
 _STACK = re.compile(rb"stack overflow|overflowed its stack|runtime\.(?:newstack|copystack)\b")  # not the memory's limit
+_NO_PROCESS = re.compile(rb"failed to spawn|Resource temporarily unavailable|cannot fork|vfork|pthread_create failed")
+_REBUILDS = 2
 _NO_TIME = re.compile(rb"CPU time limit exceeded")  # of one of the compiler's processes
 _KILLED = re.compile(rb"(Killed|Terminated) signal terminated program|signal: 9, SIGKILL|collect2: .*signal 9")
 _DETAIL = 2000  # characters
@@ -91,7 +95,8 @@ class CompiledLanguage(Language):
         compiler = self.compiler(program)
         with output_folder(box.slot) as folder:
             mounts = [Mount(compiler.shared, SHARED), Mount(folder, OUTPUT, writable=True), *compiler.mounts]
-            built = box.run(
+            build = functools.partial(
+                box.run,
                 [word.replace(NAME, name) for word in compiler.argv],
                 files=files,
                 mounts=mounts,
@@ -99,6 +104,7 @@ class CompiledLanguage(Language):
                 environment=compiler.environment,
                 channel=False,
             )
+            built = build_patiently(build)
             verdict = compile_verdict(built, folder / PROGRAM)
             if verdict is None and (trick := self.tampering_in_build(program, built)):
                 verdict = Verdict(Kind.TAMPERED, 1, trick)
@@ -156,6 +162,20 @@ def _let_all_read(path: Path) -> None:
     wanted = 0o555 if path.is_dir() or mode & 0o100 else 0o444
     if mode & wanted != wanted:  # what is linked from elsewhere is readable, and stays as it is
         path.chmod(mode | wanted)
+
+
+def build_patiently(build: Callable[[], Outcome], pause: float = 0.5) -> Outcome:
+    """Run a compiler; again if it could not start a thread or a process of its own, as on a crowded machine.
+
+    The last outcome decides, whatever it says: a program that prints the same words gains another compilation only.
+    """
+    built = build()
+    for _ in range(_REBUILDS):
+        if not built.exit_code or not _NO_PROCESS.search(built.stderr or built.stdout):
+            break
+        time.sleep(pause)
+        built = build()
+    return built
 
 
 def compile_verdict(outcome: Outcome, program: Path) -> Verdict | None:

@@ -7,6 +7,7 @@ import pytest
 from megatron_octo.evaluation.languages.compiled import (
     WRONG,
     build_once,
+    build_patiently,
     compile_verdict,
     output_folder,
     run_verdict,
@@ -200,3 +201,18 @@ def test_the_output_folder_belongs_to_the_slot() -> None:
         assert found.st_mode & 0o777 == 0o700
         assert found.st_uid == (2_000_000_003 if os.getuid() == 0 else os.getuid())
     assert not folder.exists()
+
+
+def test_a_compiler_without_threads_is_started_again_and_the_last_word_counts() -> None:
+    words = b"error: failed to spawn helper thread: Resource temporarily unavailable"
+    starved = Outcome(1, None, b"", words, b"", 0.1, 0.1)
+    good, bad = Outcome(0, None, b"", b"", b"", 0.1, 0.1), Outcome(1, None, b"", b"error: expected `;`", b"", 0.1, 0.1)
+    for outcomes, wanted, starts in (
+        ([starved, good], good, 2),
+        ([starved, bad], bad, 2),
+        ([bad, good], bad, 1),
+        ([starved, starved, starved, good], starved, 3),  # what a program may print, too
+    ):
+        left = iter(outcomes)
+        assert build_patiently(lambda: next(left), pause=0.0) is wanted  # noqa: B023
+        assert len(outcomes) - len(list(left)) == starts
