@@ -51,11 +51,17 @@ def judged(self, row, solution, box, program=None):
     return found
 Judge.one = judged
 
+opened = records.Lines.__init__
+def opening(self, path):
+    opened(self, path)
+    self.task = path.stem
+records.Lines.__init__ = opening
+
 append = records.Lines.append
 def appended(self, record):
     append(self, record)
     if "stop" in record:
-        tell("end", "sample", record["task"], record["problem"], record["sample"])
+        tell("end", "sample", self.task, record["problem"], record["sample"])
 records.Lines.append = appended
 sys.exit(main(sys.argv[2:]))
 """
@@ -94,59 +100,45 @@ def main() -> int:
         folder = Path(name)
         write_model(folder / "model", "gpt_bigcode")
         write_benchmark(folder / "data")
-        options = [
-            "--model",
-            folder / "model",
-            "--data",
-            folder / "data",
-            "--tasks",
-            ",".join(TASKS),
-            "--device",
-            "cpu",
-        ]
-        options += [
-            "--prompt",
-            "octocoder",
-            "--n-samples",
-            12,
-            "--temperature",
-            0.8,
-            "--max-length",
-            420,
-            "--batch-size",
-            3,
-        ]
-        words = [str(word) for word in ("run", *options, "--jobs", 2, "--no-verdict-cache")]
+        options: dict[str, object] = {
+            "model": folder / "model",
+            "data": folder / "data",
+            "tasks": ",".join(TASKS),
+            "device": "cpu",
+            "prompt": "octocoder",
+            "n-samples": 12,
+            "temperature": 0.8,
+            "max-length": 420,
+            "batch-size": 3,
+            "jobs": 2,
+        }
+        words = [f"--{name}={value}" for name, value in options.items()]
 
         def command(output: str) -> list[str]:
-            return [
-                sys.executable,
-                "-c",
-                REPORTING,
-                str(folder / f"{output}.log"),
-                *words,
-                "--output",
-                str(folder / output),
-            ]
+            start = [sys.executable, "-c", REPORTING, str(folder / f"{output}.log"), "run", *words]
+            return [*start, "--no-verdict-cache", f"--output={folder / output}"]
 
         started = time.monotonic()
         subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         whole = time.monotonic() - started
         moments, kills = random.Random(arguments.seed), 0
         begin = 4.0  # seconds in which nothing but imports happens
+        longest = max(1.0, 3 * (whole - begin) / arguments.kills)
+        outputs = ["killed-1"]
         while kills < arguments.kills:
             quiet = subprocess.DEVNULL
-            process = subprocess.Popen(command("killed"), start_new_session=True, stdout=quiet, stderr=quiet)
+            process = subprocess.Popen(command(outputs[-1]), start_new_session=True, stdout=quiet, stderr=quiet)
             try:
-                process.wait(begin + moments.uniform(0.0, max(1.0, 3 * (whole - begin) / arguments.kills)))
-                break  # finished
+                process.wait(begin + moments.uniform(0.0, longest))
+                outputs.append(f"killed-{len(outputs) + 1}")  # that one is finished
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += process.wait() == -signal.SIGKILL
-        subprocess.run(command("killed"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        equal = contents(folder / "whole") == contents(folder / "killed")
-        again = repeated(folder / "killed.log")
-        count = sum(len(lines) for lines in contents(folder / "killed").values())
+        subprocess.run(command(outputs[-1]), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wanted = contents(folder / "whole")
+        equal = all(contents(folder / output) == wanted for output in outputs)
+        again = [each for output in outputs for each in repeated(folder / f"{output}.log")]
+        count = sum(map(len, wanted.values()))
         print(f"{kills} kills, {count} samples and verdicts: {'equal' if equal else 'DIFFERENT'}")
         print(f"samples begun after they were finished: {len(again)}")
         return 0 if equal and not again and kills else 1
