@@ -1,4 +1,4 @@
-"""Search for the texts of benchmarks in rows: exactly but for white space and case, then by shared runs of words."""
+"""Search for the texts of benchmarks in rows: whole except for white space and case, then by shared runs of words."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -6,6 +6,7 @@ for all candidates, so none is dropped by an estimate.
 """
 
 import argparse
+import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -96,7 +97,12 @@ def main(arguments: argparse.Namespace) -> int:
     verdicts: list[Verdicts] = []
     if not job.ledger(output, known_inputs(sources)).is_complete():
         folder.mkdir(parents=True, exist_ok=True)
-        keys = make_keys(sources, folder, near, arguments.jobs)
+        try:
+            keys = make_keys(sources, folder, near, arguments.jobs)
+        except OctoError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only where it is empty
+            raise
         verdicts = store(decide(keys, near), keys, folder)
     found = run_stage(
         job.name,

@@ -76,6 +76,8 @@ class Writer:
             if self._sink is not None:
                 self._sink.finish() if kind is None else self._sink.abandon()
         except BaseException as failure:
+            if self._sink is not None:
+                self._sink.abandon()
             self._stack.__exit__(type(failure), failure, failure.__traceback__)
             raise
         self._stack.__exit__(kind, error, trace)

@@ -102,3 +102,10 @@ def test_wrong_options_write_nothing(tmp_path: Path, words: list[str]) -> None:
     with pytest.raises(OctoError):
         main(["dedup", write(tmp_path / "in.jsonl", ROWS[:2]), "--output", str(tmp_path / "out"), *words])
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_bad_row_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"commit": "a"}\n{"commit": 5}\n')
+    with pytest.raises(OctoError, match="column 'commit' holds int"):
+        main(["dedup", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out")])
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet
@@ -88,3 +90,17 @@ def test_files_are_joined_over_their_columns(tmp_path: Path, monkeypatch: pytest
         writer.write(Row("b", signals={"n": "x"}))
     with open(tmp_path / "c.parquet", "wb") as file, pytest.raises(OctoError, match="column 'n'"):
         arrow.join_files([tmp_path / "a.parquet", tmp_path / "b.parquet"], file)
+
+
+def test_an_error_at_the_end_says_nothing_else(tmp_path: Path) -> None:
+    """pyarrow would close its writer once more when it is collected, and print a traceback."""
+    code = (
+        "import sys\nfrom megatron_octo.commits.rows import Row, Writer\n"
+        "with Writer(sys.argv[1], {'tokens': 'int'}) as writer:\n"
+        "    writer.write(Row('a', signals={'tokens': 'many'}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out.parquet")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stderr.count("Traceback") == 1 and "Exception ignored" not in done.stderr
+    assert not list(tmp_path.iterdir())
