@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_octo.commits.clean.benchmark_texts import Text
+from megatron_octo.commits.clean.edits import folded, rensa_library
 from megatron_octo.commits.rows import Row
 from megatron_octo.common.errors import OctoError
 
@@ -79,17 +80,12 @@ class Finder:
 
     def _runs(self, text: str) -> NDArray[np.uint64]:
         """Return the distinct hashes of the runs of words, uint64 [N]; a shorter text has none."""
-        import rensa
-
         words = _WORD.findall(text.lower())
         if len(words) < self.run:
             return np.empty(0, np.uint64)
-        hashes = np.asarray(rensa.RMinHash.hash_token_sets([words])[0], np.uint64)
-        mixed = np.zeros(len(words) - self.run + 1, np.uint64)
-        for place in range(self.run):
-            mixed = (mixed ^ hashes[place : place + len(mixed)]) * np.uint64(0x9E3779B97F4A7C15)
-            mixed ^= mixed >> np.uint64(29)
-        return np.unique(mixed)
+        hashes = np.asarray(rensa_library().RMinHash.hash_token_sets([words])[0], np.uint64)
+        count = len(words) - self.run + 1
+        return np.unique(folded(hashes[place : place + count] for place in range(self.run)))
 
     def exact(self, text: str) -> set[int]:
         """Return the numbers of the texts that a text holds, except for white space and case."""

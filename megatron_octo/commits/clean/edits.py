@@ -1,7 +1,7 @@
 """What makes two edits the same: blob ids, normalised texts, and shingles of the changed lines."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,20 +70,44 @@ class Shingles:
     starts: NDArray[np.int64]
 
 
+def rensa_library() -> Any:
+    """Return the library that hashes words and makes MinHashes.
+
+    Raises:
+        OctoError: it is missing.
+    """
+    try:
+        import rensa
+    except ImportError:
+        hint = "pip install 'megatron-octo[commits]'; dedup has --exact-only"
+        raise OctoError("this needs the rensa library", hint=hint) from None
+    return rensa
+
+
+def folded(parts: Iterable[Hashes]) -> Hashes:
+    """Return one hash of each place in some arrays of one shape; the order of the arrays counts."""
+    mixed: Hashes = np.zeros((), np.uint64)
+    for part in parts:
+        mixed = (mixed ^ part) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
 def shingles(texts: Sequence[Sides]) -> Shingles:
     """Hash the runs of :data:`WORDS` words of each side; a shorter side is one shingle, an empty one has none."""
     flat = [word for sides in texts for words in sides for word in words]
-    hashes = np.asarray(_rensa().RMinHash.hash_token_sets([flat])[0] if flat else [], np.uint64)
+    hashes = np.asarray(rensa_library().RMinHash.hash_token_sets([flat])[0] if flat else [], np.uint64)
     counts = np.array([len(words) for sides in texts for words in sides], np.int64)
     ends = np.cumsum(counts)
     # A run that would leave its side is cut off at the end of the side: its last words count as none.
-    mixed = np.zeros(len(hashes), np.uint64)
     left = np.repeat(ends, counts) - np.arange(len(hashes))  # words from here to the end of the side
-    for place in range(WORDS):
+
+    def words_at(place: int) -> Hashes:
         there = np.zeros(len(hashes), np.uint64)
         there[: len(hashes) - place] = hashes[place:]
-        mixed = (mixed ^ np.where(left > place, there, np.uint64(0))) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
+        return np.where(left > place, there, np.uint64(0))
+
+    mixed = folded(words_at(place) for place in range(WORDS))
     side = np.repeat(np.arange(len(counts)) % 3, counts)
     mixed ^= np.array([0, 0x5851F42D4C957F2D, 0xC2B2AE3D27D4EB4F], np.uint64)[side]
     short = np.repeat(np.minimum(counts, WORDS), counts)
@@ -102,7 +126,7 @@ def shingles(texts: Sequence[Sides]) -> Shingles:
 def minhashes(found: Shingles, permutations: int, seed: int) -> NDArray[np.uint32]:
     """Return the MinHash of each row's shingles, uint32 [rows, permutations]."""
     rows = len(found.starts) - 1
-    matrix = _rensa().RMinHash.digest_matrix_from_flat_token_hashes(
+    matrix = rensa_library().RMinHash.digest_matrix_from_flat_token_hashes(
         found.values, found.starts.astype(np.uint64), permutations, seed
     )
     return np.asarray(matrix.to_rows(), np.uint32).reshape(rows, permutations)
@@ -112,11 +136,8 @@ def band_hashes(signatures: NDArray[np.uint32], bands: int) -> Hashes:
     """Return the hash of each band of the signatures, uint64 [bands, rows]."""
     rows, permutations = signatures.shape
     width = permutations // bands
-    mixed = np.zeros((rows, bands), np.uint64)
     cut = signatures[:, : bands * width].reshape(rows, bands, width).astype(np.uint64)
-    for place in range(width):
-        mixed = (mixed ^ cut[:, :, place]) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(32)
+    mixed = folded(cut[:, :, place] for place in range(width))
     return np.ascontiguousarray(mixed.T)
 
 
@@ -126,12 +147,3 @@ def jaccard(one: Hashes, other: Hashes) -> float:
         return 0.0
     common = len(np.intersect1d(one, other, assume_unique=True))
     return common / (len(one) + len(other) - common)
-
-
-def _rensa() -> Any:
-    try:
-        import rensa
-    except ImportError:
-        hint = "pip install 'megatron-octo[commits]', or --exact-only"
-        raise OctoError("near duplicates need the rensa library", hint=hint) from None
-    return rensa
