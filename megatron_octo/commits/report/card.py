@@ -67,7 +67,7 @@ def card(report: Report, name: str, files: str, note: str = "") -> str:
         f"---\n{dump_yaml(header)}---\n",
         f"# {escape(name)}\n",
         f"{total.rows:,} commits that edit one file: the file before, the subject of the message, the file after."
-        f" {size} MB of contents; languages: {len(report.final):,}.\n",
+        f" {size} MB of contents; languages: {tables.languages(report)}.\n",
     ]
     made = {table.title: table for table in tables.tables(report)}
     for title, shown in _BODY.items():

@@ -57,12 +57,20 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def write(folder: Path, texts: dict[str, Iterable[str]]) -> None:
-    """Write files into a folder; the old ones are replaced when all new ones are written."""
+    """Write files into a folder; the old ones are replaced when all new ones are written.
+
+    Raises:
+        OctoError: a folder has the name of one of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.ExitStack() as stack:
             for name, parts in texts.items():
-                stack.enter_context(atomic_write(folder / name, "w")).writelines(parts)
+                if (folder / name).is_dir():
+                    raise OctoError("this is a folder, not a file of an earlier report", where=folder / name)
+                file = stack.enter_context(atomic_write(folder / name, "w"))
+                file.writelines(parts)
+                file.flush()  # a full disk shows before the first file is replaced
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()  # only where it is empty

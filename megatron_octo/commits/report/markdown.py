@@ -52,7 +52,7 @@ def summary(report: Report) -> str:
     counted = tables.tokens(total)
     words = "" if counted == tables.NOT_KNOWN else f", {counted} tokens"
     size = tables.megabytes(total.size)
-    return f"{total.rows:,} rows, {size} MB of contents{words}; languages: {len(report.final):,}."
+    return f"{total.rows:,} rows, {size} MB of contents{words}; languages: {tables.languages(report)}."
 
 
 def sample(row: Row) -> str:

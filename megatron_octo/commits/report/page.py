@@ -22,6 +22,7 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric:
   overflow-x: auto; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: right; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+td.text { text-align: left; }
 pre { background: var(--soft); padding: .6rem; overflow-x: auto; font-size: 13px; border-radius: 4px;
   margin: .3rem 0 1rem; }
 pre span { display: block; } .old { background: var(--old); } .new { background: var(--new); } .place { opacity: .6; }
@@ -69,7 +70,7 @@ def page(report: Report, name: str, note: str = "") -> Iterator[str]:
 def table_markup(table: Table) -> str:
     """Return a table under its title."""
     cells = "".join(f"<th>{markup(each)}</th>" for each in table.head)
-    lines = ("".join(f"<td>{markup(printable(each))}</td>" for each in row) for row in table.rows)
+    lines = ("".join(map(_cell, row)) for row in table.rows)
     body = f"<p>{markup(table.note)}</p>\n" if table.note else ""
     if table.rows:
         body += f"<table><tr>{cells}</tr>\n" + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table>\n"
@@ -77,6 +78,12 @@ def table_markup(table: Table) -> str:
     if table.folded:
         return f"<details><summary>{title}</summary>\n{body}</details>\n"
     return f"<h2>{title}</h2>\n{body}"
+
+
+def _cell(text: str) -> str:
+    """Return a cell; words stand at its left, numbers at its right."""
+    number = not any(map(str.isalpha, text.removeprefix("at least ")))
+    return f"<td{'' if number else ' class="text"'}>{markup(printable(text))}</td>"
 
 
 def histogram(bins: Sequence[int]) -> str:

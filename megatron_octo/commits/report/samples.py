@@ -13,6 +13,7 @@ from megatron_octo.common.terminal import printable
 
 _BYTES = 64 << 10  # rows with more are no samples
 _LINES, _WIDTH = 200, 400  # of a diff
+_SUBJECT = 400  # characters
 _NO_END = "\\ no newline at the end"
 
 
@@ -51,7 +52,9 @@ class Samples:
 
 def lean(row: Row) -> Row:
     """Return a row with what a sample shows."""
-    shown = Row(row.commit, subject=row.subject, old_contents=row.old_contents, new_contents=row.new_contents)
+    shown = Row(
+        row.commit, subject=row.subject[:_SUBJECT], old_contents=row.old_contents, new_contents=row.new_contents
+    )
     for name in ("lang", "license", "repos", "new_file"):
         setattr(shown, name, short(getattr(row, name) or ""))
     return shown

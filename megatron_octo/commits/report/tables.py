@@ -7,7 +7,7 @@ from itertools import islice
 
 from megatron_octo.commits.clean.dedup_command import RULES as DUPLICATES
 from megatron_octo.commits.report.collect import ByLanguage, Flow, Report
-from megatron_octo.commits.report.counts import Amount, Counts, least, short, total
+from megatron_octo.commits.report.counts import OTHERS, Amount, Counts, least, short, total
 from megatron_octo.commits.report.stages import Stage
 
 NOT_KNOWN = "-"
@@ -37,8 +37,8 @@ class Table:
 
 
 def megabytes(size: int) -> str:
-    """Return bytes in MB, which are 10^6."""
-    return f"{size / 1e6:,.1f}"
+    """Return bytes in MB, which are 10^6; small ones to the kB."""
+    return f"{size / 1e6:,.{3 if size < 10**7 else 1}f}"
 
 
 def tokens(amount: Amount) -> str:
@@ -46,6 +46,11 @@ def tokens(amount: Amount) -> str:
     if amount.rows and not amount.counted:
         return NOT_KNOWN
     return f"{'' if amount.counted == amount.rows else 'at least '}{amount.tokens:,}"
+
+
+def languages(report: Report) -> str:
+    """Return the number of languages at the end; a least one where they were too many to tell apart."""
+    return f"{'at least ' if OTHERS in report.final else ''}{len(report.final):,}"
 
 
 def tables(report: Report) -> list[Table]:
@@ -221,7 +226,7 @@ def fact_table(report: Report) -> Table:
 
 def published_table(report: Report) -> Table:
     """Return this data set beside OctoPack's."""
-    here = ("this data set", f"{report.total.rows:,}", f"{len(report.final):,}", megabytes(report.total.size))
-    rows = [(name, f"{rows:,}", f"{languages:,}", megabytes(kib * 1024)) for name, rows, languages, kib in _PUBLISHED]
+    here = ("this data set", f"{report.total.rows:,}", languages(report), megabytes(report.total.size))
+    rows = [(name, f"{rows:,}", f"{number:,}", megabytes(kib * 1024)) for name, rows, number, kib in _PUBLISHED]
     note = "MB of contents here, of jsonl files there."
     return Table("OctoPack's data", ("data set", "rows", "languages", "MB"), [here, *rows], note)

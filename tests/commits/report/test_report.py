@@ -175,6 +175,11 @@ def test_old_files_stay_until_all_new_ones_are_written(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
     with pytest.raises(ValueError):
         write(tmp_path / "folder", {"b": broken()})  # type: ignore[dict-item]
+    (tmp_path / "b").unlink()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OctoError, match="a folder"):
+        write(tmp_path, {"a": ["new"], "b": ["new"]})
+    assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a", "b"] or os.listdir(tmp_path) == ["b", "a"]
 
 

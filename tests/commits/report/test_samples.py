@@ -33,7 +33,9 @@ def test_large_rows_and_rows_without_contents_are_no_samples() -> None:
 
 
 def test_a_chosen_row_holds_what_is_shown() -> None:
-    row = dataclasses.replace(made_row(1), repos="r," * 10**6, signals={"inputs": "x" * 10**6}, author="a" * 10**6)
+    row = dataclasses.replace(
+        made_row(1), repos="r," * 10**6, signals={"inputs": "x" * 10**6}, author="a" * 10**6, subject="s" * 10**4
+    )
     assert sum(len(str(value)) for value in dataclasses.asdict(lean(row)).values()) < 1000
     assert len(about(row)) > 10**6 > 1000 > len(about(lean(row)))
 
