@@ -161,10 +161,11 @@ ELSEWHERE = {
         "commits/scrape/fetch",
         "commits/scrape/ledger",
     ],
+    "tests/commits/report/test_collect.py": ["commits/report/stages"],
     "tests/commits/report/test_report.py": [
         "commits/report/card",
-        "commits/report/collect",
         "commits/report/command",
+        "commits/report/markdown",
         "commits/report/page",
         "commits/report/tables",
     ],

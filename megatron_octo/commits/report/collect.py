@@ -1,182 +1,209 @@
-"""Counts of a chain: of each stage by its manifest, by language and reason from the rows, and some rows to look at."""
+"""Counts of a chain: by language before and after each stage, of the rows that are left, and some of them."""
 
-import heapq
+import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import xxhash
-
-from megatron_octo.commits.rows import Row, read_rows
-from megatron_octo.commits.rows.reading import manifest_of
+from megatron_octo.commits.filters.models import MODELS
+from megatron_octo.commits.filters.subject import Look
+from megatron_octo.commits.report.counts import Amount, Counts, Histogram, Names, total
+from megatron_octo.commits.report.samples import Samples
+from megatron_octo.commits.report.stages import Span, Stage, owners, read_chain, spans
+from megatron_octo.commits.rows import UNKNOWN, Row, read_rows
+from megatron_octo.commits.rows.progress import Meter
 from megatron_octo.commits.rows.row import text_bytes
 from megatron_octo.common.errors import OctoError
-from megatron_octo.common.files import read_json
 
-_BINS = 24  # of a histogram: the n-th counts sizes from 2^(n-1) to 2^n - 1
-_SAMPLE_BYTES = 64 << 10  # larger rows are no samples
+type ByLanguage = dict[str, Amount]
+type CountTokens = Callable[[Row], int | None]
+_LANGUAGES = 2000  # that are told apart
+_LARGE = 10**6  # bytes
+_STEP = 1000  # rows between steps of the progress
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage by its manifest.
+class Flow:
+    """What a stage did, by language.
 
     Attributes:
-        name: of the command.
-        path: of the output.
-        rows_in: rows that came in.
-        kept: rows that no stage dropped so far.
-        dropped: rows that this stage dropped, by rule.
-        left_out: whether the output holds no dropped rows.
-        notes: what its manifest lists of rows.
-        cpu_seconds: of the work.
+        before: rows that no stage before dropped; None where no output tells.
+        dropped: by language and rule; None where no output tells.
+        after: rows that are kept.
     """
 
-    name: str
-    path: Path
-    rows_in: int
-    kept: int
-    dropped: dict[str, int]
-    left_out: bool
-    notes: int
-    cpu_seconds: float
-
-
-@dataclass
-class Amount:
-    """Rows, bytes of their contents, and tokens where they were counted."""
-
-    rows: int = 0
-    size: int = 0
-    tokens: int = 0
-
-    def add(self, row: Row) -> None:
-        """Count a row."""
-        self.rows += 1
-        self.size += text_bytes(row.old_contents) + text_bytes(row.new_contents)
-        tokens = row.signals.get("tokens")
-        self.tokens += tokens if isinstance(tokens, int) else 0
-
-    def plus(self, other: "Amount") -> "Amount":
-        """Return the sum of both."""
-        return Amount(self.rows + other.rows, self.size + other.size, self.tokens + other.tokens)
+    before: ByLanguage | None
+    dropped: dict[tuple[str, str], Amount] | None
+    after: ByLanguage
 
 
 @dataclass
 class Report:
-    """All that the page shows.
+    """All that is shown.
 
     Attributes:
         stages: in order.
-        amounts: by language and rule that dropped the rows, None for kept ones; from an output with dropped rows.
-        final: by language, from the last output.
-        verbs, licences, duplicates: number of kept rows by verb and licence; of rows by the kind of duplicate.
-        histograms: number of kept rows by size, in powers of two, for each measure.
-        samples: kept rows, chosen by a hash of their commits.
-        empty: kept rows whose contents before are missing or empty.
+        flows: of each stage.
+        verbs: kept rows of the last output by the subject's first word.
+        licences: the same by licence, as the rows spell it.
+        licence_names: the same by each part of it.
+        histograms: the same by size, for each measure.
+        facts: the same by what is odd in them.
+        samples: some of them.
     """
 
     stages: list[Stage]
-    amounts: dict[tuple[str, str | None], Amount] = field(default_factory=dict)
-    final: dict[str, Amount] = field(default_factory=dict)
-    verbs: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    duplicates: Counter[str] = field(default_factory=Counter)
-    histograms: dict[str, list[int]] = field(default_factory=dict)
+    flows: list[Flow] = field(default_factory=list)
+    verbs: Counts = field(default_factory=Counts)
+    licences: Counts = field(default_factory=Counts)
+    licence_names: Counts = field(default_factory=Counts)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    facts: Counter[str] = field(default_factory=Counter)
     samples: list[Row] = field(default_factory=list)
-    empty: int = 0
+
+    @property
+    def final(self) -> ByLanguage:
+        """What the last output holds, by language."""
+        return self.flows[-1].after
 
     @property
     def total(self) -> Amount:
         """What the last output holds."""
-        return _sum(self.final.values())
-
-    def after(self, number: int, language: str) -> Amount:
-        """Return what was kept of a language after the first ``number`` stages."""
-        gone = {rule for stage in self.stages[:number] for rule in stage.dropped}
-        return _sum(each for (lang, rule), each in self.amounts.items() if lang == language and rule not in gone)
+        return total(self.final.values())
 
 
-def _sum(amounts: Iterator[Amount] | Any) -> Amount:
-    found = Amount()
-    for each in amounts:
-        found = found.plus(each)
-    return found
+def known_tokens(row: Row) -> int | None:
+    """Return the number of tokens that the filter counted; None if it did not."""
+    tokens = row.signals.get("tokens")
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
 
 
-def read_stage(path: Path) -> Stage:
-    """Read the manifest of a stage's output.
+def token_counter(tokenizer: Path | None, stages: Sequence[Stage]) -> CountTokens:
+    """Return what tells a row's tokens: the column of the filter, else its way of counting by the tokenizer.
 
     Raises:
-        OctoError: there is none, or it is damaged.
+        OctoError: the tokenizer is missing or unusable.
     """
-    place = manifest_of(path)
-    if not place.is_file():
-        raise OctoError("no manifest of a stage", where=place, hint="name the outputs of stages, in order")
-    found = read_json(place)
-    try:
-        return Stage(
-            str(found["stage"]),
-            path,
-            int(found["rows_in"]),
-            int(found["kept"]),
-            {str(rule): int(count) for rule, count in found["dropped_here"].items()},
-            bool(found["leave_out"]),
-            len(found.get("notes", ())),
-            float(found.get("cpu_seconds", 0.0)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise OctoError(f"not the manifest of a stage: {type(error).__name__}: {error}", where=place) from None
+    if tokenizer is None:
+        return known_tokens
+    from megatron_octo.commits.filters.tokens import TokenRule
+
+    chosen = next((stage.settings for stage in stages if stage.name == "filter"), {})
+    model = MODELS.get(str(chosen.get("model")), MODELS["starcoder"])
+    rule = TokenRule(tokenizer, model, "octopack" if chosen.get("mode") == "octopack" else "fixed")
+
+    def count(row: Row) -> int:
+        known = known_tokens(row)
+        return rule.count(Look.of(row)) if known is None else known
+
+    return count
 
 
-def collect(outputs: Sequence[Path], samples: int, seed: int) -> Report:
-    """Count the rows of a chain; reads the last output, and the last one with dropped rows if it is another.
+def collect(outputs: Sequence[Path], samples: int, seed: int, tokenizer: Path | None = None) -> Report:
+    """Count the rows of a chain.
 
-    Memory does not depend on the number of rows.
+    Reads the last output, and those before it that hold what it does not tell: see :func:`spans`. A row counts in the
+    language, and with the contents, of the output that was read. Memory is bounded: it depends on the numbers of
+    languages, rules and samples, not on that of rows, and on the largest row.
 
     Raises:
-        OctoError: an output is no stage's, does not follow from the one before, or is damaged.
+        OctoError: an output is no stage's, does not follow from the one before, is damaged, or does not hold the rows
+            that its manifest counts.
     """
-    stages = [read_stage(path) for path in outputs]
-    for before, after in pairwise(stages):
-        if after.rows_in not in (before.kept, before.rows_in) or after.kept > before.kept:
-            what = f"{after.rows_in:,} rows in, {after.kept:,} kept, after {before.rows_in:,} and {before.kept:,}"
-            raise OctoError(what, where=after.path, hint="name the outputs of one chain, in order")
-    report = Report(stages)
-    whole = next((stage for stage in reversed(stages) if not stage.left_out), None)
-    if whole is not None:
-        for row in read_rows(whole.path):
-            report.amounts.setdefault((row.lang or "unknown", row.drop), Amount()).add(row)
-            if kind := row.signals.get("dedup_kind"):
-                report.duplicates[str(kind)] += 1
-    chosen: list[tuple[int, int, Row]] = []
-    for number, row in enumerate(row for row in read_rows(outputs[-1]) if row.kept):
-        _count(report, row)
-        small = text_bytes(row.old_contents) + text_bytes(row.new_contents) <= _SAMPLE_BYTES
-        if small and row.new_contents is not None and samples:
-            entry = (-xxhash.xxh3_64_intdigest(row.commit.encode("utf-8", "surrogatepass"), seed), -number, row)
-            heapq.heappush(chosen, entry) if len(chosen) < samples else heapq.heappushpop(chosen, entry)
-    report.samples = [row for _, _, row in sorted(chosen, reverse=True)]
+    stages = read_chain(outputs)
+    report, tokens, drawn = Report(stages), token_counter(tokenizer, stages), Samples(samples, seed)
+    needed = spans(stages)
+    flows: dict[int, Flow] = {}
+    with Meter("report", sum(stages[span.last].written for span in needed)) as meter:
+        for span in needed:
+            watch = functools.partial(_look, report, drawn) if span.last == len(stages) - 1 else None
+            flows |= _flows(stages, span, _count(stages[span.last], tokens, meter, watch))
+    report.flows = [flows[number] for number in range(len(stages))]
+    for number, (before, after) in enumerate(zip(report.flows, report.flows[1:], strict=False)):
+        if after.before is None:
+            report.flows[number + 1] = Flow(before.after, after.dropped, after.after)
+    report.samples = drawn.rows
     return report
 
 
-def _count(report: Report, row: Row) -> None:
-    report.final.setdefault(row.lang or "unknown", Amount()).add(row)
-    report.verbs[str(row.signals.get("verb") or row.subject.split(" ", 1)[0].lower())] += 1
-    report.licences[row.license or "unknown"] += 1
-    report.empty += not row.old_contents
+def _count(
+    stage: Stage, tokens: CountTokens, meter: Meter, watch: Callable[[Row, int, int | None], None] | None
+) -> dict[tuple[str, str | None], Amount]:
+    """Return the rows of an output by language and rule; None for those that are kept."""
+    found: dict[tuple[str, str | None], Amount] = {}
+    languages = Names(_LANGUAGES)
+    number = 0
+    for number, row in enumerate(read_rows(stage.path), 1):
+        if row.drop is not None and row.drop not in stage.all_dropped:
+            raise OctoError(f"{row.name}: dropped by {row.drop!r}, which its manifest does not count", where=stage.path)
+        size, count = row.content_bytes, tokens(row)
+        found.setdefault((languages(row.lang or UNKNOWN), row.drop), Amount()).note(size, count)
+        if watch is not None and row.drop is None:
+            watch(row, size, count)
+        if number % _STEP == 0:
+            meter.add(_STEP, _STEP)
+    meter.add(number % _STEP, number % _STEP)
+    return found
+
+
+def _flows(
+    stages: Sequence[Stage], span: Span, found: dict[tuple[str, str | None], Amount]
+) -> Iterator[tuple[int, Flow]]:
+    """Yield the flows of a span's stages by their numbers.
+
+    Raises:
+        OctoError: they are not what the manifests say.
+    """
+    owner = owners(stages, span)
+    after: ByLanguage = {lang: amount for (lang, rule), amount in found.items() if rule is None}
+    for number in range(span.last, span.first - 1, -1):
+        stage = stages[number]
+        _check(stage, "kept rows", total(after.values()).rows, stage.kept)
+        if not stage.clear:
+            yield number, Flow(None, None, after)
+            return
+        dropped = {(lang, rule): each for (lang, rule), each in found.items() if rule and owner.get(rule) == number}
+        for rule, count in stage.dropped.items():
+            _check(
+                stage, f"rows of {rule!r}", total(each for (_, by), each in dropped.items() if by == rule).rows, count
+            )
+        before = dict(after)
+        for (lang, _), each in dropped.items():
+            before[lang] = before.get(lang, Amount()) + each
+        yield number, Flow(before, dropped, after)
+        after = before
+
+
+def _check(stage: Stage, what: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        text = f"{found:,} {what}, but its manifest counts {wanted:,}"
+        raise OctoError(text, where=stage.path, hint="run the stage again, and name the outputs of one chain")
+
+
+def _look(report: Report, drawn: Samples, row: Row, size: int, tokens: int | None) -> None:
+    """Count a row that is left at the end."""
+    report.verbs.note(str(row.signals.get("verb") or row.subject[:200].split(" ", 1)[0].lower()))
+    licence = row.license or UNKNOWN
+    report.licences.note(licence)
+    for name in set(licence[:1000].split(",")):
+        report.licence_names.note(name)
     sizes = {
         "characters before": len(row.old_contents or ""),
         "characters after": len(row.new_contents or ""),
         "characters of the subject": len(row.subject),
-        "tokens": row.signals.get("tokens"),
+        "tokens": tokens,
     }
-    for name, size in sizes.items():
-        if isinstance(size, int):
-            bins = report.histograms.setdefault(name, [0] * _BINS)
-            bins[min(size.bit_length(), _BINS - 1)] += 1
-    if len(report.verbs) > 100_000:  # of hostile subjects; the most frequent ones are shown
-        report.verbs = Counter(dict(report.verbs.most_common(1000)))
+    for name, value in sizes.items():
+        if value is not None:
+            report.histograms.setdefault(name, Histogram()).note(value)
+    odd = {
+        "no contents before, or an empty file": not row.old_contents,
+        "no contents after, or an empty file": not row.new_contents,
+        "the same contents before and after": (row.old_contents or "") == (row.new_contents or ""),
+        "more than 1 MB of contents": size > _LARGE,
+        "a message of more than 10 kB": text_bytes(row.message) > 10_000,
+    }
+    for name, holds in odd.items():
+        report.facts[name] += holds
+    drawn.offer(row)

@@ -30,6 +30,12 @@ def accepted_licences() -> frozenset[str]:
     return frozenset(_table()["accepted"])
 
 
+@functools.cache
+def hub_licences() -> frozenset[str]:
+    """Return the ids of licences that the hub knows."""
+    return frozenset(_table()["hub"])
+
+
 def licence_of_text(text: str) -> str:
     """Return the id of a licence's text, ``unknown`` if none of the known ones is found."""
     words = " ".join(re.findall(r"[a-z0-9]+", text.lower()))
