@@ -183,10 +183,9 @@ ELSEWHERE = {
     "tests/commits/filters/test_tokens.py": ["commits/filters/models"],
     "tests/commits/tables/test_optout.py": [
         "commits/tables/languages_command",
-        "commits/tables/licences",
-        "commits/tables/licences_command",
         "commits/tables/optout_command",
     ],
+    "tests/commits/tables/test_licences.py": ["commits/tables/licences_command"],
     # Commands and what they print, as a user meets them.
     "tests/test_inspect.py": [
         "data/view/differences",

@@ -8,7 +8,6 @@ from megatron_octo.commits.rows.row import Row
 from megatron_octo.common.strict_yaml import parse_yaml
 
 RULE = "bot"
-_PERSON = re.compile(r"(?P<name>.*?)\s*<(?P<address>[^<>]*)>\s*")
 
 
 @functools.cache
@@ -20,8 +19,10 @@ def _table() -> tuple[frozenset[str], re.Pattern[str]]:
 
 def is_bot(person: str) -> bool:
     """Return whether ``Name <address>`` is a program: by ``[bot]``, or by a known name or mail box."""
-    found = _PERSON.fullmatch(person.lower())
-    name, address = (found["name"], found["address"]) if found else (person.lower().strip(), "")
+    name, address = person.lower().strip(), ""
+    before, bracket, within = name[:-1].rpartition("<")
+    if bracket and name.endswith(">") and ">" not in within:
+        name, address = before.rstrip(), within
     if "[bot]" in name or "[bot]" in address:
         return True
     names, _ = _table()

@@ -67,41 +67,43 @@ def is_accepted(expression: str, accepted: frozenset[str]) -> bool:
     Of ``A OR B`` one must be, of ``A AND B`` both; ``A WITH exception`` counts as A. What cannot be parsed is not.
     """
     tokens = _TOKEN.findall(expression)
-    if "".join(tokens) != re.sub(r"\s", "", expression) or not tokens:
+    if "".join(tokens) != re.sub(r"\s", "", expression):
         return False
-    try:
-        good, rest = _either(tokens, accepted)
-    except (IndexError, ValueError):
-        return False
-    return good and not rest
+    # A level per open bracket: whether an earlier part of an OR holds, and whether the present part does so far.
+    levels, before = [(False, True)], "OR"
+    for token in tokens:
+        kind = _kind(token)
+        if kind not in _MAY_FOLLOW[before]:
+            return False
+        either, both = levels[-1]
+        if kind == "(":
+            levels.append((False, True))
+        elif kind == "OR":
+            levels[-1] = (either or both, True)
+        elif kind == ")":
+            if len(levels) == 1:
+                return False
+            levels.pop()
+            outer, all_of = levels[-1]
+            levels[-1] = (outer, all_of and (either or both))
+        elif kind == "name" and before != "WITH":
+            levels[-1] = (either, both and plain_id(token) in accepted)
+        before = "exception" if before == "WITH" else kind
+    return len(levels) == 1 and "OR" in _MAY_FOLLOW[before] and any(levels[0])
 
 
-def _either(tokens: list[str], accepted: frozenset[str]) -> tuple[bool, list[str]]:
-    good, rest = _both(tokens, accepted)
-    while rest and rest[0].upper() == "OR":
-        other, rest = _both(rest[1:], accepted)
-        good = good or other
-    return good, rest
+# What may stand behind each part of an expression; a licence's name begins it as it follows OR.
+_OPERATORS = ("OR", "AND", ")")
+_MAY_FOLLOW = {
+    **dict.fromkeys(("(", "OR", "AND"), ("(", "name")),
+    "WITH": ("name",),
+    "name": ("WITH", *_OPERATORS),
+    **dict.fromkeys((")", "exception"), _OPERATORS),
+}
 
 
-def _both(tokens: list[str], accepted: frozenset[str]) -> tuple[bool, list[str]]:
-    good, rest = _one(tokens, accepted)
-    while rest and rest[0].upper() == "AND":
-        other, rest = _one(rest[1:], accepted)
-        good = good and other
-    return good, rest
-
-
-def _one(tokens: list[str], accepted: frozenset[str]) -> tuple[bool, list[str]]:
-    if tokens[0] == "(":
-        good, rest = _either(tokens[1:], accepted)
-        if rest[0] != ")":
-            raise ValueError("a bracket is not closed")
-        return good, rest[1:]
-    good, rest = plain_id(tokens[0]) in accepted, tokens[1:]
-    if rest and rest[0].upper() == "WITH":
-        rest = rest[2:]
-    return good, rest
+def _kind(token: str) -> str:
+    return word if (word := token.upper()) in _MAY_FOLLOW else "name"
 
 
 @dataclass(frozen=True)

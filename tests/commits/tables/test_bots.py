@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megatron_octo.commits.__main__ import main
 from megatron_octo.commits.rows import Row
@@ -17,6 +19,11 @@ from megatron_octo.commits.tables.bots import bot_reason, is_bot
         ("GitHub Actions <41898282+github-actions@users.noreply.github.com>", True),
         ("renovate-bot <a@b.c>", True),
         ("Renovate Bot", True),
+        ("  bors  <a@b.c>  ", True),
+        ("Anna <12+renovate@users.noreply.github.com>", True),
+        ("Anna <a> <b@c.d>", False),
+        ("Anna <a>b>", False),
+        ("x" + " " * 300_000 + "y", False),  # in linear time
         ("Abbot Costello <a@b.c>", False),
         ("Bottger <bot@firm.example>", False),
         ("", False),
@@ -24,6 +31,13 @@ from megatron_octo.commits.tables.bots import bot_reason, is_bot
 )
 def test_persons(person: str, bot: bool) -> None:
     assert is_bot(person) is bot
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=40), st.text(alphabet="a@<>+[] \n", max_size=20), st.text(max_size=40))
+def test_odd_persons_raise_nothing(author: str, committer: str, subject: str) -> None:
+    found = bot_reason(Row("a", subject=subject, author=author, committer=committer))
+    assert found is None or isinstance(found, str)
 
 
 def test_the_subject_decides_only_without_an_author() -> None:

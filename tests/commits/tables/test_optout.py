@@ -1,16 +1,12 @@
-"""Owners that opted out, licences and bots, by their functions and as commands on rows."""
+"""Owners that opted out, and languages, by their functions and as commands on rows."""
 
 import dataclasses
 import gzip
 import json
 from pathlib import Path
 
-import pytest
-
 from megatron_octo.commits.__main__ import main
 from megatron_octo.commits.rows import Row
-from megatron_octo.commits.tables.bots import is_bot
-from megatron_octo.commits.tables.licences import accepted_licences, is_accepted, spdx_header
 from megatron_octo.commits.tables.optout import default_owners, opt_out, owner_of
 
 
@@ -53,24 +49,3 @@ def test_opted_out_rows_are_dropped_by_the_command(tmp_path: Path) -> None:
 def test_languages_are_set_by_the_command(tmp_path: Path) -> None:
     found = run(tmp_path, "languages", [BASE, {**BASE, "old_file": "Dockerfile", "new_file": "Dockerfile"}])
     assert [each["lang"] for each in found] == ["Python", "Dockerfile"]
-
-
-def test_licences(tmp_path: Path) -> None:
-    accepted = accepted_licences()
-    assert len(accepted) == 12 and is_accepted("mit", accepted) and not is_accepted("gpl-3.0", accepted)
-    assert spdx_header("# SPDX-License-Identifier: MIT\nx\n") is not None and spdx_header("x = 1\n") is None
-    header = "# SPDX-License-Identifier: GPL-3.0-only\nx = 2\n"
-    found = run(tmp_path, "licences", [BASE, {**BASE, "license": "unknown"}, {**BASE, "new_contents": header}])
-    assert [bool(each.get("drop")) for each in found] == [False, True, True]
-
-
-@pytest.mark.parametrize(
-    ("person", "bot"),
-    [
-        ("dependabot[bot] <x@users.noreply.github.com>", True),
-        ("renovate-bot <a@b.c>", True),
-        ("Abbot Costello <a@b.c>", False),
-    ],
-)
-def test_bots(person: str, bot: bool) -> None:
-    assert is_bot(person) is bot
